@@ -1,0 +1,1 @@
+"""Zoofleet: a gRPC batch-processing worker cluster for vision."""

@@ -143,7 +143,8 @@ def weights(builder: str) -> tuple[WeightsInfo, ...]:
 
 
 @cache
-def _category_lists() -> Mapping[str, tuple[str, ...]]:
+def category_lists() -> Mapping[str, tuple[str, ...]]:
+    """The label names by index of each category list that `WeightsInfo.meta` names."""
     return {name: tuple(rows) for name, rows in _load("categories.json").items()}
 
 
@@ -154,4 +155,4 @@ def categories(model: ModelName) -> tuple[str, ...]:
     """
     info = model.weights_info or next((w for w in weights(model.builder) if w.default), None)
     name = info.meta.get("categories") if info else None
-    return _category_lists()[name] if name else ()
+    return category_lists()[name] if name else ()

@@ -1,0 +1,158 @@
+"""Published weight sets as enums, built from the catalog's data.
+
+`ResNet50_Weights.IMAGENET1K_V2` is a member of an enum class that `define_weights` makes from the rows of
+`data/weights.json`; its value says where the file is, which transforms belong to it and how well it does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, EnumMeta
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoofleet import _catalog
+from zoofleet.errors import InternalError, InvalidArgumentError, UnknownWeightsError
+from zoofleet.models import _hub, transforms
+
+__all__ = ["Weights", "WeightsEnum", "define_weights"]
+
+_enums: dict[str, type[WeightsEnum]] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """One published weight set: the value of a member of a `WeightsEnum`.
+
+    Attributes:
+        url: where the file is published; the hex digits before the suffix start its SHA-256.
+        transforms: makes the preset that turns images into the model's input.
+        meta: `categories`, `num_params`, `min_size`, `recipe`, `_metrics`, `_ops` (GFLOPs), `_file_size` (MB) and so
+            on; quantized sets name the member they were made from as `unquantized`.
+    """
+
+    url: str
+    transforms: Callable[..., torch.nn.Module]
+    meta: Mapping[str, Any] = field(repr=False)
+
+
+class _WeightsMeta(EnumMeta):
+    if TYPE_CHECKING:  # members come from data, so a type checker cannot list them
+
+        def __getattr__(cls, name: str) -> WeightsEnum: ...
+
+
+class WeightsEnum(Enum, metaclass=_WeightsMeta):
+    """Base of all weight enums; `DEFAULT` is an alias of the best member."""
+
+    if TYPE_CHECKING:
+        _value_: Weights
+
+        @property
+        def value(self) -> Weights:
+            """The weight set itself."""
+
+    @property
+    def url(self) -> str:
+        """Where the file is published."""
+        return self.value.url
+
+    @property
+    def transforms(self) -> Callable[..., torch.nn.Module]:
+        """Factory of the matching preset: `weights.transforms()(image)` is the model's input without batch axis."""
+        return self.value.transforms
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """Categories, metrics and other facts; see `Weights.meta`."""
+        return self.value.meta
+
+    @classmethod
+    def verify(cls, weights: WeightsEnum | str | None) -> WeightsEnum | None:
+        """Turn what a builder was given into a member of this class, or None.
+
+        Args:
+            weights: a member, its name (`"DEFAULT"`, `"IMAGENET1K_V1"`, `"ResNet50_Weights.IMAGENET1K_V1"`) or None.
+
+        Raises:
+            UnknownWeightsError: this class has no member of that name.
+            InvalidArgumentError: a member of another class, or something that is not a name.
+        """
+        if weights is None or isinstance(weights, cls):
+            return weights
+        if isinstance(weights, str):
+            return cls.named(weights)
+        raise InvalidArgumentError(
+            f"weights must be a member of {cls.__name__}, the name of one, or None; got {weights!r}"
+        )
+
+    @classmethod
+    def named(cls, name: str) -> WeightsEnum:
+        """The member of that name, which may be written with or without the class's.
+
+        Raises:
+            UnknownWeightsError: this class has no such member.
+        """
+        member = cls.__members__.get(name.removeprefix(f"{cls.__name__}."))
+        if member is None:
+            names = ", ".join(cls.__members__)
+            raise UnknownWeightsError(f"{cls.__name__} has no member {name[:80]!r}; it has {names}")
+        return member
+
+    def get_state_dict(self, progress: bool = True, check_hash: bool = True) -> dict[str, Any]:
+        """Download the file unless it is in the cache, and read it onto the CPU.
+
+        Args:
+            progress: write a progress line to stderr while downloading.
+            check_hash: compare the file with the SHA-256 prefix in its name.
+
+        Raises:
+            WeightsUnavailableError: neither the cache nor the URL or mirror has the file.
+            InvalidWeightsError: the file is not the published one, or holds code.
+        """
+        return _hub.load_state_dict(self.url, progress=progress, check_hash=check_hash)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # By name: a weight set equals only itself, so its value would not find the member again.
+        return getattr, (type(self), self.name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.{self.name}"
+
+
+def define_weights(name: str) -> type[WeightsEnum]:
+    """Make the enum class of that name from the catalog.
+
+    Raises:
+        InternalError: the catalog has no such enum, or a float set that a quantized one refers to is not defined yet.
+    """
+    rows = [row for row in _catalog.all_weights() if row.enum == name]
+    if not rows or name in _enums:
+        raise InternalError(f"weights {name} are {'defined already' if rows else 'not in the catalog'}")
+    members = {row.member: _value(row) for row in rows}
+    members["DEFAULT"] = next(members[row.member] for row in rows if row.default)
+    # The module that binds the class, so that members pickle.
+    module = sys._getframe(1).f_globals["__name__"]
+    made: type[WeightsEnum] = WeightsEnum(name, members, module=module)  # type: ignore[call-arg,assignment]
+    _enums[name] = made
+    return made
+
+
+def defined_weights() -> Mapping[str, type[WeightsEnum]]:
+    """All weight enums by class name."""
+    return _enums
+
+
+def _value(row: _catalog.WeightsInfo) -> Weights:
+    meta = dict(row.meta)
+    if "categories" in meta:
+        meta["categories"] = list(_catalog.category_lists()[meta["categories"]])
+    if "unquantized" in meta:
+        enum, _, member = meta["unquantized"].partition(".")
+        if enum not in _enums:
+            raise InternalError(f"{row.enum} refers to {enum}, which is not defined yet; import its module first")
+        meta["unquantized"] = _enums[enum][member]
+    return Weights(row.url, transforms.preset(row.transforms), meta)

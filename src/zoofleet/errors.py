@@ -169,7 +169,7 @@ class DataLossError(ZoofleetError):
 
 
 class InvalidWeightsError(DataLossError):
-    """A weight file with a wrong hash, wrong keys or shapes, or with code in its pickle; names the first differences."""
+    """A weight file with a wrong hash, wrong keys or shapes, or code in its pickle; names the first differences."""
 
 
 class UnimplementedError(ZoofleetError, NotImplementedError):

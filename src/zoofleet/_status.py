@@ -1,0 +1,84 @@
+"""Errors to `google.rpc.Status` and gRPC status, and back, without losing their type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import grpc
+from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from zoofleet import errors
+from zoofleet.errors import ResourceExhaustedError, ZoofleetError
+
+DOMAIN: Final = "zoofleet"
+"""`google.rpc.ErrorInfo.domain` of our errors; `reason` is the class name."""
+
+DETAILS_KEY: Final = "grpc-status-details-bin"
+"""The trailing metadata in which a `google.rpc.Status` travels."""
+
+_GRPC_CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _classes(root: type[ZoofleetError]) -> Iterator[type[ZoofleetError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _classes(child)
+
+
+_BY_NAME: Final = {cls.__name__: cls for cls in _classes(ZoofleetError)}
+# The most general class of each code stands for statuses that other programs made.
+_BY_CODE: Final = {cls.code: cls for cls in reversed(list(_classes(ZoofleetError)))} | {
+    errors.InternalError.code: errors.InternalError
+}
+
+
+def to_status(error: ZoofleetError) -> status_pb2.Status:
+    """The error as a `google.rpc.Status`: code, message, `ErrorInfo`, and `RetryInfo` where it has a hint."""
+    status = status_pb2.Status(code=error.code, message=str(error))
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=DOMAIN))
+    if isinstance(error, ResourceExhaustedError) and error.retry_after is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(error.retry_after * 1e9))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
+
+
+def from_status(status: status_pb2.Status) -> ZoofleetError:
+    """The error that a `google.rpc.Status` stands for; of the code's own class where it is not one of ours."""
+    cls = _BY_CODE.get(status.code, ZoofleetError)
+    retry_after: float | None = None
+    for detail in status.details:
+        info = error_details_pb2.ErrorInfo()
+        retry = error_details_pb2.RetryInfo()
+        if detail.Is(info.DESCRIPTOR) and detail.Unpack(info) and info.domain == DOMAIN:
+            named = _BY_NAME.get(info.reason)
+            cls = named if named is not None and named.code == status.code else cls
+        elif detail.Is(retry.DESCRIPTOR) and detail.Unpack(retry):
+            retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+    if issubclass(cls, ResourceExhaustedError):
+        return cls(status.message, retry_after)
+    return cls(status.message)
+
+
+def grpc_code(error: ZoofleetError) -> grpc.StatusCode:
+    """The gRPC status code that the error travels under."""
+    return _GRPC_CODES[error.code]
+
+
+def trailing_metadata(error: ZoofleetError) -> tuple[tuple[str, bytes], ...]:
+    """Trailing metadata that carries the whole error beside its code and message."""
+    return ((DETAILS_KEY, to_status(error).SerializeToString()),)
+
+
+def from_rpc_error(error: grpc.RpcError) -> ZoofleetError:
+    """The error that a failed call stands for, with the details that a Zoofleet server sent along."""
+    call: grpc.Call = error  # type: ignore[assignment]  # every RpcError that a channel raises is a Call too
+    for key, value in call.trailing_metadata() or ():
+        if key == DETAILS_KEY:
+            status = status_pb2.Status()
+            status.ParseFromString(value if isinstance(value, bytes) else value.encode("latin-1"))
+            return from_status(status)
+    code = call.code()
+    return from_status(status_pb2.Status(code=code.value[0], message=call.details() or code.name))

@@ -1,0 +1,1 @@
+"""Generated from protos/zoofleet/v1 by scripts/protos; not edited."""

@@ -57,6 +57,7 @@ def test_encode_does_not_depend_on_memory_layout() -> None:
     assert _rle.encode(np.asfortranarray(mask)) == _rle.encode(mask) == _rle.encode(mask[::-1][::-1])
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with numpy 2
 def test_decode_reads_zero_runs_as_pycocotools_does() -> None:
     counts = b"30040"  # 3 zeros, no ones, no zeros, 4 ones, no zeros
     expected = coco.decode({"size": [1, 7], "counts": counts})

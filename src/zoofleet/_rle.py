@@ -46,7 +46,7 @@ def encode(mask: npt.NDArray[np.bool_] | npt.NDArray[np.uint8]) -> bytes:
     lengths = 1 + ((above != 0) & (above != -1)).sum(axis=1)[:, None]
     position = np.arange(_MAX_GROUPS)
     characters: npt.NDArray[np.int64] = 48 + groups + 32 * (position < lengths - 1)
-    return characters[position < lengths].astype(np.uint8).tobytes()
+    return bytes(characters[position < lengths].astype(np.uint8))
 
 
 def decode(counts: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:

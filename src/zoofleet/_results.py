@@ -128,7 +128,7 @@ class Detections:
         return masks
 
     def to_proto(
-        self, mask_encoding: vision_pb2.MaskEncoding = vision_pb2.MASK_ENCODING_COCO_RLE
+        self, mask_encoding: vision_pb2.MaskEncoding.ValueType = vision_pb2.MASK_ENCODING_COCO_RLE
     ) -> vision_pb2.Detections:
         """As the message of the same name, with masks in the given encoding."""
         height, width = self.image_size
@@ -175,9 +175,7 @@ class Detections:
             categories=tuple(proto.categories),
             rles=tuple(_mask_rle(m, proto.width, proto.height) for m in proto.masks) if has_masks else None,
             keypoints=np.array(proto.keypoints, dtype=np.float32).reshape(*shape, 3) if keypoint_count else None,
-            keypoint_scores=np.array(proto.keypoint_scores, dtype=np.float32).reshape(shape)
-            if keypoint_count
-            else None,
+            keypoint_scores=keypoint_scores if keypoint_count else None,
             keypoint_names=tuple(proto.keypoint_names),
         )
 

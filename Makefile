@@ -1,0 +1,26 @@
+# Each target is a script of the same name; CI runs the same ones.
+.PHONY: install demo test check fix bench build-cuda clean
+
+install:
+	scripts/install
+
+demo: install
+	scripts/demo
+
+test: install
+	scripts/test
+
+check: install
+	scripts/check
+
+fix: install
+	scripts/check --fix
+
+bench: install
+	scripts/bench
+
+build-cuda: install
+	scripts/build-cuda
+
+clean:
+	rm -rf .venv build dist out

@@ -1,0 +1,178 @@
+"""MobileNetV2.
+
+Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, arXiv:1801.04381.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoofleet.models._hub import load_weights
+from zoofleet.models._layers import Conv2dNormActivation, Layer, make_divisible
+from zoofleet.models._registry import register_model
+from zoofleet.models._weights import WeightsEnum, define_weights
+
+__all__ = ["InvertedResidual", "MobileNetV2", "MobileNet_V2_Weights", "mobilenet_v2"]
+
+# Table 2 of the paper: expansion t, channels c, blocks n, stride s of the first block.
+_STAGES: Final = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+class InvertedResidual(nn.Module):
+    """Expand by 1x1, filter each channel by 3x3, project by 1x1 without activation; a shortcut where shapes allow.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        stride: of the 3x3 convolution, 1 or 2.
+        expand_ratio: widening between the 1x1 convolutions; 1 leaves the first of them out.
+        norm_layer: made with the number of channels.
+        activation_layer: made with `inplace=True`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        expand_ratio: int,
+        norm_layer: Layer = nn.BatchNorm2d,
+        activation_layer: Layer = nn.ReLU6,
+    ) -> None:
+        super().__init__()
+        self.use_shortcut = stride == 1 and in_channels == out_channels
+        hidden = in_channels * expand_ratio
+        layers: list[nn.Module] = []
+        if expand_ratio != 1:
+            layers.append(
+                Conv2dNormActivation(
+                    in_channels, hidden, kernel_size=1, norm_layer=norm_layer, activation_layer=activation_layer
+                )
+            )
+        layers += [
+            Conv2dNormActivation(
+                hidden,
+                hidden,
+                stride=stride,
+                groups=hidden,
+                norm_layer=norm_layer,
+                activation_layer=activation_layer,
+            ),
+            nn.Conv2d(hidden, out_channels, kernel_size=1, bias=False),
+            norm_layer(out_channels),
+        ]
+        self.conv = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H/stride, W/stride)."""
+        y: Tensor = self.conv(x)
+        return x + y if self.use_shortcut else y
+
+
+class MobileNetV2(nn.Module):
+    """Inverted residual blocks of total stride 32 and a linear classifier over the mean.
+
+    Args:
+        num_classes: length of the output.
+        width_mult: scales all channels.
+        round_nearest: channels are multiples of this.
+        block: makes a block from the arguments of `InvertedResidual`.
+        norm_layer: made with the number of channels.
+        activation_layer: made with `inplace=True`.
+        dropout: probability before the classifier.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 1000,
+        width_mult: float = 1.0,
+        round_nearest: int = 8,
+        block: Callable[..., nn.Module] = InvertedResidual,
+        norm_layer: Layer = nn.BatchNorm2d,
+        activation_layer: Layer = nn.ReLU6,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        channels = make_divisible(32 * width_mult, round_nearest)
+        self.last_channel = make_divisible(1280 * max(1.0, width_mult), round_nearest)
+        features: list[nn.Module] = [
+            Conv2dNormActivation(3, channels, stride=2, norm_layer=norm_layer, activation_layer=activation_layer)
+        ]
+        for expand_ratio, base, blocks, first_stride in _STAGES:
+            out = make_divisible(base * width_mult, round_nearest)
+            for i in range(blocks):
+                stride = first_stride if i == 0 else 1
+                features.append(block(channels, out, stride, expand_ratio, norm_layer, activation_layer))
+                channels = out
+        features.append(
+            Conv2dNormActivation(
+                channels,
+                self.last_channel,
+                kernel_size=1,
+                norm_layer=norm_layer,
+                activation_layer=activation_layer,
+            )
+        )
+        self.features = nn.Sequential(*features)
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.last_channel, num_classes))
+        init_mobilenet(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch of images.
+
+        Args:
+            x: float (N, 3, H, W), normalised as the weights' transforms do.
+
+        Returns:
+            float (N, num_classes).
+        """
+        x = F.adaptive_avg_pool2d(self.features(x), 1)  # (N, 1280, 1, 1)
+        logits: Tensor = self.classifier(torch.flatten(x, 1))  # (N, 1280) -> (N, num_classes)
+        return logits
+
+
+def init_mobilenet(model: nn.Module) -> None:
+    """Initialise as both MobileNets do: He's normal by fan-out for convolutions, N(0, 0.01) for linear layers."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+            nn.init.ones_(module.weight)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, 0.01)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+MobileNet_V2_Weights = define_weights("MobileNet_V2_Weights")
+
+
+@register_model(weights=MobileNet_V2_Weights)
+def mobilenet_v2(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> MobileNetV2:
+    """Build MobileNetV2 (3.5 M parameters).
+
+    Args:
+        weights: published weights to load, None for random ones.
+        progress: show a progress line while downloading.
+        **kwargs: passed to `MobileNetV2`, such as `num_classes`.
+    """
+    model = MobileNetV2(**kwargs)
+    if weights is not None:
+        load_weights(model, weights, progress=progress)
+    return model

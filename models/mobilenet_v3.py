@@ -1,0 +1,240 @@
+"""MobileNetV3.
+
+Source: Howard et al., "Searching for MobileNetV3", ICCV 2019, arXiv:1905.02244. The reduced tail and the dilated last
+stage are those of its sections 6.3 (detection) and 6.4 (segmentation).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoofleet.errors import InvalidArgumentError
+from zoofleet.models._hub import load_weights
+from zoofleet.models._layers import Conv2dNormActivation, Layer, SqueezeExcitation, make_divisible
+from zoofleet.models._registry import register_model
+from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models.mobilenet_v2 import init_mobilenet
+
+__all__ = [
+    "InvertedResidual",
+    "InvertedResidualConfig",
+    "MobileNetV3",
+    "MobileNet_V3_Large_Weights",
+    "mobilenet_v3_large",
+]
+
+
+@dataclass(frozen=True)
+class InvertedResidualConfig:
+    """One row of the paper's tables 1 and 2.
+
+    Attributes:
+        input_channels: channels of the input.
+        kernel: side of the depthwise convolution.
+        expanded_channels: channels between the 1x1 convolutions.
+        out_channels: channels of the output.
+        use_se: with squeeze and excitation.
+        use_hs: hard swish rather than ReLU.
+        stride: of the depthwise convolution.
+        dilation: of the depthwise convolution; above 1 it stands in for the stride.
+    """
+
+    input_channels: int
+    kernel: int
+    expanded_channels: int
+    out_channels: int
+    use_se: bool
+    use_hs: bool
+    stride: int
+    dilation: int = 1
+
+    def scaled(self, width_mult: float) -> InvertedResidualConfig:
+        """The same block with all channels multiplied by `width_mult`, in multiples of 8."""
+        channels = (self.input_channels, self.expanded_channels, self.out_channels)
+        first, expanded, out = (make_divisible(c * width_mult) for c in channels)
+        return InvertedResidualConfig(
+            first, self.kernel, expanded, out, self.use_se, self.use_hs, self.stride, self.dilation
+        )
+
+
+def gate_layer(channels: int, squeeze_channels: int) -> SqueezeExcitation:
+    """Squeeze and excitation with the hard sigmoid of the paper's section 5.3."""
+    return SqueezeExcitation(channels, squeeze_channels, scale_activation=nn.Hardsigmoid)
+
+
+class InvertedResidual(nn.Module):
+    """Expand by 1x1, filter each channel, squeeze and excite, project by 1x1; a shortcut where shapes allow.
+
+    Args:
+        config: channels, kernel and so on.
+        norm_layer: made with the number of channels.
+        se_layer: made with the expanded channels and a quarter of them.
+
+    Attributes:
+        strided: whether the block begins a new resolution, be it by stride or by the dilation in its place.
+        out_channels: channels of the output.
+    """
+
+    def __init__(
+        self,
+        config: InvertedResidualConfig,
+        norm_layer: Layer,
+        se_layer: Callable[[int, int], nn.Module] = gate_layer,
+    ) -> None:
+        super().__init__()
+        self.use_shortcut = config.stride == 1 and config.input_channels == config.out_channels
+        self.strided = config.stride > 1
+        self.out_channels = config.out_channels
+        expanded = config.expanded_channels
+        conv = functools.partial(
+            Conv2dNormActivation,
+            norm_layer=norm_layer,
+            activation_layer=nn.Hardswish if config.use_hs else nn.ReLU,
+        )
+        layers: list[nn.Module] = []
+        if expanded != config.input_channels:
+            layers.append(conv(config.input_channels, expanded, kernel_size=1))
+        layers.append(
+            conv(
+                expanded,
+                expanded,
+                kernel_size=config.kernel,
+                stride=1 if config.dilation > 1 else config.stride,
+                dilation=config.dilation,
+                groups=expanded,
+            )
+        )
+        if config.use_se:
+            layers.append(se_layer(expanded, make_divisible(expanded // 4)))
+        layers.append(conv(expanded, config.out_channels, kernel_size=1, activation_layer=None))
+        self.block = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H', W')."""
+        y: Tensor = self.block(x)
+        return y + x if self.use_shortcut else y
+
+
+class MobileNetV3(nn.Module):
+    """Inverted residual blocks of total stride 32 and a classifier of two linear layers over the mean.
+
+    Args:
+        configs: the blocks in order.
+        last_channel: channels between the classifier's layers.
+        num_classes: length of the output.
+        block: makes a block from its configuration and `norm_layer`.
+        norm_layer: made with the number of channels; None for batch norm with the paper's epsilon and momentum.
+        dropout: probability before the last layer.
+
+    Raises:
+        InvalidArgumentError: no blocks.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[InvertedResidualConfig],
+        last_channel: int,
+        *,
+        num_classes: int = 1000,
+        block: Callable[[InvertedResidualConfig, Layer], nn.Module] = InvertedResidual,
+        norm_layer: Layer | None = None,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        if not configs:
+            raise InvalidArgumentError("MobileNetV3 takes at least one block, got none")
+        norm = functools.partial(nn.BatchNorm2d, eps=0.001, momentum=0.01) if norm_layer is None else norm_layer
+        conv = functools.partial(Conv2dNormActivation, norm_layer=norm, activation_layer=nn.Hardswish)
+        last = configs[-1].out_channels
+        self.features = nn.Sequential(
+            conv(3, configs[0].input_channels, stride=2),
+            *(block(config, norm) for config in configs),
+            conv(last, 6 * last, kernel_size=1),
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(
+            nn.Linear(6 * last, last_channel),
+            nn.Hardswish(inplace=True),
+            nn.Dropout(dropout, inplace=True),
+            nn.Linear(last_channel, num_classes),
+        )
+        init_mobilenet(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch of images.
+
+        Args:
+            x: float (N, 3, H, W), normalised as the weights' transforms do.
+
+        Returns:
+            float (N, num_classes).
+        """
+        x = torch.flatten(self.avgpool(self.features(x)), 1)  # (N, 6 * last)
+        logits: Tensor = self.classifier(x)
+        return logits
+
+
+def large_config(
+    *, width_mult: float = 1.0, dilated: bool = False, reduced_tail: bool = False
+) -> tuple[list[InvertedResidualConfig], int]:
+    """Table 1 of the paper: the blocks and the classifier's width.
+
+    Args:
+        width_mult: scales all channels.
+        dilated: dilate the last stage rather than stride, for segmentation.
+        reduced_tail: halve the channels of the last stage, for detection.
+    """
+    tail = 2 if reduced_tail else 1
+    dilation = 2 if dilated else 1
+    rows = [
+        InvertedResidualConfig(16, 3, 16, 16, False, False, 1),
+        InvertedResidualConfig(16, 3, 64, 24, False, False, 2),
+        InvertedResidualConfig(24, 3, 72, 24, False, False, 1),
+        InvertedResidualConfig(24, 5, 72, 40, True, False, 2),
+        InvertedResidualConfig(40, 5, 120, 40, True, False, 1),
+        InvertedResidualConfig(40, 5, 120, 40, True, False, 1),
+        InvertedResidualConfig(40, 3, 240, 80, False, True, 2),
+        InvertedResidualConfig(80, 3, 200, 80, False, True, 1),
+        InvertedResidualConfig(80, 3, 184, 80, False, True, 1),
+        InvertedResidualConfig(80, 3, 184, 80, False, True, 1),
+        InvertedResidualConfig(80, 3, 480, 112, True, True, 1),
+        InvertedResidualConfig(112, 3, 672, 112, True, True, 1),
+        InvertedResidualConfig(112, 5, 672, 160 // tail, True, True, 2, dilation),
+        InvertedResidualConfig(160 // tail, 5, 960 // tail, 160 // tail, True, True, 1, dilation),
+        InvertedResidualConfig(160 // tail, 5, 960 // tail, 160 // tail, True, True, 1, dilation),
+    ]
+    return [row.scaled(width_mult) for row in rows], make_divisible(1280 // tail * width_mult)
+
+
+MobileNet_V3_Large_Weights = define_weights("MobileNet_V3_Large_Weights")
+
+
+@register_model(weights=MobileNet_V3_Large_Weights)
+def mobilenet_v3_large(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    dilated: bool = False,
+    reduced_tail: bool = False,
+    **kwargs: Any,
+) -> MobileNetV3:
+    """Build MobileNetV3-Large (5.5 M parameters).
+
+    Args:
+        weights: published weights to load, None for random ones.
+        progress: show a progress line while downloading.
+        dilated: dilate the last stage rather than stride; takes the same weights.
+        reduced_tail: halve the channels of the last stage; no published weights fit.
+        **kwargs: passed to `MobileNetV3`, such as `num_classes`.
+    """
+    configs, last_channel = large_config(dilated=dilated, reduced_tail=reduced_tail)
+    model = MobileNetV3(configs, last_channel, **kwargs)
+    if weights is not None:
+        load_weights(model, weights, progress=progress)
+    return model

@@ -1,0 +1,256 @@
+"""ResNet and its relatives with wider or grouped bottlenecks.
+
+Sources: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385; the stride of a
+bottleneck sits in its 3x3 convolution as in Goyal et al., arXiv:1706.02677. Grouped and wide bottlenecks follow
+arXiv:1611.05431 and arXiv:1605.07146.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from zoofleet.errors import InvalidArgumentError
+from zoofleet.models._hub import load_weights
+from zoofleet.models._layers import Layer
+from zoofleet.models._registry import register_model
+from zoofleet.models._weights import WeightsEnum, define_weights
+
+__all__ = ["BasicBlock", "Bottleneck", "ResNet", "ResNet50_Weights", "resnet50"]
+
+
+def _conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=3,
+        stride=stride,
+        padding=dilation,
+        groups=groups,
+        bias=False,
+        dilation=dilation,
+    )
+
+
+def _conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut: (N, in_channels, H, W) to (N, planes, H/stride, W/stride).
+
+    Args:
+        in_channels: channels of the input.
+        planes: channels of the output.
+        stride: of the first convolution.
+        downsample: the shortcut, where input and output differ in shape.
+        groups: must be 1; only `Bottleneck` has groups.
+        base_width: must be 64; only `Bottleneck` can be wider.
+        dilation: must be 1; only `Bottleneck` can be dilated.
+        norm_layer: made with the number of channels.
+
+    Raises:
+        InvalidArgumentError: groups, base_width or dilation other than that.
+    """
+
+    expansion: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        groups: int = 1,
+        base_width: int = 64,
+        dilation: int = 1,
+        norm_layer: Layer = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__()
+        if (groups, base_width, dilation) != (1, 64, 1):
+            raise InvalidArgumentError(
+                f"BasicBlock has groups=1, base_width=64, dilation=1; got {groups}, {base_width}, {dilation}"
+            )
+        self.conv1 = _conv3x3(in_channels, planes, stride)
+        self.bn1 = norm_layer(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = _conv3x3(planes, planes)
+        self.bn2 = norm_layer(planes)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, planes, H/stride, W/stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = self.relu(self.bn1(self.conv1(x)))
+        out: Tensor = self.relu(self.bn2(self.conv2(y)) + shortcut)
+        return out
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions with a shortcut.
+
+    Args:
+        in_channels: channels of the input.
+        planes: a quarter of the output's channels; the 3x3 convolution has `planes * base_width / 64 * groups`.
+        stride: of the 3x3 convolution.
+        downsample: the shortcut, where input and output differ in shape.
+        groups: of the 3x3 convolution.
+        base_width: channels of each group in the first stage.
+        dilation: of the 3x3 convolution.
+        norm_layer: made with the number of channels.
+    """
+
+    expansion: ClassVar[int] = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        groups: int = 1,
+        base_width: int = 64,
+        dilation: int = 1,
+        norm_layer: Layer = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__()
+        width = int(planes * (base_width / 64)) * groups
+        self.conv1 = _conv1x1(in_channels, width)
+        self.bn1 = norm_layer(width)
+        self.conv2 = _conv3x3(width, width, stride, groups, dilation)
+        self.bn2 = norm_layer(width)
+        self.conv3 = _conv1x1(width, planes * self.expansion)
+        self.bn3 = norm_layer(planes * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, 4 * planes, H/stride, W/stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        out: Tensor = self.relu(self.bn3(self.conv3(y)) + shortcut)
+        return out
+
+
+Block = type[BasicBlock] | type[Bottleneck]
+
+
+class ResNet(nn.Module):
+    """A stem of stride 4, four stages of residual blocks, and a linear classifier over the mean.
+
+    Args:
+        block: `BasicBlock` or `Bottleneck`.
+        layers: number of blocks in each of the four stages.
+        num_classes: length of the output.
+        zero_init_residual: start each block as the identity, with zero as the scale of its last normalisation.
+        groups: of each bottleneck's 3x3 convolution.
+        width_per_group: channels of each of these groups in the first stage.
+        replace_stride_with_dilation: for stages 2, 3 and 4, whether to dilate the convolutions rather than stride.
+        norm_layer: made with the number of channels.
+
+    Raises:
+        InvalidArgumentError: not four stages, or not three choices between stride and dilation.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        layers: Sequence[int],
+        num_classes: int = 1000,
+        zero_init_residual: bool = False,
+        groups: int = 1,
+        width_per_group: int = 64,
+        replace_stride_with_dilation: Sequence[bool] = (False, False, False),
+        norm_layer: Layer = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__()
+        if len(layers) != 4 or len(replace_stride_with_dilation) != 3:
+            raise InvalidArgumentError(
+                "ResNet takes 4 stages and 3 choices between stride and dilation, got "
+                f"layers={layers!r}, replace_stride_with_dilation={replace_stride_with_dilation!r}"
+            )
+
+        def build(in_channels: int, planes: int, stride: int, downsample: nn.Module | None, dilation: int) -> nn.Module:
+            return block(in_channels, planes, stride, downsample, groups, width_per_group, dilation, norm_layer)
+
+        self.conv1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = norm_layer(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        stages: list[nn.Sequential] = []
+        channels, dilation = 64, 1
+        for number, (blocks, dilate) in enumerate(
+            zip(layers, (False, *replace_stride_with_dilation), strict=True), start=1
+        ):
+            planes = 32 << number
+            stride = 1 if number == 1 or dilate else 2
+            # The first block of a dilated stage still sees the resolution and dilation of the stage before.
+            first, dilation = dilation, dilation * 2 if dilate else dilation
+            out = planes * block.expansion
+            downsample = None
+            if stride != 1 or channels != out:
+                downsample = nn.Sequential(_conv1x1(channels, out, stride), norm_layer(out))
+            stage = [build(channels, planes, stride, downsample, first)]
+            stage += [build(out, planes, 1, None, dilation) for _ in range(1, blocks)]
+            stages.append(nn.Sequential(*stage))
+            channels = out
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(channels, num_classes)
+        self._init_weights(zero_init_residual)
+
+    def _init_weights(self, zero_init_residual: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+        if zero_init_residual:
+            for module in self.modules():
+                if isinstance(module, BasicBlock | Bottleneck):
+                    last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+                    if isinstance(last.weight, Tensor):
+                        nn.init.zeros_(last.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch of images.
+
+        Args:
+            x: float (N, 3, H, W), normalised as the weights' transforms do.
+
+        Returns:
+            float (N, num_classes).
+        """
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # (N, 64, H/4, W/4)
+        x = self.layer2(self.layer1(x))  # (N, 128 * expansion, H/8, W/8)
+        x = self.layer4(self.layer3(x))  # (N, 512 * expansion, H/32, W/32)
+        x = torch.flatten(self.avgpool(x), 1)  # (N, C)
+        logits: Tensor = self.fc(x)
+        return logits
+
+
+def _resnet(block: Block, layers: Sequence[int], weights: WeightsEnum | None, progress: bool, **kwargs: Any) -> ResNet:
+    model = ResNet(block, layers, **kwargs)
+    if weights is not None:
+        load_weights(model, weights, progress=progress)
+    return model
+
+
+ResNet50_Weights = define_weights("ResNet50_Weights")
+
+
+@register_model(weights=ResNet50_Weights)
+def resnet50(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """Build ResNet-50 (25.6 M parameters).
+
+    Args:
+        weights: published weights to load, None for random ones.
+        progress: show a progress line while downloading.
+        **kwargs: passed to `ResNet`, such as `num_classes`.
+    """
+    return _resnet(Bottleneck, (3, 4, 6, 3), weights, progress, **kwargs)

@@ -1,0 +1,101 @@
+// The plain C ABI of Zoofleet's kernels: libzoofleet_ops (CPU) and libzoofleet_ops_cuda (CUDA).
+//
+// Arrays are dense and row-major, owned by the caller, and live on the host for the CPU functions and on the
+// current CUDA device for the `_cuda` ones. Boxes are (x1, y1, x2, y2). `dtype` is a zoofleet_dtype and holds
+// for every floating array of a call. CPU functions run on at most `threads` threads, which end before the
+// call returns. CUDA functions only enqueue work on `stream`, a cudaStream_t. Every function but the queries
+// returns a zoofleet_status; outputs are undefined unless that is ZOOFLEET_OK. No exception crosses this
+// boundary.
+
+#ifndef ZOOFLEET_OPS_H_
+#define ZOOFLEET_OPS_H_
+
+#include <stdint.h>
+
+// Raised with every change below, so that a stale library is refused instead of called with the wrong
+// arguments.
+#define ZOOFLEET_OPS_ABI 1
+
+#define ZOOFLEET_API __attribute__((visibility("default")))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { ZOOFLEET_FLOAT32 = 0, ZOOFLEET_FLOAT64 = 1 } zoofleet_dtype;
+
+typedef enum {
+    ZOOFLEET_OK = 0,
+    ZOOFLEET_INVALID_ARGUMENT = 1,  // a negative size, an unknown dtype, a threshold that is negative or NaN
+    ZOOFLEET_INVALID_BATCH_INDEX = 2,  // rois[k][0] is not the index of an image
+    ZOOFLEET_OUT_OF_MEMORY = 3,
+    ZOOFLEET_INTERNAL = 4,
+    ZOOFLEET_CUDA_ERROR = 1000  // plus the cudaError_t
+} zoofleet_status;
+
+// One axis-aligned region pooling, the same for every direction and device.
+typedef struct {
+    int64_t batch, channels, height, width;  // of the feature map (batch, channels, height, width)
+    int64_t rois;                            // rows of rois (rois, 5): batch index, x1, y1, x2, y2
+    int64_t pooled_height, pooled_width;
+    double spatial_scale;    // from box to feature coordinates
+    int64_t sampling_ratio;  // samples per bin and axis; <= 0: ceil(box size / pooled size)
+    int32_t aligned;         // 1: shift by half a pixel and leave boxes below one pixel as they are
+    int32_t dtype;
+} zoofleet_roi_align_params;
+
+// ZOOFLEET_OPS_ABI of the library.
+ZOOFLEET_API int32_t zoofleet_ops_abi(void);
+
+// Greedy non-maximum suppression.
+//
+// boxes (count, 4); order (count): box indices, best first; labels (count) by box index, or NULL: only boxes
+// of equal label suppress each other. A box goes when its IoU with a better box that stays is above
+// iou_threshold (>= 0). An IoU that is NaN (a NaN coordinate, two empty boxes, two infinite ones) is above
+// nothing. keep (count) receives the indices of the boxes that stay, best first, and *kept their number.
+ZOOFLEET_API int32_t zoofleet_nms(const void* boxes, const int64_t* order, const int64_t* labels,
+                                  int64_t count, double iou_threshold, int32_t dtype, int32_t threads,
+                                  int64_t* keep, int64_t* kept);
+
+// Average of bilinear samples in each bin: output (rois, channels, pooled_height, pooled_width).
+//
+// Samples farther than one pixel outside the feature map count as 0, as does every sample of a box that is
+// not finite.
+ZOOFLEET_API int32_t zoofleet_roi_align(const zoofleet_roi_align_params* params, const void* input,
+                                        const void* rois, int32_t threads, void* output);
+
+// Adds the gradient by grad_output (shaped as the output above) to grad_input (batch, channels, height,
+// width). The sum is in one order whatever the number of threads.
+ZOOFLEET_API int32_t zoofleet_roi_align_backward(const zoofleet_roi_align_params* params,
+                                                 const void* grad_output, const void* rois, int32_t threads,
+                                                 void* grad_input);
+
+// The twins in libzoofleet_ops_cuda.
+
+// Bytes of scratch memory that zoofleet_nms_cuda needs for `count` boxes.
+ZOOFLEET_API int64_t zoofleet_nms_cuda_workspace(int64_t count, int32_t dtype);
+
+// As zoofleet_nms; `kept` is on the device too. `workspace` is 256-byte aligned.
+ZOOFLEET_API int32_t zoofleet_nms_cuda(const void* boxes, const int64_t* order, const int64_t* labels,
+                                       int64_t count, double iou_threshold, int32_t dtype, void* workspace,
+                                       int64_t* keep, int64_t* kept, void* stream);
+
+// As zoofleet_roi_align, but a row with an invalid batch index becomes NaN: refusing it would need to wait
+// for the device.
+ZOOFLEET_API int32_t zoofleet_roi_align_cuda(const zoofleet_roi_align_params* params, const void* input,
+                                             const void* rois, void* output, void* stream);
+
+// As zoofleet_roi_align_backward, but atomic: the order of the sum, and so its last bits, change from run to
+// run. A row with an invalid batch index adds nothing.
+ZOOFLEET_API int32_t zoofleet_roi_align_backward_cuda(const zoofleet_roi_align_params* params,
+                                                      const void* grad_output, const void* rois,
+                                                      void* grad_input, void* stream);
+
+// The CUDA runtime's words for a status of ZOOFLEET_CUDA_ERROR and above.
+ZOOFLEET_API const char* zoofleet_cuda_error(int32_t status);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif  // ZOOFLEET_OPS_H_

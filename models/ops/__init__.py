@@ -1,0 +1,26 @@
+"""Operators of the detectors, on Zoofleet's own kernels.
+
+`nms`, `batched_nms` and `roi_align` are registered with torch as `zoofleet::` operators, so they trace, compile and
+differentiate like any other. Importing this package loads `libzoofleet_ops` and raises `KernelLibraryError` where it
+does not load.
+"""
+
+from zoofleet.models.ops._batch_norm import FrozenBatchNorm2d
+from zoofleet.models.ops._boxes import box_area, box_iou, clip_boxes_to_image, remove_small_boxes
+from zoofleet.models.ops._feature_pyramid import FeaturePyramidNetwork, LastLevelMaxPool
+from zoofleet.models.ops._kernels import batched_nms, nms, roi_align
+from zoofleet.models.ops._poolers import MultiScaleRoIAlign
+
+__all__ = [
+    "FeaturePyramidNetwork",
+    "FrozenBatchNorm2d",
+    "LastLevelMaxPool",
+    "MultiScaleRoIAlign",
+    "batched_nms",
+    "box_area",
+    "box_iou",
+    "clip_boxes_to_image",
+    "nms",
+    "remove_small_boxes",
+    "roi_align",
+]

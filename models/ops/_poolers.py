@@ -1,0 +1,84 @@
+"""RoIAlign over the levels of a feature pyramid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from zoofleet.errors import InvalidArgumentError
+from zoofleet.models.ops._boxes import box_area
+from zoofleet.models.ops._kernels import roi_align
+
+__all__ = ["MultiScaleRoIAlign"]
+
+
+class MultiScaleRoIAlign(nn.Module):
+    """Pools each box from the level that fits its size: equation 1 of arXiv:1612.03144.
+
+    Args:
+        featmap_names: the levels to pool from, from fine to coarse; others are ignored.
+        output_size: bins as (height, width), or one number for both.
+        sampling_ratio: as for `roi_align`.
+        canonical_scale: side in pixels of a square box that belongs to `canonical_level`.
+        canonical_level: log2 of that level's stride.
+    """
+
+    def __init__(
+        self,
+        featmap_names: Sequence[str],
+        output_size: int | tuple[int, int],
+        sampling_ratio: int,
+        *,
+        canonical_scale: int = 224,
+        canonical_level: int = 4,
+    ) -> None:
+        super().__init__()
+        self.featmap_names = tuple(featmap_names)
+        self.output_size = (output_size, output_size) if isinstance(output_size, int) else output_size
+        self.sampling_ratio = sampling_ratio
+        self.canonical_scale = canonical_scale
+        self.canonical_level = canonical_level
+
+    def forward(
+        self, x: Mapping[str, Tensor], boxes: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Pool boxes from a batch.
+
+        Args:
+            x: name to (N, C, H_i, W_i), floating.
+            boxes: N tensors (L, 4), floating, in pixels of the images as they were batched.
+            image_shapes: N times height and width of the images before they were padded to one size.
+
+        Returns:
+            (K, C, height, width) for the K boxes of all images, image by image, of the dtype of x.
+
+        Raises:
+            InvalidArgumentError: x has none of `featmap_names`, or as for `roi_align`.
+        """
+        features = [x[name] for name in self.featmap_names if name in x]
+        if not features:
+            raise InvalidArgumentError(f"x has levels {list(x)}, none of {list(self.featmap_names)}")
+        size = [max(sides) for sides in zip(*image_shapes, strict=True)]
+        exponents = [round(math.log2(level.shape[-2] / size[0])) for level in features]
+        if len(features) == 1:
+            return roi_align(features[0], boxes, self.output_size, 2.0 ** exponents[0], self.sampling_ratio)
+        levels = self._levels(torch.cat(list(boxes)), -exponents[0], -exponents[-1])  # (K,)
+        images = torch.cat([b.new_full((len(b), 1), i, dtype=torch.float32) for i, b in enumerate(boxes)])  # (K, 1)
+        rois = torch.cat([images, torch.cat(list(boxes))], dim=1)  # (K, 5)
+        pooled = features[0].new_zeros(len(rois), features[0].shape[1], *self.output_size)
+        for level, (feature, exponent) in enumerate(zip(features, exponents, strict=True)):
+            chosen = (levels == level).nonzero().squeeze(1)
+            pooled = pooled.index_put(
+                (chosen,), roi_align(feature, rois[chosen], self.output_size, 2.0**exponent, self.sampling_ratio)
+            )
+        return pooled
+
+    def _levels(self, boxes: Tensor, finest: int, coarsest: int) -> Tensor:
+        """Index into the levels for each of the boxes (K, 4): (K,), int64."""
+        side = box_area(boxes).sqrt()
+        # A box of exactly the canonical size belongs to its level, whatever the logarithm rounds to.
+        level = torch.floor(self.canonical_level + torch.log2(side / self.canonical_scale) + 1e-6)
+        return level.clamp(finest, coarsest).nan_to_num(nan=finest).long() - finest  # NaN: a box that is not finite

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["Conv2dNormActivation", "Conv3dNormActivation", "SqueezeExcitation", "make_divisible"]
+from zoofleet.errors import InvalidArgumentError
+
+__all__ = [
+    "MLP",
+    "Conv2dNormActivation",
+    "Conv3dNormActivation",
+    "Permute",
+    "SqueezeExcitation",
+    "StochasticDepth",
+    "make_divisible",
+]
 
 Layer = Callable[..., nn.Module]
 
@@ -124,3 +135,74 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     """The multiple of `divisor` nearest to `value`, but at least `divisor` and not under 0.9 of `value`."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+class StochasticDepth(nn.Module):
+    """In training, drop a residual branch for some of the batch (https://arxiv.org/abs/1603.09382).
+
+    Args:
+        p: probability that a sample's branch becomes 0; the others are divided by 1 - p.
+
+    Raises:
+        InvalidArgumentError: p is not in [0, 1].
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise InvalidArgumentError(f"the probability of dropping a branch must be in [0, 1], got {p!r}")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, ...) to the same shape."""
+        if not self.training or self.p == 0:
+            return x
+        kept = torch.empty((len(x),) + (1,) * (x.dim() - 1), dtype=x.dtype, device=x.device)  # (N, 1, ...)
+        kept.bernoulli_(1 - self.p)
+        return x * (kept / (1 - self.p) if self.p < 1 else kept)
+
+    def extra_repr(self) -> str:
+        """For printing the module."""
+        return f"p={self.p}"
+
+
+class Permute(nn.Module):
+    """Reorder axes.
+
+    Args:
+        dims: the input's axes in the order of the output.
+    """
+
+    def __init__(self, dims: Sequence[int]) -> None:
+        super().__init__()
+        self.dims = tuple(dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A view of the input."""
+        return x.permute(self.dims)
+
+    def extra_repr(self) -> str:
+        """For printing the module."""
+        return f"dims={self.dims}"
+
+
+class MLP(nn.Sequential):
+    """A transformer's two linear layers over the last axis, numbered 0 and 3 in the state dict.
+
+    Args:
+        channels: of input and output.
+        hidden_channels: between the layers.
+        activation_layer: between them.
+        dropout: probability after each of them.
+    """
+
+    def __init__(
+        self, channels: int, hidden_channels: int, activation_layer: Layer = nn.GELU, dropout: float = 0.0
+    ) -> None:
+        super().__init__(
+            nn.Linear(channels, hidden_channels),
+            activation_layer(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_channels, channels),
+            nn.Dropout(dropout),
+        )

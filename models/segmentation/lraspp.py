@@ -1,0 +1,129 @@
+"""LR-ASPP: a light segmentation head over two feature maps of MobileNetV3.
+
+Source: Howard et al., "Searching for MobileNetV3", ICCV 2019, arXiv:1905.02244, section 6.4 and figure 10.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoofleet.errors import InvalidArgumentError
+from zoofleet.models._features import FeatureExtractor
+from zoofleet.models._hub import load_weights
+from zoofleet.models._registry import register_model
+from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models.mobilenet_v3 import MobileNet_V3_Large_Weights, mobilenet_v3_large
+
+__all__ = ["LRASPP", "LRASPP_MobileNet_V3_Large_Weights", "lraspp_mobilenet_v3_large"]
+
+
+class LRASPPHead(nn.Module):
+    """Gates the coarse features by their global mean, brings them to the fine ones' size and adds both classifiers.
+
+    Args:
+        low_channels: channels of the fine, low-level features.
+        high_channels: channels of the coarse, high-level features.
+        num_classes: channels of the output.
+        inter_channels: channels to which the coarse features are brought.
+    """
+
+    def __init__(self, *, low_channels: int, high_channels: int, num_classes: int, inter_channels: int = 128) -> None:
+        super().__init__()
+        self.cbr = nn.Sequential(
+            nn.Conv2d(high_channels, inter_channels, kernel_size=1, bias=False),
+            nn.BatchNorm2d(inter_channels),
+            nn.ReLU(inplace=True),
+        )
+        self.scale = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(high_channels, inter_channels, kernel_size=1, bias=False),
+            nn.Sigmoid(),
+        )
+        self.low_classifier = nn.Conv2d(low_channels, num_classes, kernel_size=1)
+        self.high_classifier = nn.Conv2d(inter_channels, num_classes, kernel_size=1)
+
+    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        """(N, low_channels, h, w) and (N, high_channels, h', w') -> logits (N, num_classes, h, w)."""
+        x = self.cbr(high) * self.scale(high)
+        x = F.interpolate(x, size=low.shape[-2:], mode="bilinear", align_corners=False)
+        out: Tensor = self.low_classifier(low) + self.high_classifier(x)
+        return out
+
+
+class LRASPP(nn.Module):
+    """Semantic segmentation with the LR-ASPP head.
+
+    Args:
+        backbone: gives a dict with the features `low` and `high`.
+        classifier: `(low, high)` -> logits at the size of `low`.
+    """
+
+    def __init__(self, *, backbone: nn.Module, classifier: LRASPPHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        """Segment images.
+
+        Args:
+            x: (N, 3, H, W) float, normalised as the weights' transforms do.
+
+        Returns:
+            `out`: logits (N, num_classes, H, W).
+
+        Raises:
+            InvalidArgumentError: the input is not four-dimensional with three channels.
+        """
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise InvalidArgumentError(f"images of shape {tuple(x.shape)}: the model takes (N, 3, H, W)")
+        features = self.backbone(x)
+        logits = self.classifier(features["low"], features["high"])
+        logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return OrderedDict(out=logits)
+
+
+LRASPP_MobileNet_V3_Large_Weights = define_weights("LRASPP_MobileNet_V3_Large_Weights")
+
+
+@register_model(weights=LRASPP_MobileNet_V3_Large_Weights, weights_backbone=MobileNet_V3_Large_Weights)
+def lraspp_mobilenet_v3_large(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    num_classes: int = 21,
+    weights_backbone: WeightsEnum | None = MobileNet_V3_Large_Weights.IMAGENET1K_V1,
+    **kwargs: Any,
+) -> LRASPP:
+    """Build LR-ASPP on a dilated MobileNetV3-Large (3.2 M parameters).
+
+    Args:
+        weights: published weights to load, None for random ones.
+        progress: show a progress line while downloading.
+        num_classes: channels of the output, the background among them; published weights have 21.
+        weights_backbone: published weights of the backbone, used unless `weights` are given; None for random ones.
+        **kwargs: arguments of `LRASPPHead`, such as `inter_channels`.
+    """
+    if weights is not None:
+        weights_backbone = None
+    features = mobilenet_v3_large(weights=weights_backbone, progress=progress, dilated=True).features
+    # The head reads the last features and those of stride 8, where the third last resolution begins.
+    strided = [i for i, block in enumerate(features) if getattr(block, "strided", False)]
+    low, high = strided[-3], len(features) - 1
+    channels = [cast("int", block.out_channels) for block in features]
+    model = LRASPP(
+        backbone=FeatureExtractor(features, {str(low): "low", str(high): "high"}),
+        classifier=LRASPPHead(
+            low_channels=channels[low],
+            high_channels=channels[high],
+            num_classes=num_classes,
+            **kwargs,
+        ),
+    )
+    if weights is not None:
+        load_weights(model, weights, progress=progress)
+    return model

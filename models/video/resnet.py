@@ -1,0 +1,159 @@
+"""Residual networks over space and time for video classification.
+
+Source: Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018,
+arXiv:1711.11248; R3D is its network of full 3-D convolutions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoofleet.errors import InvalidArgumentError
+from zoofleet.models._hub import load_weights
+from zoofleet.models._registry import register_model
+from zoofleet.models._weights import WeightsEnum, define_weights
+
+__all__ = ["R3D_18_Weights", "VideoResNet", "r3d_18"]
+
+ConvMaker = Callable[[int, int, int], nn.Module]
+"""Makes a block's convolution from its input channels, output channels and stride."""
+
+
+def conv3d_simple(in_channels: int, out_channels: int, stride: int) -> nn.Conv3d:
+    """3x3x3 convolution whose stride is the same in time and space."""
+    return nn.Conv3d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+
+
+def basic_stem() -> nn.Sequential:
+    """Stem of R3D and MC3: (N, 3, T, H, W) -> (N, 64, T, H/2, W/2)."""
+    return nn.Sequential(
+        nn.Conv3d(3, 64, kernel_size=(3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
+        nn.BatchNorm3d(64),
+        nn.ReLU(inplace=True),
+    )
+
+
+class BasicBlock(nn.Module):
+    """Residual block of two convolutions.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        conv_maker: makes both convolutions.
+        stride: of the first convolution.
+        downsample: brings the input to the output's shape; None where it has it already.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        conv_maker: ConvMaker,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(
+            conv_maker(in_channels, out_channels, stride), nn.BatchNorm3d(out_channels), nn.ReLU(inplace=True)
+        )
+        self.conv2 = nn.Sequential(conv_maker(out_channels, out_channels, 1), nn.BatchNorm3d(out_channels))
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, T, H, W) -> (N, out_channels, T', H', W'), not negative."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(self.conv2(self.conv1(x)) + shortcut)
+
+
+class VideoResNet(nn.Module):
+    """18-layer-style residual network over clips.
+
+    Args:
+        stem: (N, 3, T, H, W) -> (N, 64, T, H/2, W/2).
+        conv_makers: of the four stages; all but the first halve height and width, and time where theirs does.
+        layers: blocks in each stage.
+        num_classes: size of the output.
+    """
+
+    def __init__(
+        self, *, stem: nn.Module, conv_makers: Sequence[ConvMaker], layers: Sequence[int], num_classes: int = 400
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        self.layer1 = _stage(64, 64, conv_makers[0], layers[0], stride=1)
+        self.layer2 = _stage(64, 128, conv_makers[1], layers[1], stride=2)
+        self.layer3 = _stage(128, 256, conv_makers[2], layers[2], stride=2)
+        self.layer4 = _stage(256, 512, conv_makers[3], layers[3], stride=2)
+        self.avgpool = nn.AdaptiveAvgPool3d(1)
+        self.fc = nn.Linear(512, num_classes)
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0, 0.01)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify clips.
+
+        Args:
+            x: (N, 3, T, H, W) float, normalised; the published weights are made for T = 16 and H = W = 112.
+
+        Returns:
+            Logits (N, num_classes).
+
+        Raises:
+            InvalidArgumentError: the input is not five-dimensional with three channels.
+        """
+        if x.ndim != 5 or x.shape[1] != 3:
+            raise InvalidArgumentError(f"clips of shape {tuple(x.shape)}: the model takes (N, 3, T, H, W)")
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
+        out: Tensor = self.fc(self.avgpool(x).flatten(1))
+        return out
+
+
+def _stage(in_channels: int, out_channels: int, conv_maker: ConvMaker, blocks: int, stride: int) -> nn.Sequential:
+    downsample = None
+    if stride != 1:
+        downsample = nn.Sequential(
+            nn.Conv3d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
+            nn.BatchNorm3d(out_channels),
+        )
+    first = BasicBlock(in_channels, out_channels, conv_maker=conv_maker, stride=stride, downsample=downsample)
+    rest = (BasicBlock(out_channels, out_channels, conv_maker=conv_maker) for _ in range(1, blocks))
+    return nn.Sequential(first, *rest)
+
+
+def _video_resnet(
+    *,
+    stem: Callable[[], nn.Module],
+    conv_makers: Sequence[ConvMaker],
+    weights: WeightsEnum | None,
+    progress: bool,
+    **kwargs: Any,
+) -> VideoResNet:
+    model = VideoResNet(stem=stem(), conv_makers=conv_makers, layers=(2, 2, 2, 2), **kwargs)
+    if weights is not None:
+        load_weights(model, weights, progress=progress)
+    return model
+
+
+R3D_18_Weights = define_weights("R3D_18_Weights")
+
+
+@register_model(weights=R3D_18_Weights)
+def r3d_18(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> VideoResNet:
+    """Build R3D-18 (33.4 M parameters): 3x3x3 convolutions throughout.
+
+    Args:
+        weights: published weights to load, None for random ones.
+        progress: show a progress line while downloading.
+        **kwargs: passed to `VideoResNet`, such as `num_classes`.
+    """
+    return _video_resnet(stem=basic_stem, conv_makers=[conv3d_simple] * 4, weights=weights, progress=progress, **kwargs)

@@ -101,6 +101,7 @@ def register_model(
             _resolve(kwargs, "weights", "pretrained", enum)
             if weights_backbone is not None:
                 _resolve(kwargs, "weights_backbone", "pretrained_backbone", weights_backbone)
+            _check_num_classes(kwargs)
             return fn(**kwargs)
 
         _entries[key] = _Entry(build, weights)
@@ -146,6 +147,16 @@ def _resolve(kwargs: dict[str, Any], param: str, old: str, enum: type[WeightsEnu
         )
     if param in kwargs:
         kwargs[param] = enum.verify(kwargs[param])
+
+
+def _check_num_classes(kwargs: dict[str, Any]) -> None:
+    """Refuse another number of classes than the weights have before they are downloaded."""
+    weights, given = kwargs.get("weights"), kwargs.get("num_classes")
+    if weights is None or given is None or "categories" not in weights.meta:
+        return
+    has = len(weights.meta["categories"])
+    if given != has:
+        raise InvalidArgumentError(f"{weights!r} has num_classes={has}, got {given!r}; build with weights=None")
 
 
 def _first_published(enum: type[WeightsEnum]) -> WeightsEnum:

@@ -68,7 +68,7 @@ def draw_detections(
     keypoints: Float32 | None = None,
     keypoint_scores: Float32 | None = None,
 ) -> Image.Image:
-    """Draw objects, the surest on top; each category has its own colour, which stays the same from frame to frame.
+    """Draw objects, the surest on top; each category has a colour that comes from its name.
 
     Args:
         image: the picture, W x H.
@@ -214,7 +214,7 @@ def flow_to_image(flow: Float32, max_norm: float | None = None) -> Image.Image:
     turn = (np.arctan2(-v, -u) / np.pi + 1) / 2 * (len(wheel) - 1)  # 0 .. len - 1
     lower = turn.astype(np.intp)
     upper = (lower + 1) % len(wheel)
-    weight = (turn - lower)[..., None]
+    weight = (turn % 1)[..., None]
     color = (1 - weight) * wheel[lower] + weight * wheel[upper]  # (H, W, 3) in 0..1
     norm = norm[..., None]
     color = np.where(norm <= 1, 1 - norm * (1 - color), 0.75 * color)
@@ -460,7 +460,7 @@ def _rgb(color: UInt8) -> Color:
 
 
 @cache
-def _color_wheel() -> npt.NDArray[np.float64]:
+def _color_wheel() -> Float32:
     """Middlebury's wheel, (55, 3) in 0..1: red, yellow, green, cyan, blue, magenta, in uneven steps."""
     # Each stretch moves one channel up or down while another stays full: (steps, full channel, moving channel, up).
     stretches = [
@@ -478,4 +478,4 @@ def _color_wheel() -> npt.NDArray[np.float64]:
         part[:, full] = 1
         part[:, moving] = ramp if up else 1 - ramp
         parts.append(part)
-    return np.concatenate(parts)
+    return np.concatenate(parts).astype(np.float32)

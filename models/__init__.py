@@ -1,1 +1,45 @@
-"""TODO"""
+"""The model zoo: architectures, published weights and their transforms.
+
+Classifiers stand here, the other tasks in `detection`, `optical_flow`, `quantization`, `segmentation` and `video`.
+"""
+
+from zoofleet.models import detection, ops, optical_flow, quantization, segmentation, transforms, video
+from zoofleet.models._registry import (
+    get_model,
+    get_model_builder,
+    get_model_weights,
+    get_weight,
+    list_models,
+    register_model,
+)
+from zoofleet.models._weights import Weights, WeightsEnum
+from zoofleet.models.mobilenet_v2 import MobileNet_V2_Weights, MobileNetV2, mobilenet_v2
+from zoofleet.models.mobilenet_v3 import MobileNet_V3_Large_Weights, MobileNetV3, mobilenet_v3_large
+from zoofleet.models.resnet import ResNet, ResNet50_Weights, resnet50
+
+__all__ = [
+    "MobileNetV2",
+    "MobileNetV3",
+    "MobileNet_V2_Weights",
+    "MobileNet_V3_Large_Weights",
+    "ResNet",
+    "ResNet50_Weights",
+    "Weights",
+    "WeightsEnum",
+    "detection",
+    "get_model",
+    "get_model_builder",
+    "get_model_weights",
+    "get_weight",
+    "list_models",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "ops",
+    "optical_flow",
+    "quantization",
+    "register_model",
+    "resnet50",
+    "segmentation",
+    "transforms",
+    "video",
+]

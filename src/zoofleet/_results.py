@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from zoofleet import _rle
-from zoofleet._status import from_status, to_status
+from zoofleet._status import from_status
 from zoofleet.errors import DataLossError, ZoofleetError
 from zoofleet.v1 import vision_pb2
 
@@ -274,11 +274,6 @@ class Result:
             raise DataLossError(f"the result of item {proto.item_id!r} carries no outcome")
         duration = proto.duration.ToNanoseconds() / 1e9
         return cls(proto.item_id, proto.model, outcome, duration, vision_pb2.Precision.Name(proto.precision))
-
-
-def error_result(item_id: str, model: str, error: ZoofleetError) -> vision_pb2.Result:
-    """A result message that says why there is none."""
-    return vision_pb2.Result(item_id=item_id, model=model, precision=vision_pb2.PRECISION_EXACT, error=to_status(error))
 
 
 def _mask_rle(mask: vision_pb2.Mask, width: int, height: int) -> bytes:

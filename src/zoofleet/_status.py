@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from zoofleet import errors
 from zoofleet.errors import ResourceExhaustedError, ZoofleetError
+from zoofleet.v1 import vision_pb2
 
 DOMAIN: Final = "zoofleet"
 """`google.rpc.ErrorInfo.domain` of our errors; `reason` is the class name."""
@@ -60,6 +61,11 @@ def from_status(status: status_pb2.Status) -> ZoofleetError:
     if issubclass(cls, ResourceExhaustedError):
         return cls(status.message, retry_after)
     return cls(status.message)
+
+
+def error_result(item_id: str, model: str, error: ZoofleetError) -> vision_pb2.Result:
+    """A result message that says why there is none."""
+    return vision_pb2.Result(item_id=item_id, model=model, precision=vision_pb2.PRECISION_EXACT, error=to_status(error))
 
 
 def grpc_code(error: ZoofleetError) -> grpc.StatusCode:

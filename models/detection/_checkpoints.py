@@ -1,0 +1,43 @@
+"""Keys of detectors' published weights that were renamed after they were published."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+__all__ = ["upgrade_keys", "upgrade_keys_hook"]
+
+_RENAMED = (
+    (re.compile(r"(rpn\.head\.conv)\.(weight|bias)"), r"\1.0.0.\2"),
+    (re.compile(r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)"), r"\1.0.\2"),
+)
+_MASK_LAYER = re.compile(r"roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)")
+
+
+def upgrade_keys(state_dict: dict[str, Any], prefix: str = "") -> None:
+    """Rename, in place, the keys of an R-CNN's weights as they were named before convolutions became blocks.
+
+    Args:
+        state_dict: with old keys, new ones, or both.
+        prefix: of the R-CNN's keys within it.
+    """
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        name = _upgraded(key.removeprefix(prefix))
+        if prefix + name != key:
+            state_dict[prefix + name] = state_dict.pop(key)
+
+
+def _upgraded(name: str) -> str:
+    if layer := _MASK_LAYER.fullmatch(name):
+        return f"roi_heads.mask_head.{int(layer[1]) - 1}.0.{layer[2]}"  # they were counted from 1
+    for old, new in _RENAMED:
+        if old.fullmatch(name):
+            return old.sub(new, name)
+    return name
+
+
+def upgrade_keys_hook(_module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """`upgrade_keys` as a hook for `register_load_state_dict_pre_hook`."""
+    upgrade_keys(state_dict, prefix)

@@ -1,0 +1,68 @@
+"""Keypoints of Mask R-CNN's keypoint branch (arXiv:1703.06870, section 5): from heatmaps to points, and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoofleet.models.detection._boxes import at_least_float32
+
+__all__ = ["keypoint_loss", "locate_keypoints"]
+
+
+def locate_keypoints(heatmaps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest point of each heatmap, stretched over its box.
+
+    Args:
+        heatmaps: logits (N, K, M, M).
+        boxes: float xyxy (N, 4), in pixels.
+
+    Returns:
+        keypoints: float (N, K, 3), x and y in pixels and visibility, which is always 1.
+        scores: float (N, K), the logit there.
+    """
+    heatmaps = at_least_float32(heatmaps)
+    extent = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)  # (N, 2), width and height
+    pixels = extent.ceil().long()
+    peaks = heatmaps.new_zeros((*heatmaps.shape[:2], 2))
+    scores = heatmaps.new_zeros(heatmaps.shape[:2])
+    # Boxes differ in size, so each is resampled on its own; one transfer for all sizes.
+    for i, (width, height) in enumerate(pixels.tolist()):
+        stretched = F.interpolate(heatmaps[i : i + 1], (height, width), mode="bicubic", align_corners=False)
+        scores[i], position = stretched[0].flatten(1).max(dim=1)  # (K,)
+        peaks[i, :, 0] = position % width
+        peaks[i, :, 1] = position // width
+    places = (peaks + 0.5) * (extent / pixels)[:, None] + boxes[:, None, :2]  # (N, K, 2)
+    return torch.cat((places, torch.ones_like(places[..., :1])), dim=-1), scores
+
+
+def keypoint_loss(
+    logits: Tensor, proposals: Sequence[Tensor], truths: Sequence[Tensor], keypoints: Sequence[Tensor]
+) -> Tensor:
+    """Mean cross-entropy of each visible keypoint's cell within its proposal.
+
+    Args:
+        logits: (N, K, M, M), of the proposals of all images.
+        proposals: float xyxy (Ni, 4) by image, N in all.
+        truths: int64 (Ni,) by image, indices into `keypoints`.
+        keypoints: float (Gi, K, 3) by image, x, y and visibility.
+    """
+    side = logits.shape[-1]
+    true = torch.cat([points[index] for points, index in zip(keypoints, truths, strict=True)])  # (N, K, 3)
+    cells, counted = _cells(true, torch.cat(list(proposals)), side)
+    if not counted.any():
+        return logits.sum() * 0  # nothing to learn from, but a gradient for every parameter
+    return F.cross_entropy(at_least_float32(logits.flatten(2)[counted]), cells[counted])
+
+
+def _cells(keypoints: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Index of each keypoint's cell in a grid of `side` squared over its box, and whether it counts: (N, K) each."""
+    places = keypoints[..., :2]
+    start, end = boxes[:, None, :2], boxes[:, None, 2:]  # (N, 1, 2)
+    cell = ((places - start) * (side / (end - start))).floor().long()  # (N, K, 2)
+    cell = torch.where(places == end, side - 1, cell)  # the far edge belongs to the last cell
+    inside = ((cell >= 0) & (cell < side)).all(dim=-1)
+    return cell[..., 1] * side + cell[..., 0], inside & (keypoints[..., 2] > 0)

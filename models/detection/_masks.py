@@ -1,0 +1,101 @@
+"""Masks of Mask R-CNN (arXiv:1703.06870): from logits to probabilities in the image, and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoofleet.models.detection._boxes import at_least_float32
+from zoofleet.models.ops import roi_align
+
+__all__ = ["mask_loss", "mask_probabilities", "paste_masks"]
+
+
+def mask_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
+    """Probabilities (N, 1, M, M) of each box's own class.
+
+    Args:
+        logits: (N, C, M, M).
+        labels: int64 (N,) in [0, C).
+    """
+    rows = torch.arange(len(labels), device=labels.device)
+    return at_least_float32(logits[rows, labels]).sigmoid()[:, None]  # (N, 1, M, M)
+
+
+def mask_loss(
+    logits: Tensor,
+    proposals: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    truths: Sequence[Tensor],
+    masks: Sequence[Tensor],
+) -> Tensor:
+    """Mean binary cross-entropy between each proposal's mask and the part of the true one that it covers.
+
+    Args:
+        logits: (N, C, M, M), of the proposals of all images.
+        proposals: float xyxy (Ni, 4) by image, N in all.
+        labels: int64 (Ni,) by image, the proposals' classes.
+        truths: int64 (Ni,) by image, indices into `masks`.
+        masks: uint8 (Gi, H, W) by image, 0 or 1.
+    """
+    if logits.shape[0] == 0:
+        return logits.sum() * 0  # nothing to learn from, but a gradient for every parameter
+    size = (logits.shape[-1], logits.shape[-1])
+    wanted = torch.cat(
+        [
+            _crop(true, boxes, index, size)
+            for true, boxes, index in zip(masks, proposals, truths, strict=True)
+            if len(boxes)
+        ]
+    )
+    classes = torch.cat(list(labels))
+    rows = torch.arange(len(classes), device=classes.device)
+    return F.binary_cross_entropy_with_logits(at_least_float32(logits[rows, classes]), wanted)
+
+
+def _crop(masks: Tensor, boxes: Tensor, index: Tensor, size: tuple[int, int]) -> Tensor:
+    """What `boxes` (N, 4) cut out of the masks at `index` (N,), resampled: (N, M, M)."""
+    rois = torch.cat((index[:, None].to(boxes), boxes), dim=1)  # (N, 5)
+    return roi_align(masks[:, None].to(boxes), rois, size, 1.0)[:, 0]
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample masks from their boxes into the image, bilinearly; zero outside.
+
+    Args:
+        masks: float (N, 1, M, M), probabilities within the box.
+        boxes: float xyxy (N, 4), in pixels of the image.
+        size: height and width of the image.
+
+    Returns:
+        Probabilities (N, 1, H, W).
+    """
+    side = masks.shape[-1]
+    # A border of zeros around the mask lets it fade out at the edge of its box; boxes grow with it.
+    grown = side + 2
+    center = (boxes[:, :2] + boxes[:, 2:]) * 0.5
+    half = (boxes[:, 2:] - boxes[:, :2]) * (0.5 * grown / side)
+    first = (center - half).long()  # (N, 2), first column and row
+    last = (center + half).long()  # (N, 2), last column and row
+    down = _resampling(first[:, 1], last[:, 1], size[0], side).to(masks.dtype)  # (N, H, M)
+    across = _resampling(first[:, 0], last[:, 0], size[1], side).to(masks.dtype)  # (N, W, M)
+    return (down @ masks[:, 0] @ across.transpose(1, 2))[:, None]  # (N, 1, H, W)
+
+
+def _resampling(first: Tensor, last: Tensor, length: int, side: int) -> Tensor:
+    """Weights (N, length, side) of each mask's `side` samples in each pixel of an axis.
+
+    The mask and one zero on either side are stretched over pixels `first`..`last` (N,), ends included. The zeros need
+    no weights of their own.
+    """
+    pixel = torch.arange(length, device=first.device)
+    span = (last - first + 1).clamp(min=1)[:, None]
+    source = (pixel - first[:, None] + 0.5) * ((side + 2) / span) - 0.5  # (N, length), in samples of the grown mask
+    source = source.clamp(0, side + 1)
+    inside = (pixel >= first[:, None]) & (pixel < first[:, None] + span)
+    sample = torch.arange(1, side + 1, device=first.device)
+    weight = (1 - (source[:, :, None] - sample).abs()).clamp(min=0)  # (N, length, M)
+    return weight * inside[:, :, None]

@@ -1,0 +1,236 @@
+"""The second stage of the R-CNN family: classes, refined boxes, masks and keypoints of each proposal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoofleet.errors import InvalidArgumentError
+from zoofleet.models.detection._boxes import BoxCoder, at_least_float32, match, sample
+from zoofleet.models.detection._checks import check_labels, check_ranges
+from zoofleet.models.detection._keypoints import keypoint_loss, locate_keypoints
+from zoofleet.models.detection._masks import mask_loss, mask_probabilities
+from zoofleet.models.detection._transform import Detection, Target
+from zoofleet.models.ops import (
+    MultiScaleRoIAlign,
+    batched_nms,
+    box_iou,
+    clip_boxes_to_image,
+    remove_small_boxes,
+)
+
+__all__ = ["RoIHeads", "RoIOptions"]
+
+_MIN_SIDE = 1e-2
+
+Sizes = Sequence[tuple[int, int]]
+Features = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoIOptions:
+    """How detections are chosen, and how the heads learn.
+
+    Attributes:
+        score_thresh: least score of a detection, itself excluded.
+        nms_thresh: overlap (IoU) above which the weaker of two detections of one class goes.
+        detections_per_img: most detections of an image.
+        fg_iou_thresh: overlap with a true box from which a proposal is an object.
+        bg_iou_thresh: overlap below which it is background.
+        batch_size_per_image: proposals of each image that the loss is taken over.
+        positive_fraction: how many of these may be objects.
+    """
+
+    score_thresh: float = 0.05
+    nms_thresh: float = 0.5
+    detections_per_img: int = 100
+    fg_iou_thresh: float = 0.5
+    bg_iou_thresh: float = 0.5
+    batch_size_per_image: int = 512
+    positive_fraction: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """Proposals of an image drawn for the losses: `boxes` (S, 4), `labels` (S,) and `truths` (S,), the true boxes'
+    indices, which mean nothing where the label is background."""
+
+    boxes: Tensor
+    labels: Tensor
+    truths: Tensor
+
+    def objects(self) -> _Samples:
+        keep = self.labels > 0
+        return _Samples(self.boxes[keep], self.labels[keep], self.truths[keep])
+
+
+class RoIHeads(nn.Module):
+    """Heads over regions of interest.
+
+    Args:
+        box_roi_pool: cuts (R, C, P, P) for the boxes out of the feature maps.
+        box_head: (R, C, P, P) to (R, D).
+        box_predictor: (R, D) to logits (R, classes) and box codes (R, classes * 4).
+        options: see there.
+        bbox_reg_weights: of the box codes.
+    """
+
+    def __init__(
+        self,
+        *,
+        box_roi_pool: MultiScaleRoIAlign,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        options: RoIOptions,
+        bbox_reg_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0),
+    ) -> None:
+        super().__init__()
+        self.box_roi_pool = box_roi_pool
+        self.box_head = box_head
+        self.box_predictor = box_predictor
+        self.options = options
+        self.box_coder = BoxCoder(bbox_reg_weights)
+        self.has_masks = False
+        self.has_keypoints = False
+
+    def add_mask_branch(self, roi_pool: MultiScaleRoIAlign, head: nn.Module, predictor: nn.Module) -> None:
+        """Segment each detection: regions (R, C, P, P) through `head` and `predictor` to logits (R, classes, M, M)."""
+        self.mask_roi_pool = roi_pool
+        self.mask_head = head
+        self.mask_predictor = predictor
+        self.has_masks = True
+
+    def add_keypoint_branch(self, roi_pool: MultiScaleRoIAlign, head: nn.Module, predictor: nn.Module) -> None:
+        """Find keypoints of each detection: regions (R, C, P, P) through both to heatmaps (R, K, M, M)."""
+        self.keypoint_roi_pool = roi_pool
+        self.keypoint_head = head
+        self.keypoint_predictor = predictor
+        self.has_keypoints = True
+
+    def detect(self, features: Features, proposals: Sequence[Tensor], sizes: Sizes) -> list[Detection]:
+        """Detections of each image, in coordinates of the batch.
+
+        Args:
+            features: maps (N, C, H, W).
+            proposals: float xyxy (P, 4) for each image.
+            sizes: height and width of each image within the batch.
+
+        Returns:
+            Dicts as `Detector.predict` gives them, with masks (N, 1, M, M) over their boxes.
+        """
+        logits, codes = self._classify(features, proposals, sizes)
+        scores = logits.softmax(dim=-1)
+        boxes = self.box_coder.decode(codes, torch.cat(list(proposals))[:, None])  # (R, classes, 4)
+        counts = [len(p) for p in proposals]
+        found = [
+            self._choose(b, s, size)
+            for b, s, size in zip(torch.split(boxes, counts), torch.split(scores, counts), sizes, strict=True)
+        ]
+        kept = [d["boxes"] for d in found]
+        counts = [len(b) for b in kept]
+        if self.has_masks:
+            labels = torch.cat([d["labels"] for d in found])
+            masks = mask_probabilities(self._masks(features, kept, sizes), labels)
+            for detection, part in zip(found, torch.split(masks, counts), strict=True):
+                detection["masks"] = part
+        if self.has_keypoints:
+            heatmaps = self._heatmaps(features, kept, sizes)
+            for detection, part, b in zip(found, torch.split(heatmaps, counts), kept, strict=True):
+                detection["keypoints"], detection["keypoints_scores"] = locate_keypoints(part, b)
+        return found
+
+    def losses(
+        self, features: Features, proposals: Sequence[Tensor], sizes: Sizes, targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """Losses over proposals that are drawn here.
+
+        Args:
+            features: maps (N, C, H, W).
+            proposals: float xyxy (P, 4) for each image.
+            sizes: height and width of each image within the batch.
+            targets: as `Detector.losses` takes them, in coordinates of the batch.
+
+        Returns:
+            `loss_classifier`, `loss_box_reg`, and `loss_mask` and `loss_keypoint` where the heads are there.
+
+        Raises:
+            InvalidArgumentError: a label that the predictor has no class for, or a number of keypoints that it has not.
+        """
+        samples = [self._sample(p, t) for p, t in zip(proposals, targets, strict=True)]
+        logits, codes = self._classify(features, [s.boxes for s in samples], sizes)
+        check_labels(targets, logits.shape[-1])
+        losses = self._box_losses(logits, codes, samples, targets)
+        objects = [s.objects() for s in samples]
+        boxes, truths = [s.boxes for s in objects], [s.truths for s in objects]
+        if self.has_masks:
+            mask_logits = self._masks(features, boxes, sizes)
+            labels = [s.labels for s in objects]
+            losses["loss_mask"] = mask_loss(mask_logits, boxes, labels, truths, [t["masks"] for t in targets])
+        if self.has_keypoints:
+            heatmaps = self._heatmaps(features, boxes, sizes)
+            points = [t["keypoints"] for t in targets]
+            wrong = next((p.shape[1] for p in points if p.shape[1] != heatmaps.shape[1]), None)
+            if wrong is not None:
+                raise InvalidArgumentError(f"keypoints must have shape (N, {heatmaps.shape[1]}, 3), got {wrong} each")
+            losses["loss_keypoint"] = keypoint_loss(heatmaps, boxes, truths, points)
+        return losses
+
+    def _classify(self, features: Features, boxes: Sequence[Tensor], sizes: Sizes) -> tuple[Tensor, Tensor]:
+        """Logits (R, classes) and box codes (R, classes, 4) of the boxes of all images."""
+        pooled = self.box_roi_pool(features, list(boxes), list(sizes))
+        logits, codes = self.box_predictor(self.box_head(pooled))
+        return at_least_float32(logits), codes.reshape(codes.shape[0], -1, 4)  # (R, classes, 4)
+
+    def _masks(self, features: Features, boxes: Sequence[Tensor], sizes: Sizes) -> Tensor:
+        """Mask logits (R, classes, M, M) of the boxes of all images."""
+        logits: Tensor = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, list(boxes), list(sizes))))
+        return logits
+
+    def _heatmaps(self, features: Features, boxes: Sequence[Tensor], sizes: Sizes) -> Tensor:
+        """Keypoint logits (R, K, M, M) of the boxes of all images."""
+        pooled = self.keypoint_roi_pool(features, list(boxes), list(sizes))
+        logits: Tensor = self.keypoint_predictor(self.keypoint_head(pooled))
+        return logits
+
+    def _choose(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detection:
+        """The best of an image's boxes (P, classes, 4) with their scores (P, classes)."""
+        options = self.options
+        proposal, label = torch.where(scores[:, 1:] > options.score_thresh)
+        label = label + 1  # 0 is background
+        scores, boxes = scores[proposal, label], clip_boxes_to_image(boxes[proposal, label], size)
+        keep = remove_small_boxes(boxes, _MIN_SIDE)
+        boxes, scores, label = boxes[keep], scores[keep], label[keep]
+        keep = batched_nms(boxes, scores, label, options.nms_thresh)[: options.detections_per_img]
+        return {"boxes": boxes[keep], "labels": label[keep], "scores": scores[keep]}
+
+    def _sample(self, proposals: Tensor, target: Target) -> _Samples:
+        """Draw proposals of one image, its true boxes among them: else an untrained network would offer no objects."""
+        options = self.options
+        boxes = torch.cat((proposals, target["boxes"]))
+        matches = match(box_iou(target["boxes"], boxes), options.bg_iou_thresh, options.fg_iou_thresh)
+        # Background (-1) gets label 0, what is between (-2) gets -1, so that it is never drawn.
+        labels = torch.where(matches >= 0, 0, matches + 1)
+        labels[matches >= 0] = target["labels"][matches[matches >= 0]]
+        positive, negative = sample(labels, options.batch_size_per_image, options.positive_fraction)
+        drawn = positive | negative
+        return _Samples(boxes[drawn], labels[drawn], matches[drawn])
+
+    def _box_losses(
+        self, logits: Tensor, codes: Tensor, samples: Sequence[_Samples], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        labels = torch.cat([s.labels for s in samples])
+        objects = [s.objects() for s in samples]
+        wanted = [self.box_coder.encode(t["boxes"][s.truths], s.boxes) for s, t in zip(objects, targets, strict=True)]
+        predicted = at_least_float32(codes[labels > 0, labels[labels > 0]])
+        box_loss = F.smooth_l1_loss(predicted, torch.cat(wanted), beta=1 / 9, reduction="sum")
+        return {
+            "loss_classifier": F.cross_entropy(logits, labels),
+            "loss_box_reg": box_loss / len(labels),
+        }

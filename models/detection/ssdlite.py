@@ -1,0 +1,189 @@
+"""SSDLite over MobileNetV3: SSD with depthwise separable heads, for phones.
+
+Source: Sandler et al., "MobileNetV2", arXiv:1801.04381, section 6.2; Howard et al., "Searching for MobileNetV3",
+arXiv:1905.02244, section 6.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoofleet.errors import InvalidArgumentError
+from zoofleet.models._hub import load_weights
+from zoofleet.models._layers import Conv2dNormActivation
+from zoofleet.models._registry import register_model
+from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models.detection._anchors import DefaultBoxGenerator
+from zoofleet.models.detection._backbones import num_trainable_layers
+from zoofleet.models.detection._checks import num_classes_of, options_from
+from zoofleet.models.detection._transform import DetectionTransform
+from zoofleet.models.detection.ssd import SSD, SSDHead, SSDOptions, SSDScoringHead
+from zoofleet.models.mobilenet_v3 import InvertedResidual, MobileNet_V3_Large_Weights, MobileNetV3, mobilenet_v3_large
+
+__all__ = ["SSDLite320_MobileNet_V3_Large_Weights", "SSDLiteBackbone", "ssdlite320_mobilenet_v3_large", "ssdlite_head"]
+
+NormLayer = Callable[..., nn.Module]
+
+_SIZE = (320, 320)
+
+
+class SSDLiteBackbone(nn.Module):
+    """MobileNetV3 cut within its last strided block, and four smaller maps behind it.
+
+    Args:
+        network: taken apart, and frozen as follows.
+        trainable_layers: how many of its six parts, counted from the last, are trained; 0 to 6.
+        norm_layer: of the further blocks.
+    """
+
+    def __init__(self, network: MobileNetV3, trainable_layers: int, norm_layer: NormLayer) -> None:
+        super().__init__()
+        layers = list(network.features)
+        strided = [(i, x.block) for i, x in enumerate(layers) if isinstance(x, InvertedResidual) and x.strided]
+        parts = [0, *(i for i, _ in strided), len(layers) - 1]
+        frozen = len(layers) if trainable_layers == 0 else parts[len(parts) - trainable_layers]
+        for layer in layers[:frozen]:
+            layer.requires_grad_(False)
+        # The last map at stride 16 is the wide one inside the block that strides: MobileNetV3, section 6.3.
+        cut, block = strided[-1]
+        self.features = nn.Sequential(
+            nn.Sequential(*layers[:cut], block[0]),
+            nn.Sequential(block[1:], *layers[cut + 1 :]),
+        )
+        last_channels: int = layers[-1].out_channels  # type: ignore[assignment]
+        channels = [last_channels, 512, 256, 256, 128]
+        self.extra = nn.ModuleList(_shrinking_block(before, after, norm_layer) for before, after in pairwise(channels))
+        normal_init(self.extra)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) to six maps by number, at strides 16, 32, 64, 128, 256 and 512."""
+        maps = []
+        for layer in (*self.features, *self.extra):
+            x = layer(x)
+            maps.append(x)
+        return {str(i): x for i, x in enumerate(maps)}
+
+
+def _shrinking_block(in_channels: int, out_channels: int, norm_layer: NormLayer) -> nn.Sequential:
+    """(N, in_channels, H, W) to (N, out_channels, H / 2, W / 2)."""
+    narrow = out_channels // 2
+    conv = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=nn.ReLU6)
+    return nn.Sequential(
+        conv(in_channels, narrow, kernel_size=1),
+        conv(narrow, narrow, kernel_size=3, stride=2, groups=narrow),
+        conv(narrow, out_channels, kernel_size=1),
+    )
+
+
+def normal_init(module: nn.Module) -> None:
+    """Draw the weights of all convolutions anew, with the standard deviation of MobileNet detectors."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.weight, std=0.03)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def ssdlite_head(
+    in_channels: Sequence[int], num_anchors: Sequence[int], num_classes: int, norm_layer: NormLayer
+) -> SSDHead:
+    """Depthwise separable heads.
+
+    Args:
+        in_channels: channels of each feature map.
+        num_anchors: default boxes at each cell of each map.
+        num_classes: background among them.
+        norm_layer: between the convolutions.
+    """
+    classification = _scoring_head(in_channels, num_anchors, num_classes, norm_layer)
+    return SSDHead(classification, _scoring_head(in_channels, num_anchors, 4, norm_layer))
+
+
+def _scoring_head(
+    in_channels: Sequence[int], num_anchors: Sequence[int], num_columns: int, norm_layer: NormLayer
+) -> SSDScoringHead:
+    blocks = nn.ModuleList(
+        nn.Sequential(
+            Conv2dNormActivation(c, c, groups=c, norm_layer=norm_layer, activation_layer=nn.ReLU6),
+            nn.Conv2d(c, a * num_columns, 1),
+        )
+        for c, a in zip(in_channels, num_anchors, strict=True)
+    )
+    normal_init(blocks)
+    return SSDScoringHead(blocks, num_columns)
+
+
+SSDLite320_MobileNet_V3_Large_Weights = define_weights("SSDLite320_MobileNet_V3_Large_Weights")
+
+
+@register_model(weights=SSDLite320_MobileNet_V3_Large_Weights, weights_backbone=MobileNet_V3_Large_Weights)
+def ssdlite320_mobilenet_v3_large(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    num_classes: int | None = None,
+    weights_backbone: WeightsEnum | None = MobileNet_V3_Large_Weights.IMAGENET1K_V1,
+    trainable_backbone_layers: int | None = None,
+    norm_layer: NormLayer | None = None,
+    **kwargs: Any,
+) -> SSD:
+    """SSDLite on images of 320 x 320 over MobileNetV3-Large.
+
+    Args:
+        weights: of the whole model, instead of `num_classes` and `weights_backbone`.
+        progress: write a progress line to stderr while downloading.
+        num_classes: background among them; 91 if left out.
+        weights_backbone: of the backbone alone. Without them its last blocks are half as wide.
+        trainable_backbone_layers: parts of a backbone with trained weights that are trained further, counted from
+            the last; 0 to 6, all if left out.
+        norm_layer: None for batch norm with epsilon 0.001 and momentum 0.03.
+        kwargs: the fields of `SSDOptions`; `image_mean` and `image_std`, 0.5 each if left out.
+    """
+    num_classes = num_classes_of(weights, num_classes, default=91)
+    defaults = {"score_thresh": 0.001, "nms_thresh": 0.55, "detections_per_img": 300, "topk_candidates": 300}
+    options, rest = options_from(SSDOptions, defaults | kwargs)
+    transform = _transform(**rest)
+    if weights is not None:
+        weights_backbone = None
+    is_trained = weights is not None or weights_backbone is not None
+    trainable = num_trainable_layers(trainable_backbone_layers, is_trained=is_trained, most=6, default=6)
+    if norm_layer is None:
+        norm_layer = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
+    network = mobilenet_v3_large(
+        weights=weights_backbone, progress=progress, norm_layer=norm_layer, reduced_tail=weights_backbone is None
+    )
+    if weights_backbone is None:
+        normal_init(network)
+    backbone = SSDLiteBackbone(network, trainable, norm_layer)
+    anchors = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)
+    head = ssdlite_head(_channels(backbone), anchors.num_anchors_per_location(), num_classes, norm_layer)
+    model = SSD(backbone=backbone, anchor_generator=anchors, head=head, transform=transform, options=options)
+    if weights is not None:
+        load_weights(model, weights, progress=progress)
+    return model
+
+
+def _transform(
+    image_mean: Sequence[float] = (0.5, 0.5, 0.5), image_std: Sequence[float] = (0.5, 0.5, 0.5), **unknown: Any
+) -> DetectionTransform:
+    if unknown:
+        raise InvalidArgumentError(
+            f"no option is named {', '.join(sorted(unknown))}; options are image_mean, image_std and SSDOptions' fields"
+        )
+    return DetectionTransform(mean=tuple(image_mean), std=tuple(image_std), size_divisible=1, fixed_size=_SIZE)
+
+
+def _channels(backbone: nn.Module) -> list[int]:
+    """Channels of each feature map, found by a run on an empty image."""
+    training = backbone.training
+    backbone.eval()
+    with torch.no_grad():
+        maps = backbone(torch.zeros(1, 3, *_SIZE))
+    backbone.train(training)
+    return [x.shape[1] for x in maps.values()]

@@ -1,0 +1,79 @@
+"""The operators again, as plain loops: slow, and what the kernels are tested against."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["nms", "roi_align"]
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, idxs: Tensor | None = None) -> Tensor:
+    """`zoofleet::nms`, in the arithmetic of the dtype of boxes."""
+    x1, y1, x2, y2 = boxes.unbind(1)
+    areas = (x2 - x1) * (y2 - y1)  # (N,)
+    gone = torch.zeros(len(boxes), dtype=torch.bool)
+    keep = []
+    for i in scores.sort(descending=True, stable=True).indices.tolist():
+        if gone[i]:
+            continue
+        keep.append(i)
+        width = (torch.minimum(x2, x2[i]) - torch.maximum(x1, x1[i])).clamp(min=0)
+        height = (torch.minimum(y2, y2[i]) - torch.maximum(y1, y1[i])).clamp(min=0)
+        intersection = width * height
+        above = (intersection / (areas + areas[i] - intersection)).double() > iou_threshold
+        gone |= above if idxs is None else above & (idxs == idxs[i])
+    return torch.tensor(keep, dtype=torch.int64)
+
+
+def roi_align(
+    features: Tensor,
+    boxes: Tensor,
+    spatial_scale: float,
+    pooled_height: int,
+    pooled_width: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """`zoofleet::roi_align`, differentiable, with positions in double."""
+    pooled = []
+    for index, *box in boxes.tolist():
+        image = features[int(index)]
+        offset = 0.5 if aligned else 0.0
+        x1, y1, x2, y2 = (c * spatial_scale - offset for c in box)
+        rows = _samples(y1, y2, pooled_height, sampling_ratio, aligned)
+        columns = _samples(x1, x2, pooled_width, sampling_ratio, aligned)
+        for row in rows:
+            for column in columns:
+                total = image.new_zeros(image.shape[0])  # (C,)
+                for y in row:
+                    for x in column:
+                        total = total + _bilinear(image, y, x)
+                pooled.append(total / max(len(row) * len(column), 1))
+    if not pooled:
+        return features.new_zeros(len(boxes), features.shape[1], pooled_height, pooled_width)
+    bins = torch.stack(pooled).reshape(len(boxes), pooled_height, pooled_width, -1)  # (K, height, width, C)
+    return bins.permute(0, 3, 1, 2)
+
+
+def _samples(low: float, high: float, bins: int, sampling_ratio: int, aligned: bool) -> list[list[float]]:
+    extent = high - low if aligned else max(high - low, 1.0)
+    if not math.isfinite(low) or not math.isfinite(extent):
+        return [[] for _ in range(bins)]
+    size = extent / bins
+    count = sampling_ratio if sampling_ratio > 0 else max(math.ceil(size), 0)
+    return [[low + size * i + (j + 0.5) * size / count for j in range(count)] for i in range(bins)]
+
+
+def _bilinear(image: Tensor, y: float, x: float) -> Tensor:
+    height, width = image.shape[1:]
+    if not (-1 <= y <= height and -1 <= x <= width):
+        return image.new_zeros(image.shape[0])  # (C,)
+    y, x = min(max(y, 0.0), height - 1), min(max(x, 0.0), width - 1)
+    top, left = int(y), int(x)
+    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+    above = image[:, top, left] * (left + 1 - x) + image[:, top, right] * (x - left)  # (C,)
+    below = image[:, bottom, left] * (left + 1 - x) + image[:, bottom, right] * (x - left)  # (C,)
+    return above * (top + 1 - y) + below * (y - top)

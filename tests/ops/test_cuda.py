@@ -1,0 +1,65 @@
+"""The CUDA kernels against the CPU's."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from zoofleet.models.ops import batched_nms, nms, roi_align
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(
+        not torch.cuda.is_available() and "ZOOFLEET_REQUIRE_CUDA" not in os.environ, reason="no CUDA device"
+    ),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("count", [0, 1, 64, 2048, 2049, 20_000])
+def test_nms(count: int, dtype: torch.dtype, generator: torch.Generator) -> None:
+    corner = torch.rand(count, 2, generator=generator) * 900
+    boxes = torch.cat([corner, corner + torch.rand(count, 2, generator=generator) * 90], dim=1).to(dtype)
+    boxes[::97] = float("nan")
+    scores = torch.rand(count, generator=generator)
+    idxs = torch.randint(0, 5, (count,), generator=generator)
+    for threshold in (0.0, 0.3, 0.7):
+        on_cpu = nms(boxes, scores, threshold)
+        assert torch.equal(nms(boxes.cuda(), scores.cuda(), threshold).cpu(), on_cpu)
+        on_cpu = batched_nms(boxes, scores, idxs, threshold)
+        assert torch.equal(batched_nms(boxes.cuda(), scores.cuda(), idxs.cuda(), threshold).cpu(), on_cpu)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("sampling_ratio", [-1, 2])
+def test_roi_align(sampling_ratio: int, aligned: bool, generator: torch.Generator) -> None:
+    features = torch.randn(2, 5, 40, 30, generator=generator, dtype=torch.float64, requires_grad=True)
+    corner = torch.rand(50, 2, generator=generator, dtype=torch.float64) * 60 - 10
+    size = torch.rand(50, 2, generator=generator, dtype=torch.float64) * 40 - 5
+    image = torch.randint(0, 2, (50, 1), generator=generator)
+    boxes = torch.cat([image, corner, corner + size], dim=1)
+    boxes[0, 3] = 1e30
+    boxes[1, 3] = float("nan")
+    on_cpu = roi_align(features, boxes, (7, 5), 0.5, sampling_ratio, aligned)
+    on_cuda = roi_align(features.cuda(), boxes.cuda(), (7, 5), 0.5, sampling_ratio, aligned)
+    torch.testing.assert_close(on_cuda.cpu(), on_cpu)
+    weights = torch.randn(on_cpu.shape, generator=generator, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(on_cpu, features, weights)
+    (gradient,) = torch.autograd.grad(on_cuda, features, weights.cuda())
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_invalid_batch_index_is_nan() -> None:
+    boxes = torch.tensor([[3, 0.0, 0, 1, 1]], device="cuda")
+    assert roi_align(torch.zeros(1, 1, 4, 4, device="cuda"), boxes, 2).isnan().all()
+
+
+def test_opcheck() -> None:
+    boxes = torch.tensor([[0.0, 0, 9, 9], [1, 0, 9, 9], [20, 0, 30, 9]], device="cuda")
+    scores = torch.tensor([0.5, 0.7, 0.6], device="cuda")
+    torch.library.opcheck(torch.ops.zoofleet.nms.default, (boxes, scores, 0.5))
+    features = torch.ones(1, 2, 8, 8, device="cuda", requires_grad=True)
+    rois = torch.nn.functional.pad(boxes, (1, 0))
+    torch.library.opcheck(torch.ops.zoofleet.roi_align.default, (features, rois, 0.5, 2, 2, 2, False))

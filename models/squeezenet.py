@@ -1,0 +1,153 @@
+"""SqueezeNet.
+
+Source: Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size", 2016,
+arXiv:1602.07360. Version 1.1, by the same authors, pools earlier and takes 2.4 times less computation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoofleet.errors import InvalidArgumentError
+from zoofleet.models._hub import load_weights
+from zoofleet.models._registry import register_model
+from zoofleet.models._weights import WeightsEnum, define_weights
+
+__all__ = [
+    "Fire",
+    "SqueezeNet",
+    "SqueezeNet1_0_Weights",
+    "SqueezeNet1_1_Weights",
+    "squeezenet1_0",
+    "squeezenet1_1",
+]
+
+
+class Fire(nn.Module):
+    """Squeeze by 1x1, expand by 1x1 and 3x3 side by side: (N, in_channels, H, W) to (N, 2 * expand, H, W).
+
+    Args:
+        in_channels: channels of the input.
+        squeeze: channels between.
+        expand: channels of each of the two expanding convolutions.
+    """
+
+    def __init__(self, in_channels: int, squeeze: int, expand: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(in_channels, squeeze, kernel_size=1)
+        self.squeeze_activation = nn.ReLU(inplace=True)
+        self.expand1x1 = nn.Conv2d(squeeze, expand, kernel_size=1)
+        self.expand1x1_activation = nn.ReLU(inplace=True)
+        self.expand3x3 = nn.Conv2d(squeeze, expand, kernel_size=3, padding=1)
+        self.expand3x3_activation = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, 2 * expand, H, W)."""
+        x = self.squeeze_activation(self.squeeze(x))
+        return torch.cat(
+            [self.expand1x1_activation(self.expand1x1(x)), self.expand3x3_activation(self.expand3x3(x))], 1
+        )
+
+
+def _pool() -> nn.MaxPool2d:
+    return nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
+
+
+class SqueezeNet(nn.Module):
+    """Fire modules of total stride 16 and a convolution that gives each class a map, whose mean is its logit.
+
+    Args:
+        version: `1_0` or `1_1`.
+        num_classes: length of the output.
+        dropout: probability before the last convolution.
+
+    Raises:
+        InvalidArgumentError: another version.
+    """
+
+    def __init__(self, version: str = "1_0", num_classes: int = 1000, dropout: float = 0.5) -> None:
+        super().__init__()
+        if version == "1_0":
+            self.features = nn.Sequential(
+                nn.Conv2d(3, 96, kernel_size=7, stride=2),
+                nn.ReLU(inplace=True),
+                _pool(),
+                Fire(96, 16, 64),
+                Fire(128, 16, 64),
+                Fire(128, 32, 128),
+                _pool(),
+                Fire(256, 32, 128),
+                Fire(256, 48, 192),
+                Fire(384, 48, 192),
+                Fire(384, 64, 256),
+                _pool(),
+                Fire(512, 64, 256),
+            )
+        elif version == "1_1":
+            self.features = nn.Sequential(
+                nn.Conv2d(3, 64, kernel_size=3, stride=2),
+                nn.ReLU(inplace=True),
+                _pool(),
+                Fire(64, 16, 64),
+                Fire(128, 16, 64),
+                _pool(),
+                Fire(128, 32, 128),
+                Fire(256, 32, 128),
+                _pool(),
+                Fire(256, 48, 192),
+                Fire(384, 48, 192),
+                Fire(384, 64, 256),
+                Fire(512, 64, 256),
+            )
+        else:
+            raise InvalidArgumentError(f"SqueezeNet has the versions '1_0' and '1_1', got {version!r}")
+        last = nn.Conv2d(512, num_classes, kernel_size=1)
+        self.classifier = nn.Sequential(nn.Dropout(dropout), last, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d((1, 1)))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                if module is last:
+                    nn.init.normal_(module.weight, 0, 0.01)
+                else:
+                    nn.init.kaiming_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch of images.
+
+        Args:
+            x: float (N, 3, H, W), at least 21 (version 1_0) or 17 (1_1) pixels a side, normalised as the weights'
+                transforms do.
+
+        Returns:
+            float (N, num_classes), never negative.
+        """
+        return torch.flatten(self.classifier(self.features(x)), 1)  # (N, num_classes, 1, 1) -> (N, num_classes)
+
+
+def _squeezenet(version: str, weights: WeightsEnum | None, progress: bool, **kwargs: Any) -> SqueezeNet:
+    model = SqueezeNet(version, **kwargs)
+    if weights is not None:
+        load_weights(model, weights, progress=progress)
+    return model
+
+
+SqueezeNet1_0_Weights = define_weights("SqueezeNet1_0_Weights")
+
+
+@register_model(weights=SqueezeNet1_0_Weights)
+def squeezenet1_0(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> SqueezeNet:
+    """Build SqueezeNet 1.0 (1.2 M parameters); `kwargs` are passed to `SqueezeNet`."""
+    return _squeezenet("1_0", weights, progress, **kwargs)
+
+
+SqueezeNet1_1_Weights = define_weights("SqueezeNet1_1_Weights")
+
+
+@register_model(weights=SqueezeNet1_1_Weights)
+def squeezenet1_1(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> SqueezeNet:
+    """Build SqueezeNet 1.1 (1.2 M parameters); `kwargs` are passed to `SqueezeNet`."""
+    return _squeezenet("1_1", weights, progress, **kwargs)

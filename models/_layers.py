@@ -190,19 +190,32 @@ class MLP(nn.Sequential):
     """A transformer's two linear layers over the last axis, numbered 0 and 3 in the state dict.
 
     Args:
-        channels: of input and output.
+        channels: of the input.
         hidden_channels: between the layers.
         activation_layer: between them.
         dropout: probability after each of them.
+        out_channels: of the output; None for as many as the input has.
     """
 
     def __init__(
-        self, channels: int, hidden_channels: int, activation_layer: Layer = nn.GELU, dropout: float = 0.0
+        self,
+        channels: int,
+        hidden_channels: int,
+        activation_layer: Layer = nn.GELU,
+        dropout: float = 0.0,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__(
             nn.Linear(channels, hidden_channels),
             activation_layer(),
             nn.Dropout(dropout),
-            nn.Linear(hidden_channels, channels),
+            nn.Linear(hidden_channels, channels if out_channels is None else out_channels),
             nn.Dropout(dropout),
         )
+
+    def init_xavier(self) -> None:
+        """Draw both layers' weights uniformly by fan-in and fan-out, and biases close to zero."""
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.normal_(layer.bias, std=1e-6)

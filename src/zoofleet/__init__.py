@@ -1,1 +1,95 @@
-"""Zoofleet: a gRPC batch-processing worker cluster for vision."""
+"""Zoofleet: a gRPC batch-processing worker cluster for vision.
+
+    from zoofleet import Client, Detect
+
+    with Client("127.0.0.1:50051") as client:
+        found = client.detect("street.jpg", model="maskrcnn_resnet50_fpn")
+        print(found.categories, found.boxes)
+
+Names are loaded when they are first used, so that the zoo can be used without gRPC and the command line starts at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from zoofleet import errors
+    from zoofleet._async_client import AsyncClient
+    from zoofleet._client import Client, VideoAnalysis
+    from zoofleet._media import Item, ItemSource, MediaSource, Uri
+    from zoofleet._resources import Job, JobState, LoadedModel, Model, TaskName, WeightSet, Worker, WorkerState
+    from zoofleet._results import Classification, Detections, Flow, Outcome, Result, Segmentation
+    from zoofleet._task_options import Classify, ClassifyClip, Detect, EstimateFlow, Segment, Task
+    from zoofleet._video_analysis import AsyncVideoAnalysis, VideoSource
+    from zoofleet._video_results import FrameResults, VideoInfo, VideoSummary
+    from zoofleet.errors import ZoofleetError
+
+__all__ = [
+    "AsyncClient",
+    "AsyncVideoAnalysis",
+    "Classification",
+    "Classify",
+    "ClassifyClip",
+    "Client",
+    "Detect",
+    "Detections",
+    "EstimateFlow",
+    "Flow",
+    "FrameResults",
+    "Item",
+    "ItemSource",
+    "Job",
+    "JobState",
+    "LoadedModel",
+    "MediaSource",
+    "Model",
+    "Outcome",
+    "Result",
+    "Segment",
+    "Segmentation",
+    "Task",
+    "TaskName",
+    "Uri",
+    "VideoAnalysis",
+    "VideoInfo",
+    "VideoSource",
+    "VideoSummary",
+    "WeightSet",
+    "Worker",
+    "WorkerState",
+    "ZoofleetError",
+    "errors",
+]
+
+_HOMES: Final = {
+    "_async_client": ("AsyncClient",),
+    "_client": ("Client", "VideoAnalysis"),
+    "_media": ("Item", "ItemSource", "MediaSource", "Uri"),
+    "_resources": ("Job", "JobState", "LoadedModel", "Model", "TaskName", "WeightSet", "Worker", "WorkerState"),
+    "_results": ("Classification", "Detections", "Flow", "Outcome", "Result", "Segmentation"),
+    "_task_options": ("Classify", "ClassifyClip", "Detect", "EstimateFlow", "Segment", "Task"),
+    "_video_analysis": ("AsyncVideoAnalysis", "VideoSource"),
+    "_video_results": ("FrameResults", "VideoInfo", "VideoSummary"),
+    "errors": ("ZoofleetError",),
+}
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("zoofleet")
+    if name == "errors":
+        return importlib.import_module("zoofleet.errors")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'zoofleet' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"zoofleet.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,69 @@
+"""When a failed call is tried again, and how its failure becomes one of our errors."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import grpc
+
+from zoofleet._status import from_rpc_error
+from zoofleet.errors import ResourceExhaustedError, UnavailableError, WeightsUnavailableError, ZoofleetError
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
+
+
+class Backoff:
+    """Pauses between attempts, doubled each time, with jitter.
+
+    Args:
+        timeout: seconds without progress after which an error is raised in place of a pause; 0 never tries again.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self.progress()
+
+    def progress(self) -> None:
+        """Something got through: start over."""
+        self._deadline = time.monotonic() + self._timeout
+        self._pause = _FIRST_PAUSE
+
+    async def pause(self, error: ZoofleetError) -> None:
+        """Sleep before the next attempt.
+
+        Raises:
+            ZoofleetError: the error itself where another attempt will not help or the time is up.
+        """
+        if isinstance(error, ResourceExhaustedError) and error.retry_after is not None:
+            pause = error.retry_after
+        elif isinstance(error, UnavailableError) and not isinstance(error, WeightsUnavailableError):
+            pause = self._pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients, guards nothing
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        else:
+            raise error
+        if time.monotonic() + pause >= self._deadline:
+            raise error
+        await asyncio.sleep(pause)
+
+
+@contextmanager
+def typed_errors() -> Iterator[None]:
+    """Turn what a call raises into one of our errors."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from None
+    except grpc.aio.UsageError as error:  # the channel was closed
+        raise UnavailableError(f"the client is closed: {error}") from None
+    except asyncio.CancelledError:
+        # A server that stops cancels its calls, which looks as if somebody here had cancelled this task.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise UnavailableError("the server cancelled the call") from None

@@ -26,7 +26,9 @@ __all__ = [
     "InvertedResidualConfig",
     "MobileNetV3",
     "MobileNet_V3_Large_Weights",
+    "MobileNet_V3_Small_Weights",
     "mobilenet_v3_large",
+    "mobilenet_v3_small",
 ]
 
 
@@ -212,6 +214,28 @@ def large_config(
     return [row.scaled(width_mult) for row in rows], make_divisible(1280 // tail * width_mult)
 
 
+def small_config(
+    *, width_mult: float = 1.0, dilated: bool = False, reduced_tail: bool = False
+) -> tuple[list[InvertedResidualConfig], int]:
+    """Table 2 of the paper; the arguments are those of `large_config`."""
+    tail = 2 if reduced_tail else 1
+    dilation = 2 if dilated else 1
+    rows = [
+        InvertedResidualConfig(16, 3, 16, 16, True, False, 2),
+        InvertedResidualConfig(16, 3, 72, 24, False, False, 2),
+        InvertedResidualConfig(24, 3, 88, 24, False, False, 1),
+        InvertedResidualConfig(24, 5, 96, 40, True, True, 2),
+        InvertedResidualConfig(40, 5, 240, 40, True, True, 1),
+        InvertedResidualConfig(40, 5, 240, 40, True, True, 1),
+        InvertedResidualConfig(40, 5, 120, 48, True, True, 1),
+        InvertedResidualConfig(48, 5, 144, 48, True, True, 1),
+        InvertedResidualConfig(48, 5, 288, 96 // tail, True, True, 2, dilation),
+        InvertedResidualConfig(96 // tail, 5, 576 // tail, 96 // tail, True, True, 1, dilation),
+        InvertedResidualConfig(96 // tail, 5, 576 // tail, 96 // tail, True, True, 1, dilation),
+    ]
+    return [row.scaled(width_mult) for row in rows], make_divisible(1024 // tail * width_mult)
+
+
 MobileNet_V3_Large_Weights = define_weights("MobileNet_V3_Large_Weights")
 
 
@@ -234,6 +258,26 @@ def mobilenet_v3_large(
         **kwargs: passed to `MobileNetV3`, such as `num_classes`.
     """
     configs, last_channel = large_config(dilated=dilated, reduced_tail=reduced_tail)
+    model = MobileNetV3(configs, last_channel, **kwargs)
+    if weights is not None:
+        load_weights(model, weights, progress=progress)
+    return model
+
+
+MobileNet_V3_Small_Weights = define_weights("MobileNet_V3_Small_Weights")
+
+
+@register_model(weights=MobileNet_V3_Small_Weights)
+def mobilenet_v3_small(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    dilated: bool = False,
+    reduced_tail: bool = False,
+    **kwargs: Any,
+) -> MobileNetV3:
+    """Build MobileNetV3-Small (2.5 M parameters); the arguments are those of `mobilenet_v3_large`."""
+    configs, last_channel = small_config(dilated=dilated, reduced_tail=reduced_tail)
     model = MobileNetV3(configs, last_channel, **kwargs)
     if weights is not None:
         load_weights(model, weights, progress=progress)

@@ -19,7 +19,31 @@ from zoofleet.models._layers import Layer
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
 
-__all__ = ["BasicBlock", "Bottleneck", "ResNet", "ResNet50_Weights", "resnet50"]
+__all__ = [
+    "BasicBlock",
+    "Bottleneck",
+    "ResNeXt50_32X4D_Weights",
+    "ResNeXt101_32X8D_Weights",
+    "ResNeXt101_64X4D_Weights",
+    "ResNet",
+    "ResNet18_Weights",
+    "ResNet34_Weights",
+    "ResNet50_Weights",
+    "ResNet101_Weights",
+    "ResNet152_Weights",
+    "Wide_ResNet50_2_Weights",
+    "Wide_ResNet101_2_Weights",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+]
 
 
 def _conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -241,6 +265,24 @@ def _resnet(block: Block, layers: Sequence[int], weights: WeightsEnum | None, pr
     return model
 
 
+ResNet18_Weights = define_weights("ResNet18_Weights")
+
+
+@register_model(weights=ResNet18_Weights)
+def resnet18(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """Build ResNet-18 (11.7 M parameters); `kwargs` are passed to `ResNet`."""
+    return _resnet(BasicBlock, (2, 2, 2, 2), weights, progress, **kwargs)
+
+
+ResNet34_Weights = define_weights("ResNet34_Weights")
+
+
+@register_model(weights=ResNet34_Weights)
+def resnet34(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """Build ResNet-34 (21.8 M parameters); `kwargs` are passed to `ResNet`."""
+    return _resnet(BasicBlock, (3, 4, 6, 3), weights, progress, **kwargs)
+
+
 ResNet50_Weights = define_weights("ResNet50_Weights")
 
 
@@ -254,3 +296,66 @@ def resnet50(*, weights: WeightsEnum | None = None, progress: bool = True, **kwa
         **kwargs: passed to `ResNet`, such as `num_classes`.
     """
     return _resnet(Bottleneck, (3, 4, 6, 3), weights, progress, **kwargs)
+
+
+ResNet101_Weights = define_weights("ResNet101_Weights")
+
+
+@register_model(weights=ResNet101_Weights)
+def resnet101(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """Build ResNet-101 (44.5 M parameters); `kwargs` are passed to `ResNet`."""
+    return _resnet(Bottleneck, (3, 4, 23, 3), weights, progress, **kwargs)
+
+
+ResNet152_Weights = define_weights("ResNet152_Weights")
+
+
+@register_model(weights=ResNet152_Weights)
+def resnet152(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """Build ResNet-152 (60.2 M parameters); `kwargs` are passed to `ResNet`."""
+    return _resnet(Bottleneck, (3, 8, 36, 3), weights, progress, **kwargs)
+
+
+ResNeXt50_32X4D_Weights = define_weights("ResNeXt50_32X4D_Weights")
+
+
+@register_model(weights=ResNeXt50_32X4D_Weights)
+def resnext50_32x4d(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """Build ResNeXt-50 32x4d (25.0 M parameters); `kwargs` are passed to `ResNet`."""
+    return _resnet(Bottleneck, (3, 4, 6, 3), weights, progress, groups=32, width_per_group=4, **kwargs)
+
+
+ResNeXt101_32X8D_Weights = define_weights("ResNeXt101_32X8D_Weights")
+
+
+@register_model(weights=ResNeXt101_32X8D_Weights)
+def resnext101_32x8d(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """Build ResNeXt-101 32x8d (88.8 M parameters); `kwargs` are passed to `ResNet`."""
+    return _resnet(Bottleneck, (3, 4, 23, 3), weights, progress, groups=32, width_per_group=8, **kwargs)
+
+
+ResNeXt101_64X4D_Weights = define_weights("ResNeXt101_64X4D_Weights")
+
+
+@register_model(weights=ResNeXt101_64X4D_Weights)
+def resnext101_64x4d(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """Build ResNeXt-101 64x4d (83.5 M parameters); `kwargs` are passed to `ResNet`."""
+    return _resnet(Bottleneck, (3, 4, 23, 3), weights, progress, groups=64, width_per_group=4, **kwargs)
+
+
+Wide_ResNet50_2_Weights = define_weights("Wide_ResNet50_2_Weights")
+
+
+@register_model(weights=Wide_ResNet50_2_Weights)
+def wide_resnet50_2(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """Build Wide ResNet-50-2 (68.9 M parameters); `kwargs` are passed to `ResNet`."""
+    return _resnet(Bottleneck, (3, 4, 6, 3), weights, progress, width_per_group=128, **kwargs)
+
+
+Wide_ResNet101_2_Weights = define_weights("Wide_ResNet101_2_Weights")
+
+
+@register_model(weights=Wide_ResNet101_2_Weights)
+def wide_resnet101_2(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """Build Wide ResNet-101-2 (126.9 M parameters); `kwargs` are passed to `ResNet`."""
+    return _resnet(Bottleneck, (3, 4, 23, 3), weights, progress, width_per_group=128, **kwargs)

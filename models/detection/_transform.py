@@ -68,10 +68,6 @@ class DetectionTransform:
                 "image_mean and image_std hold a number for each channel, the latter above 0; got "
                 f"{self.mean} and {self.std}"
             )
-        if not self.min_sizes or not all(isinstance(s, int) and s > 0 for s in (*self.min_sizes, self.max_size)):
-            raise InvalidArgumentError(
-                f"min_size and max_size are positive integers; got {self.min_sizes} and {self.max_size}"
-            )
 
     def batch(self, images: Sequence[Tensor]) -> ImageBatch:
         """Batch float images (C, H, W) in [0, 1] for inference."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models.detection._anchors import AnchorGenerator
 from zoofleet.models.detection._checkpoints import upgrade_keys_hook
-from zoofleet.models.detection._checks import options_from
+from zoofleet.models.detection._checks import options_from, positive
 from zoofleet.models.detection._detector import Detector
 from zoofleet.models.detection._transform import Detection, DetectionTransform, ImageBatch, Target
 from zoofleet.models.detection.roi_heads import RoIHeads, RoIOptions
@@ -137,9 +137,12 @@ def _transform(
             f"no option is named {', '.join(sorted(unknown))}; options are min_size, max_size, image_mean, image_std, "
             "bbox_reg_weights, and those of RPNOptions and RoIOptions with the prefixes rpn_ and box_"
         )
+    min_sizes = [min_size] if isinstance(min_size, int) else list(min_size)
+    if not min_sizes:
+        raise InvalidArgumentError("min_size must be a positive integer or a sequence of some, got an empty one")
     return DetectionTransform(
-        min_sizes=(min_size,) if isinstance(min_size, int) else tuple(min_size),
-        max_size=max_size,
+        min_sizes=tuple(positive("min_size", size) for size in min_sizes),
+        max_size=positive("max_size", max_size),
         mean=tuple(image_mean or (0.485, 0.456, 0.406)),
         std=tuple(image_std or (0.229, 0.224, 0.225)),
     )

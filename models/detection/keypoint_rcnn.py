@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 
+_MIN_SIZES = (640, 672, 704, 736, 768, 800)
+
+
 class KeypointRCNNHeads(nn.Sequential):
     """3x3 convolutions with ReLU over a pooled region.
 
@@ -82,7 +85,7 @@ class KeypointRCNN(FasterRCNN):
         keypoint_roi_pool: None for 14 x 14 cells from the maps `0`..`3`.
         keypoint_head: None for eight convolutions of 512 channels.
         keypoint_predictor: None for heatmaps of four times the cells.
-        options: all others of `FasterRCNN`.
+        options: all others of `FasterRCNN`; `min_size` is 640 to 800 in training and 800 in inference if left out.
 
     Raises:
         InvalidArgumentError: an option that is not there, or a value that it cannot take.
@@ -103,6 +106,8 @@ class KeypointRCNN(FasterRCNN):
         channels: int = backbone.out_channels  # type: ignore[assignment]
         keypoint_head = keypoint_head or KeypointRCNNHeads(channels, (512,) * 8)
         keypoint_predictor = keypoint_predictor or KeypointRCNNPredictor(512, positive("num_keypoints", num_keypoints))
+        if options.get("min_size") is None:
+            options["min_size"] = _MIN_SIZES
         super().__init__(backbone, num_classes, **options)
         self.roi_heads.add_keypoint_branch(keypoint_roi_pool or pyramid_roi_pool(14), keypoint_head, keypoint_predictor)
 

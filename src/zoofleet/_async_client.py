@@ -13,11 +13,12 @@ from typing import Any, Final, Protocol, Self, TypeVar
 
 import grpc
 
+from zoofleet._calls import Ending, typed_errors
 from zoofleet._media import Item, ItemSource, MediaSource, read_items, requests
 from zoofleet._parts import Assembler
 from zoofleet._resources import Job, LoadedModel, Model, TaskName, Worker
 from zoofleet._results import Classification, Detections, Flow, Outcome, Result, Segmentation
-from zoofleet._retry import Backoff, typed_errors
+from zoofleet._retry import Backoff
 from zoofleet._task_options import Classify, ClassifyClip, Detect, EstimateFlow, Segment, Task
 from zoofleet._video_analysis import AsyncVideoAnalysis, VideoSource
 from zoofleet._vision_stream import MAX_RESULT_BYTES, VisionStream, run_one
@@ -311,7 +312,7 @@ class AsyncClient:
 
     async def _upload(self, spec: jobs_pb2.JobSpec, items: Iterable[ItemSource] | AsyncIterable[ItemSource]) -> Job:
         call = self._jobs.CreateJob()
-        with typed_errors():
+        with typed_errors(Ending(call)):
             try:
                 await call.write(jobs_pb2.CreateJobRequest(spec=spec))
                 async with aclosing(read_items(items)) as sources:

@@ -1,17 +1,12 @@
-"""When a failed call is tried again, and how its failure becomes one of our errors."""
+"""When a failed call is tried again."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
-import grpc
-
-from zoofleet._status import from_rpc_error
 from zoofleet.errors import ResourceExhaustedError, UnavailableError, WeightsUnavailableError, ZoofleetError
 
 _FIRST_PAUSE: Final = 0.1
@@ -50,20 +45,3 @@ class Backoff:
         if time.monotonic() + pause >= self._deadline:
             raise error
         await asyncio.sleep(pause)
-
-
-@contextmanager
-def typed_errors() -> Iterator[None]:
-    """Turn what a call raises into one of our errors."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise from_rpc_error(error) from None
-    except grpc.aio.UsageError as error:  # the channel was closed
-        raise UnavailableError(f"the client is closed: {error}") from None
-    except asyncio.CancelledError:
-        # A server that stops cancels its calls, which looks as if somebody here had cancelled this task.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise UnavailableError("the server cancelled the call") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from zoofleet import _tasks
@@ -36,9 +36,9 @@ class Task:
             if self.kind is not None:
                 options = getattr(task, self.kind.name)
                 options.SetInParent()
-                for name in self.__dataclass_fields__:
+                for name in _option_names(type(self)):
                     value = getattr(self, name)
-                    if name != "model" and value is not None:
+                    if value is not None:
                         setattr(options, name, value)
         except (TypeError, ValueError) as error:
             raise InvalidArgumentError(f"{self}: {error}") from None
@@ -52,7 +52,11 @@ class Task:
             return Task(proto.model)
         options = getattr(proto, cls.kind.name)
         given = {field.name: value for field, value in options.ListFields()}
-        return cls(proto.model, **{name: given[name] for name in cls.__dataclass_fields__ if name in given})
+        return cls(proto.model, **{name: given[name] for name in _option_names(cls) if name in given})
+
+
+def _option_names(cls: type[Task]) -> list[str]:
+    return [field.name for field in fields(cls) if field.name != "model"]
 
 
 @dataclass(frozen=True, slots=True)

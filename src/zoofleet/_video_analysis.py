@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, Self, TypeAlias
 
 import grpc
 
+from zoofleet._calls import Ending, typed_errors
 from zoofleet._parts import PART_BYTES, Assembler
-from zoofleet._retry import typed_errors
 from zoofleet._video_results import FrameResults, VideoInfo, VideoSummary
 from zoofleet._vision_stream import MAX_RESULT_BYTES
 from zoofleet.errors import InvalidMediaError, UnavailableError, ZoofleetError
@@ -64,7 +64,7 @@ class AsyncVideoAnalysis:
             writer = asyncio.create_task(_send_video(call, header, read))
             assembler = Assembler(vision_pb2.FrameResults, MAX_RESULT_BYTES)
             try:
-                with typed_errors():
+                with typed_errors(Ending(call)):
                     async for response in call:
                         frame = self._take(response, assembler)
                         if frame is not None:

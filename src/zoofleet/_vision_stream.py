@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import grpc
 
+from zoofleet._calls import Ending, typed_errors
 from zoofleet._media import ItemSource, read_items, requests
 from zoofleet._parts import Assembler
 from zoofleet._results import Result
-from zoofleet._retry import Backoff, typed_errors
+from zoofleet._retry import Backoff
 from zoofleet._task_options import Task
 from zoofleet._tasks import TaskKind
 from zoofleet.errors import InvalidArgumentError, UnavailableError, ZoofleetError
@@ -74,10 +75,9 @@ class VisionStream:
         finally:
             while not self._results.empty():  # makes room for what the driver puts last
                 self._results.get_nowait()
-            tasks = [task for task in (driver, self._reading) if task is not None]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _cancel(driver)
+            if self._reading is not None:
+                await _cancel(self._reading)
             await self._items.aclose()
 
     async def _drive(self) -> None:
@@ -155,7 +155,7 @@ class VisionStream:
 
     async def _read(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         assembler = Assembler(vision_pb2.Result, MAX_RESULT_BYTES)
-        with typed_errors():
+        with typed_errors(Ending(call)):
             async for response in call:
                 joined = assembler.add(response.part) if response.WhichOneof("message") == "part" else response.result
                 if isinstance(joined, ZoofleetError):
@@ -174,6 +174,11 @@ class VisionStream:
         self._outstanding_bytes -= item.ByteSize()
         self._room.set()
         self._backoff.progress()
+
+
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def run_one(stream: VisionStream) -> Result:

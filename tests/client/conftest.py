@@ -1,0 +1,209 @@
+"""A small gRPC server of the contract that fails when it is told to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import grpc
+import pytest
+from google.protobuf import empty_pb2
+
+from zoofleet import Client
+from zoofleet._parts import PART_BYTES, Assembler, split
+from zoofleet._status import grpc_code, trailing_metadata
+from zoofleet.errors import JobNotFoundError, ZoofleetError
+from zoofleet.v1 import fleet_pb2, fleet_pb2_grpc, jobs_pb2, jobs_pb2_grpc, vision_pb2, vision_pb2_grpc
+
+
+def abort(context: grpc.ServicerContext, error: ZoofleetError) -> None:
+    """End the call as a Zoofleet server does."""
+    context.set_trailing_metadata(trailing_metadata(error))
+    context.abort(grpc_code(error), str(error))
+
+
+@dataclass
+class Flaky(vision_pb2_grpc.VisionServicer, jobs_pb2_grpc.JobsServicer, fleet_pb2_grpc.FleetServicer):
+    """Answers `Classify` with the size of each item, and keeps one job.
+
+    Attributes:
+        failures: calls still to be failed, each after `fail_after` answers.
+        fail_after: answers given in a call that is to fail.
+        error: what it fails with.
+        streams: the ids of the items received in each `Classify` call.
+        ended: set when a call was ended by its client.
+        refusal: what `CreateJob` answers before it has read anything.
+        request_ids: of each `CreateJob` call that was read to its end.
+        job_items: the items of the job.
+        job: what `GetJob` answers.
+        result_bytes: how large results of `Classify` are made.
+        video: what `AnalyzeVideo` answers.
+        video_bytes: bytes of video that came in.
+    """
+
+    failures: int = 0
+    fail_after: int = 0
+    error: Callable[[], ZoofleetError] | None = None
+    streams: list[list[str]] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+    refusal: ZoofleetError | None = None
+    request_ids: list[str] = field(default_factory=list)
+    job_items: list[vision_pb2.Item] = field(default_factory=list)
+    job: jobs_pb2.Job = field(default_factory=jobs_pb2.Job)
+    result_bytes: int = 0
+    video: list[vision_pb2.AnalyzeVideoResponse] = field(default_factory=list)
+    video_bytes: int = 0
+
+    def _fail(self, context: grpc.ServicerContext, answered: int) -> None:
+        if self.failures and answered >= self.fail_after and self.error is not None:
+            self.failures -= 1
+            abort(context, self.error())
+
+    def Classify(  # noqa: N802
+        self, request_iterator: Iterator[vision_pb2.ClassifyRequest], context: grpc.ServicerContext
+    ) -> Iterator[vision_pb2.ClassifyResponse]:
+        """Answer in the order of arrival."""
+        context.add_callback(self.ended.set)
+        task = next(request_iterator).task
+        received: list[str] = []
+        self.streams.append(received)
+        assembler = Assembler(vision_pb2.Item, 1 << 30)
+        for answered, item in enumerate(_items(request_iterator, assembler)):
+            self._fail(context, answered)
+            received.append(item.item_id)
+            result = vision_pb2.Result(item_id=item.item_id, model=task.model, precision=vision_pb2.PRECISION_EXACT)
+            result.classification.labels.append(len(item.media[0].data))
+            result.classification.scores.append(1.0)
+            result.classification.categories.append("size" + " " * self.result_bytes)
+            if result.ByteSize() > PART_BYTES:
+                for part in split(item.item_id, result.SerializeToString()):
+                    yield vision_pb2.ClassifyResponse(part=part)
+            else:
+                yield vision_pb2.ClassifyResponse(result=result)
+        self._fail(context, len(received))
+
+    def AnalyzeVideo(  # noqa: N802
+        self, request_iterator: Iterator[vision_pb2.AnalyzeVideoRequest], context: grpc.ServicerContext
+    ) -> Iterator[vision_pb2.AnalyzeVideoResponse]:
+        """Count the bytes and answer what was set."""
+        next(request_iterator)
+        self.video_bytes = sum(len(request.data) for request in request_iterator)
+        yield from self.video
+
+    def CreateJob(  # noqa: N802
+        self, request_iterator: Iterator[jobs_pb2.CreateJobRequest], context: grpc.ServicerContext
+    ) -> jobs_pb2.Job:
+        """Store the items once for a request_id; a failing call has stored them, and its answer is lost."""
+        if self.refusal is not None:
+            abort(context, self.refusal)
+        spec = next(request_iterator).spec
+        items = list(_items(request_iterator, Assembler(vision_pb2.Item, 1 << 30)))
+        if spec.request_id not in self.request_ids:
+            self.job_items = items
+        self.request_ids.append(spec.request_id)
+        self.job = jobs_pb2.Job(
+            name="jobs/1",
+            tasks=spec.job.tasks,
+            tenant=spec.job.tenant,
+            state=jobs_pb2.Job.STATE_SUCCEEDED,
+            item_count=len(items),
+            result_count=len(items),
+            committed_count=len(items),
+        )
+        self._fail(context, 0)
+        return self.job
+
+    def GetJob(self, request: jobs_pb2.GetJobRequest, context: grpc.ServicerContext) -> jobs_pb2.Job:  # noqa: N802
+        """The one job."""
+        self._fail(context, 0)
+        if request.name != "jobs/1":
+            abort(context, JobNotFoundError(f"no job is named {request.name!r}"))
+        return self.job
+
+    def DeleteJob(self, request: jobs_pb2.DeleteJobRequest, context: grpc.ServicerContext) -> empty_pb2.Empty:  # noqa: N802
+        """Nothing."""
+        return empty_pb2.Empty()
+
+    def WatchJob(  # noqa: N802
+        self, request: jobs_pb2.WatchJobRequest, context: grpc.ServicerContext
+    ) -> Iterator[jobs_pb2.WatchJobResponse]:
+        """Running, then finished."""
+        yield jobs_pb2.WatchJobResponse(job=jobs_pb2.Job(name="jobs/1", state=jobs_pb2.Job.STATE_RUNNING))
+        self._fail(context, 1)
+        yield jobs_pb2.WatchJobResponse(job=jobs_pb2.Job(name="jobs/1", state=jobs_pb2.Job.STATE_SUCCEEDED))
+
+    def ReadResults(  # noqa: N802
+        self, request: jobs_pb2.ReadResultsRequest, context: grpc.ServicerContext
+    ) -> Iterator[jobs_pb2.ReadResultsResponse]:
+        """A result for each item, from the cursor on."""
+        start = int(request.cursor or 0)
+        for position in range(start, len(self.job_items)):
+            self._fail(context, position - start)
+            result = vision_pb2.Result(item_id=self.job_items[position].item_id, model="resnet50@random")
+            result.classification.SetInParent()
+            yield jobs_pb2.ReadResultsResponse(result=result, cursor=str(position + 1))
+
+    def ListWorkers(  # noqa: N802
+        self, request: fleet_pb2.ListWorkersRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.ListWorkersResponse:
+        """Three pages of one worker."""
+        page = int(request.page_token or 0)
+        worker = fleet_pb2.Worker(name=f"workers/{page}", state=fleet_pb2.Worker.STATE_READY)
+        return fleet_pb2.ListWorkersResponse(workers=[worker], next_page_token=str(page + 1) if page < 2 else "")
+
+
+def _items(
+    messages: Iterator[vision_pb2.ClassifyRequest] | Iterator[jobs_pb2.CreateJobRequest],
+    assembler: Assembler[vision_pb2.Item],
+) -> Iterator[vision_pb2.Item]:
+    for message in messages:
+        joined = assembler.add(message.part) if message.WhichOneof("message") == "part" else message.item
+        assert not isinstance(joined, ZoofleetError)
+        if joined is not None:
+            yield joined
+
+
+@dataclass
+class Server:
+    """The server under its own address, so that it can go away and come back."""
+
+    flaky: Flaky
+    port: int = 0
+    _server: grpc.Server | None = None
+
+    @property
+    def address(self) -> str:
+        """host:port."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Listen, on the same port as before."""
+        self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+        vision_pb2_grpc.add_VisionServicer_to_server(self.flaky, self._server)
+        jobs_pb2_grpc.add_JobsServicer_to_server(self.flaky, self._server)
+        fleet_pb2_grpc.add_FleetServicer_to_server(self.flaky, self._server)
+        self.port = self._server.add_insecure_port(self.address)
+        self._server.start()
+
+    def stop(self) -> None:
+        """Cut all calls off."""
+        assert self._server is not None
+        self._server.stop(None).wait()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A running server."""
+    server = Server(Flaky())  # type: ignore[abstract]  # methods that it lacks answer UNIMPLEMENTED
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    """A client of `server` that tries again for 20 seconds."""
+    with Client(server.address, retry_timeout=20.0) as client:
+        yield client

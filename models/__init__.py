@@ -16,6 +16,19 @@ from zoofleet.models._weights import Weights, WeightsEnum
 from zoofleet.models.mobilenet_v2 import MobileNet_V2_Weights, MobileNetV2, mobilenet_v2
 from zoofleet.models.mobilenet_v3 import MobileNet_V3_Large_Weights, MobileNetV3, mobilenet_v3_large
 from zoofleet.models.resnet import ResNet, ResNet50_Weights, resnet50
+from zoofleet.models.vision_transformer import (
+    VisionTransformer,
+    ViT_B_16_Weights,
+    ViT_B_32_Weights,
+    ViT_H_14_Weights,
+    ViT_L_16_Weights,
+    ViT_L_32_Weights,
+    vit_b_16,
+    vit_b_32,
+    vit_h_14,
+    vit_l_16,
+    vit_l_32,
+)
 
 __all__ = [
     "MobileNetV2",
@@ -24,6 +37,12 @@ __all__ = [
     "MobileNet_V3_Large_Weights",
     "ResNet",
     "ResNet50_Weights",
+    "ViT_B_16_Weights",
+    "ViT_B_32_Weights",
+    "ViT_H_14_Weights",
+    "ViT_L_16_Weights",
+    "ViT_L_32_Weights",
+    "VisionTransformer",
     "Weights",
     "WeightsEnum",
     "detection",
@@ -42,4 +61,9 @@ __all__ = [
     "segmentation",
     "transforms",
     "video",
+    "vit_b_16",
+    "vit_b_32",
+    "vit_h_14",
+    "vit_l_16",
+    "vit_l_32",
 ]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, EnumMeta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -19,6 +19,8 @@ from zoofleet.errors import InternalError, InvalidArgumentError, UnknownWeightsE
 from zoofleet.models import _hub, transforms
 
 __all__ = ["Weights", "WeightsEnum", "define_weights"]
+
+T = TypeVar("T")
 
 _enums: dict[str, type[WeightsEnum]] = {}
 
@@ -139,6 +141,23 @@ def define_weights(name: str) -> type[WeightsEnum]:
     made: type[WeightsEnum] = WeightsEnum(name, members, module=module)  # type: ignore[call-arg,assignment]
     _enums[name] = made
     return made
+
+
+def fixed_by_weights(weights: WeightsEnum, option: str, given: T | None, published: T) -> T:
+    """The value of a builder's option that its weights were trained with.
+
+    Args:
+        weights: named in the error.
+        option: name of the builder's parameter.
+        given: what the caller passed for it; None for nothing.
+        published: what the weights need.
+
+    Raises:
+        InvalidArgumentError: the caller passed something else.
+    """
+    if given is not None and given != published:
+        raise InvalidArgumentError(f"{weights!r} has {option}={published!r}, got {given!r}; build with weights=None")
+    return published
 
 
 def defined_weights() -> Mapping[str, type[WeightsEnum]]:

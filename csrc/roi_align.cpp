@@ -16,9 +16,11 @@
 namespace zoofleet {
 namespace {
 
+constexpr int64_t kBlock = 1024;  // boxes that are pooled from one channel while it is in the cache
+
 template <typename T>
 struct Tap {
-    int64_t pixel;
+    int32_t pixel;
     T weight;
 };
 
@@ -38,7 +40,7 @@ struct Taps {
                 return;
             }
         }
-        taps.push_back({pixel, weight});
+        taps.push_back({static_cast<int32_t>(pixel), weight});
     }
 
     void fill(const Axis<T>& axis, int64_t bins) {
@@ -67,7 +69,6 @@ struct Taps {
 template <typename T>
 struct Region {
     Taps<T> rows, columns;
-    std::vector<T> line;
     T samples = 1;
     int64_t image = 0;
 
@@ -76,16 +77,14 @@ struct Region {
         const Axis<T> x = make_axis(roi[1], roi[3], p.pooled_width, p.width, p);
         rows.fill(y, p.pooled_height);
         columns.fill(x, p.pooled_width);
-        line.resize(static_cast<std::size_t>(columns.width));
         samples = std::max(static_cast<T>(y.grid) * static_cast<T>(x.grid), T(1));
         image = batch_index(roi[0], p.batch);
     }
 };
 
 template <typename T>
-ZOOFLEET_INLINE void pool_inline(const zoofleet_roi_align_params& p, Region<T>& region, const T* plane,
-                                 T* output) {
-    T* line = region.line.data();
+ZOOFLEET_INLINE void pool_inline(const zoofleet_roi_align_params& p, const Region<T>& region, const T* plane,
+                                 T* __restrict line, T* output) {
     const int64_t first = region.columns.first, width = region.columns.width;
     for (int64_t bin_y = 0, tap = 0; bin_y < p.pooled_height; ++bin_y) {
         std::fill(line, line + width, T(0));
@@ -105,9 +104,8 @@ ZOOFLEET_INLINE void pool_inline(const zoofleet_roi_align_params& p, Region<T>& 
 }
 
 template <typename T>
-ZOOFLEET_INLINE void spread_inline(const zoofleet_roi_align_params& p, Region<T>& region, const T* grad,
-                                   T* plane) {
-    T* line = region.line.data();
+ZOOFLEET_INLINE void spread_inline(const zoofleet_roi_align_params& p, const Region<T>& region, const T* grad,
+                                   T* __restrict line, T* plane) {
     const int64_t first = region.columns.first, width = region.columns.width;
     for (int64_t bin_y = 0, tap = 0; bin_y < p.pooled_height; ++bin_y) {
         std::fill(line, line + width, T(0));
@@ -125,24 +123,24 @@ ZOOFLEET_INLINE void spread_inline(const zoofleet_roi_align_params& p, Region<T>
     }
 }
 
-ZOOFLEET_CLONES void pool(const zoofleet_roi_align_params& p, Region<float>& region, const float* plane,
-                          float* output) {
-    pool_inline(p, region, plane, output);
+ZOOFLEET_CLONES void pool(const zoofleet_roi_align_params& p, const Region<float>& region, const float* plane,
+                          float* line, float* output) {
+    pool_inline(p, region, plane, line, output);
 }
 
-ZOOFLEET_CLONES void pool(const zoofleet_roi_align_params& p, Region<double>& region, const double* plane,
-                          double* output) {
-    pool_inline(p, region, plane, output);
+ZOOFLEET_CLONES void pool(const zoofleet_roi_align_params& p, const Region<double>& region,
+                          const double* plane, double* line, double* output) {
+    pool_inline(p, region, plane, line, output);
 }
 
-ZOOFLEET_CLONES void spread(const zoofleet_roi_align_params& p, Region<float>& region, const float* grad,
-                            float* plane) {
-    spread_inline(p, region, grad, plane);
+ZOOFLEET_CLONES void spread(const zoofleet_roi_align_params& p, const Region<float>& region,
+                            const float* grad, float* line, float* plane) {
+    spread_inline(p, region, grad, line, plane);
 }
 
-ZOOFLEET_CLONES void spread(const zoofleet_roi_align_params& p, Region<double>& region, const double* grad,
-                            double* plane) {
-    spread_inline(p, region, grad, plane);
+ZOOFLEET_CLONES void spread(const zoofleet_roi_align_params& p, const Region<double>& region,
+                            const double* grad, double* line, double* plane) {
+    spread_inline(p, region, grad, line, plane);
 }
 
 template <typename T>
@@ -154,19 +152,32 @@ bool batch_indices_valid(const zoofleet_roi_align_params& p, const T* rois) {
 }
 
 template <typename T>
+std::vector<Region<T>> make_regions(const zoofleet_roi_align_params& p, const T* rois, int64_t first,
+                                    int64_t threads) {
+    std::vector<Region<T>> regions(static_cast<std::size_t>(std::min(kBlock, p.rois - first)));
+    parallel_for(threads, static_cast<int64_t>(regions.size()), [&](int64_t begin, int64_t end) {
+        for (int64_t k = begin; k < end; ++k) regions[k].fill(p, rois + 5 * (first + k));
+    });
+    return regions;
+}
+
+template <typename T>
 int32_t forward(const zoofleet_roi_align_params& p, const T* input, const T* rois, int64_t threads,
                 T* output) {
     if (!batch_indices_valid(p, rois)) return ZOOFLEET_INVALID_BATCH_INDEX;
     const int64_t bins = p.pooled_height * p.pooled_width;
-    parallel_for(threads, p.rois * p.channels, [&](int64_t begin, int64_t end) {
-        Region<T> region;
-        for (int64_t i = begin; i < end; ++i) {
-            const int64_t channel = i % p.channels;
-            if (i == begin || channel == 0) region.fill(p, rois + 5 * (i / p.channels));
-            const T* plane = input + (region.image * p.channels + channel) * p.height * p.width;
-            pool(p, region, plane, output + i * bins);
-        }
-    });
+    for (int64_t first = 0; first < p.rois; first += kBlock) {
+        const std::vector<Region<T>> regions = make_regions(p, rois, first, threads);
+        const int64_t size = static_cast<int64_t>(regions.size());
+        parallel_for(threads, p.channels * size, [&](int64_t begin, int64_t end) {
+            std::vector<T> line(static_cast<std::size_t>(p.width));
+            for (int64_t i = begin; i < end; ++i) {
+                const int64_t channel = i / size, k = i % size;
+                const T* plane = input + (regions[k].image * p.channels + channel) * p.height * p.width;
+                pool(p, regions[k], plane, line.data(), output + ((first + k) * p.channels + channel) * bins);
+            }
+        });
+    }
     return ZOOFLEET_OK;
 }
 
@@ -176,16 +187,20 @@ int32_t backward(const zoofleet_roi_align_params& p, const T* grad, const T* roi
                  T* grad_input) {
     if (!batch_indices_valid(p, rois)) return ZOOFLEET_INVALID_BATCH_INDEX;
     const int64_t bins = p.pooled_height * p.pooled_width;
-    parallel_for(threads, p.channels, [&](int64_t begin, int64_t end) {
-        Region<T> region;
-        for (int64_t k = 0; k < p.rois; ++k) {
-            region.fill(p, rois + 5 * k);
+    for (int64_t first = 0; first < p.rois; first += kBlock) {
+        const std::vector<Region<T>> regions = make_regions(p, rois, first, threads);
+        const int64_t size = static_cast<int64_t>(regions.size());
+        parallel_for(threads, p.channels, [&](int64_t begin, int64_t end) {
+            std::vector<T> line(static_cast<std::size_t>(p.width));
             for (int64_t channel = begin; channel < end; ++channel) {
-                T* plane = grad_input + (region.image * p.channels + channel) * p.height * p.width;
-                spread(p, region, grad + (k * p.channels + channel) * bins, plane);
+                for (int64_t k = 0; k < size; ++k) {
+                    T* plane = grad_input + (regions[k].image * p.channels + channel) * p.height * p.width;
+                    spread(p, regions[k], grad + ((first + k) * p.channels + channel) * bins, line.data(),
+                           plane);
+                }
             }
-        }
-    });
+        });
+    }
     return ZOOFLEET_OK;
 }
 

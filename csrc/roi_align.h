@@ -94,8 +94,9 @@ ZOOFLEET_HOST_DEVICE inline int64_t batch_index(T value, int64_t batch) {
 }
 
 inline bool valid(const zoofleet_roi_align_params& p) {
-    return p.batch >= 0 && p.channels >= 0 && p.height >= 0 && p.width >= 0 && p.rois >= 0 &&
-           p.pooled_height > 0 && p.pooled_width > 0 &&
+    const int64_t side = INT32_MAX;
+    return p.batch >= 0 && p.channels >= 0 && p.height >= 0 && p.height <= side && p.width >= 0 &&
+           p.width <= side && p.rois >= 0 && p.pooled_height > 0 && p.pooled_width > 0 &&
            (p.dtype == ZOOFLEET_FLOAT32 || p.dtype == ZOOFLEET_FLOAT64);
 }
 

@@ -16,6 +16,21 @@ from zoofleet.models._weights import Weights, WeightsEnum
 from zoofleet.models.mobilenet_v2 import MobileNet_V2_Weights, MobileNetV2, mobilenet_v2
 from zoofleet.models.mobilenet_v3 import MobileNet_V3_Large_Weights, MobileNetV3, mobilenet_v3_large
 from zoofleet.models.resnet import ResNet, ResNet50_Weights, resnet50
+from zoofleet.models.swin_transformer import (
+    Swin_B_Weights,
+    Swin_S_Weights,
+    Swin_T_Weights,
+    Swin_V2_B_Weights,
+    Swin_V2_S_Weights,
+    Swin_V2_T_Weights,
+    SwinTransformer,
+    swin_b,
+    swin_s,
+    swin_t,
+    swin_v2_b,
+    swin_v2_s,
+    swin_v2_t,
+)
 from zoofleet.models.vision_transformer import (
     VisionTransformer,
     ViT_B_16_Weights,
@@ -37,6 +52,13 @@ __all__ = [
     "MobileNet_V3_Large_Weights",
     "ResNet",
     "ResNet50_Weights",
+    "SwinTransformer",
+    "Swin_B_Weights",
+    "Swin_S_Weights",
+    "Swin_T_Weights",
+    "Swin_V2_B_Weights",
+    "Swin_V2_S_Weights",
+    "Swin_V2_T_Weights",
     "ViT_B_16_Weights",
     "ViT_B_32_Weights",
     "ViT_H_14_Weights",
@@ -59,6 +81,12 @@ __all__ = [
     "register_model",
     "resnet50",
     "segmentation",
+    "swin_b",
+    "swin_s",
+    "swin_t",
+    "swin_v2_b",
+    "swin_v2_s",
+    "swin_v2_t",
     "transforms",
     "video",
     "vit_b_16",

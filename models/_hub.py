@@ -191,6 +191,8 @@ def _download(url: str, file: BinaryIO, *, progress: bool) -> None:
             with opener.open(request, timeout=_TIMEOUT_S) as response:
                 _receive(response, file, have, progress=progress and sys.stderr.isatty())
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
             if not _may_pass(error):
                 raise WeightsUnavailableError(f"cannot fetch {url}: {error}") from error
             failure = error

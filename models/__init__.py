@@ -13,6 +13,11 @@ from zoofleet.models._registry import (
     register_model,
 )
 from zoofleet.models._weights import Weights, WeightsEnum
+from zoofleet.models.maxvit import (
+    MaxVit,
+    MaxVit_T_Weights,
+    maxvit_t,
+)
 from zoofleet.models.mobilenet_v2 import MobileNet_V2_Weights, MobileNetV2, mobilenet_v2
 from zoofleet.models.mobilenet_v3 import MobileNet_V3_Large_Weights, MobileNetV3, mobilenet_v3_large
 from zoofleet.models.resnet import ResNet, ResNet50_Weights, resnet50
@@ -46,6 +51,8 @@ from zoofleet.models.vision_transformer import (
 )
 
 __all__ = [
+    "MaxVit",
+    "MaxVit_T_Weights",
     "MobileNetV2",
     "MobileNetV3",
     "MobileNet_V2_Weights",
@@ -73,6 +80,7 @@ __all__ = [
     "get_model_weights",
     "get_weight",
     "list_models",
+    "maxvit_t",
     "mobilenet_v2",
     "mobilenet_v3_large",
     "ops",

@@ -1,1 +1,8 @@
-"""TODO"""
+"""The scheduler: jobs, queue, leases and placement. Loads redis, never torch."""
+
+from __future__ import annotations
+
+from zoofleet.scheduler.config import SchedulerConfig
+from zoofleet.scheduler.server import Scheduler, serve
+
+__all__ = ["Scheduler", "SchedulerConfig", "serve"]

@@ -1,0 +1,109 @@
+"""Brings queued chunks to workers and their results back: one `WorkerLink` for each live worker, and the sweep.
+
+Nothing here polls for work: links wake on events of the queue, of the fleet and of their own streams. The sweep renews
+leases, takes back expired ones, and wakes everybody once in a while in case an event was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from zoofleet._catalog import ModelName
+from zoofleet.errors import UnavailableError
+from zoofleet.scheduler.config import SchedulerConfig
+from zoofleet.scheduler.fleet import Fleet
+from zoofleet.scheduler.queue import Queue
+from zoofleet.scheduler.store import Store
+from zoofleet.scheduler.worker_link import REFUSALS, Quarantine, WorkerLink
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """Keeps every live worker supplied.
+
+    Args:
+        queue: where chunks come from and results go.
+        fleet: who is there.
+        store: whose events wake the links.
+        config: limits and times.
+    """
+
+    def __init__(self, queue: Queue, fleet: Fleet, store: Store, config: SchedulerConfig) -> None:
+        self._queue = queue
+        self._fleet = fleet
+        self._store = store
+        self._config = config
+        self._links: dict[str, WorkerLink] = {}
+        self._quarantine = Quarantine()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Dispatch until cancelled; then call `stop`."""
+        self._fleet.on_change = self._follow_fleet
+        # A worker lives as long as its heartbeats come and its stream is open; its leases are renewed well within time.
+        pause = min(self._config.sweep_interval, self._config.lease / 3)
+        with self._store.listening("work", self._on_work), self._store.listening("cancel", self._on_cancel):
+            while True:
+                try:
+                    await self._sweep()
+                except UnavailableError as error:
+                    _log.warning("the queue cannot be swept: %s", error)
+                await asyncio.sleep(pause)
+
+    async def stop(self, timeout: float) -> None:
+        """Claim no more, wait for chunks in flight, and hand back what is not done in time."""
+        self._fleet.on_change = lambda: None
+        await asyncio.gather(*(link.drain(timeout) for link in self._links.values()), *self._closing)
+
+    async def _sweep(self) -> None:
+        tokens = [token for link in self._links.values() for token in link.tokens]
+        if tokens:
+            lost = await self._queue.renew(tokens)
+            for link in self._links.values():
+                link.drop(lost)
+        # Right after an outage all leases have expired; those whose holders live get the time to be renewed.
+        if self._store.quiet >= self._config.lease:
+            leases, uploads, jobs = await self._queue.reap()
+            if leases or uploads or jobs:
+                _log.info("took back %d expired leases, dropped %d uploads and %d jobs", leases, uploads, jobs)
+        for link in self._links.values():
+            link.close_idle()
+            link.wake()
+
+    def _follow_fleet(self) -> None:
+        for worker_id in self._links.keys() - self._fleet.view.keys():
+            self._close(worker_id)
+        for worker_id, worker in self._fleet.view.items():
+            link = self._links.get(worker_id)
+            if link is not None and link.worker.info.address != worker.info.address:
+                self._close(worker_id)
+                link = None
+            if link is None:
+                self._links[worker_id] = WorkerLink(
+                    worker, self._queue, self._config, self._quarantine, self._is_hopeless
+                )
+            else:
+                link.update(worker)
+
+    def _close(self, worker_id: str) -> None:
+        link = self._links.pop(worker_id)
+        # One that drained has left in good order; one that fell silent may have been killed by what it had.
+        task = asyncio.create_task(link.close(counts=not link.worker.draining))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _is_hopeless(self, model: str) -> bool:
+        builder = ModelName.parse(model).builder
+        able = [link for link in self._links.values() if builder in link.worker.builders and not link.worker.draining]
+        return all(link.refusals(model) >= REFUSALS for link in able)
+
+    def _on_work(self, _: str) -> None:
+        for link in self._links.values():
+            link.wake()
+
+    def _on_cancel(self, job_id: str) -> None:
+        for link in self._links.values():
+            link.drop_job(job_id)

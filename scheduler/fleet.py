@@ -1,0 +1,276 @@
+"""The workers: registered in Redis, seen by every replica, reached over channels that stay open."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import grpc
+import grpc.aio
+
+from zoofleet._catalog import ModelName
+from zoofleet._grpc import CHANNEL_OPTIONS
+from zoofleet.errors import UnavailableError, WorkerNotFoundError
+from zoofleet.scheduler import keys
+from zoofleet.scheduler.config import SchedulerConfig
+from zoofleet.scheduler.store import Store
+from zoofleet.v1 import fleet_pb2
+
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """A worker as of its last heartbeat.
+
+    Attributes:
+        worker_id: its name without `workers/`.
+        info: what it registered with.
+        status: how it fares.
+        draining: whether it takes no more work, by its own will or an operator's.
+        builders: what it can load.
+        loaded: models in its memory.
+        register: milliseconds since the epoch.
+        beat: milliseconds since the epoch.
+    """
+
+    worker_id: str
+    info: fleet_pb2.Worker
+    status: fleet_pb2.WorkerStatus
+    draining: bool
+    builders: frozenset[str]
+    loaded: frozenset[str]
+    register: int
+    beat: int
+
+    @classmethod
+    def parse(cls, worker_id: str, fields: Mapping[bytes, bytes]) -> WorkerRecord:
+        """From the fields of the worker's hash."""
+        info = fleet_pb2.Worker.FromString(fields[b"info"])
+        status = fleet_pb2.WorkerStatus.FromString(fields[b"status"])
+        return cls(
+            worker_id,
+            info,
+            status,
+            status.draining or b"drain" in fields,
+            frozenset(info.builders),
+            frozenset(model.model for model in status.loaded_models),
+            int(fields[b"register"]),
+            int(fields[b"beat"]),
+        )
+
+    @property
+    def name(self) -> str:
+        """`workers/{worker}`."""
+        return f"workers/{self.worker_id}"
+
+    @property
+    def free_bytes(self) -> int:
+        """Memory that further models may take."""
+        return self.info.memory_budget_bytes - sum(model.memory_bytes for model in self.status.loaded_models)
+
+    def to_proto(self) -> fleet_pb2.Worker:
+        """As the message that operators see."""
+        worker = fleet_pb2.Worker()
+        worker.CopyFrom(self.info)
+        worker.name = self.name
+        worker.status.CopyFrom(self.status)
+        worker.state = fleet_pb2.Worker.STATE_DRAINING if self.draining else fleet_pb2.Worker.STATE_READY
+        worker.register_time.FromMilliseconds(self.register)
+        worker.heartbeat_time.FromMilliseconds(self.beat)
+        return worker
+
+
+class Fleet:
+    """The registry, and this replica's view of it, which the way of a request reads without asking Redis.
+
+    Args:
+        store: where the registry is.
+        config: heartbeat times.
+    """
+
+    def __init__(self, store: Store, config: SchedulerConfig) -> None:
+        self._store = store
+        self._config = config
+        self._timeout_ms = round(config.heartbeat_timeout * 1000)
+        self._workers: dict[str, WorkerRecord] = {}
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._routed: Counter[str] = Counter()
+        self._changed: set[str] = set()
+        self._wake = asyncio.Event()
+        self._closing: set[asyncio.Task[None]] = set()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after each change of the view."""
+
+    @property
+    def view(self) -> Mapping[str, WorkerRecord]:
+        """Live workers by id, as this replica last saw them."""
+        return MappingProxyType(self._workers)
+
+    async def register(self, worker_id: str, worker: fleet_pb2.Worker) -> None:
+        """Register a worker, or register it again."""
+        info = fleet_pb2.Worker()
+        info.CopyFrom(worker)
+        info.ClearField("status")
+        await self._store.run(
+            "register", worker_id, info.SerializeToString(), worker.status.SerializeToString(), self._timeout_ms
+        )
+        _log.info("workers/%s registered at %s", worker_id, worker.address)
+
+    async def beat(self, worker_id: str, status: fleet_pb2.WorkerStatus) -> bool:
+        """Note a heartbeat; returns whether the worker should drain.
+
+        Raises:
+            WorkerNotFoundError: it is not registered.
+        """
+        drain: int = await self._store.run("beat", worker_id, status.SerializeToString(), self._timeout_ms)
+        if drain < 0:
+            raise _not_found(worker_id)
+        return bool(drain)
+
+    async def unregister(self, worker_id: str) -> None:
+        """Take a worker out; nothing happens where it is not registered."""
+        await self._store.run("unregister", worker_id)
+        _log.info("workers/%s unregistered", worker_id)
+
+    async def drain(self, worker_id: str) -> WorkerRecord:
+        """Give a worker no further work.
+
+        Raises:
+            WorkerNotFoundError: it is not registered.
+        """
+        if not await self._store.run("drain", worker_id):
+            raise _not_found(worker_id)
+        _log.info("workers/%s is to drain", worker_id)
+        return await self.get(worker_id)
+
+    async def get(self, worker_id: str) -> WorkerRecord:
+        """Read a worker from the registry.
+
+        Raises:
+            WorkerNotFoundError: it is not registered.
+        """
+        fields = await self._store.call("HGETALL", keys.worker(worker_id))
+        if not fields:
+            raise _not_found(worker_id)
+        return WorkerRecord.parse(worker_id, fields)
+
+    async def read(self) -> dict[str, WorkerRecord]:
+        """Read all workers from the registry, by id."""
+        workers = {}
+        for name, flat in await self._store.run("workers"):
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            workers[name.decode()] = WorkerRecord.parse(name.decode(), fields)
+        return workers
+
+    def channel(self, worker_id: str) -> grpc.aio.Channel:
+        """The open channel to a live worker, for calls of clients; bulk work has its own.
+
+        Raises:
+            WorkerNotFoundError: this replica sees no such worker.
+        """
+        if worker_id not in self._channels:
+            raise _not_found(worker_id)
+        return self._channels[worker_id]
+
+    @contextmanager
+    def route(self, models: Collection[ModelName]) -> Iterator[tuple[WorkerRecord, grpc.aio.Channel]]:
+        """Choose a worker for a client's stream, which counts as its load meanwhile.
+
+        The least loaded of those that have most of the models in memory, reachable ones first.
+
+        Raises:
+            UnavailableError: no live worker can run these models.
+        """
+        wanted = frozenset(map(str, models))
+
+        def cost(worker: WorkerRecord) -> tuple[bool, int, float]:
+            reachable = self._channels[worker.worker_id].get_state(try_to_connect=True)
+            load = worker.status.inflight_items + self._routed[worker.worker_id]
+            return (
+                reachable is not grpc.ChannelConnectivity.READY,
+                -len(wanted & worker.loaded),
+                load / max(worker.info.max_inflight_items, 1),
+            )
+
+        builders = {model.builder for model in models}
+        able = [worker for worker in self._workers.values() if not worker.draining and builders <= worker.builders]
+        if not able:
+            raise UnavailableError(
+                f"none of {len(self._workers)} workers takes work for {', '.join(sorted(wanted))}; try again"
+            )
+        worker = min(able, key=cost)
+        self._routed[worker.worker_id] += 1
+        try:
+            yield worker, self._channels[worker.worker_id]
+        finally:
+            self._routed[worker.worker_id] -= 1
+
+    async def run(self) -> None:
+        """Keep the view fresh until cancelled."""
+        with self._store.listening("worker", self._note):
+            while True:
+                try:
+                    await self._refresh()
+                except UnavailableError as error:
+                    _log.warning("the fleet cannot be read: %s", error)
+                try:
+                    async with asyncio.timeout(self._config.sweep_interval):
+                        await self._wake.wait()
+                except TimeoutError:
+                    self._changed.add("")
+
+    async def close(self) -> None:
+        """Close all channels."""
+        for worker_id in list(self._workers):
+            self._drop(worker_id)
+        await asyncio.gather(*self._closing)
+
+    def _note(self, worker_id: str) -> None:
+        self._changed.add(worker_id)
+        self._wake.set()
+
+    async def _refresh(self) -> None:
+        changed, self._changed = self._changed or {""}, set()
+        self._wake.clear()
+        if "" in changed:
+            found = await self.read()
+            # After an outage registrations may have expired of workers that live: they get the time to come back.
+            patience = self._config.heartbeat_timeout
+            gone = self._workers.keys() - found.keys() if self._store.quiet >= patience else set()
+        else:
+            hashes = await self._store.call_many([("HGETALL", keys.worker(worker_id)) for worker_id in changed])
+            rows = zip(changed, hashes, strict=True)
+            found = {worker_id: WorkerRecord.parse(worker_id, fields) for worker_id, fields in rows if fields}
+            gone = self._workers.keys() & changed - found.keys()
+        for worker_id in gone:
+            self._drop(worker_id)
+        for worker_id, worker in found.items():
+            known = self._workers.get(worker_id)
+            if known is not None and known.info.address != worker.info.address:
+                self._drop(worker_id)
+                known = None
+            self._workers[worker_id] = worker
+            if known is None:
+                channel = grpc.aio.insecure_channel(worker.info.address, CHANNEL_OPTIONS)
+                channel.get_state(try_to_connect=True)
+                self._channels[worker_id] = channel
+        self.on_change()
+
+    def _drop(self, worker_id: str) -> None:
+        del self._workers[worker_id]
+        self._routed.pop(worker_id, None)
+        task = asyncio.create_task(self._channels.pop(worker_id).close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        _log.info("workers/%s has left the fleet", worker_id)
+
+
+def _not_found(worker_id: str) -> WorkerNotFoundError:
+    return WorkerNotFoundError(f"no live worker is named 'workers/{worker_id}'")

@@ -1,0 +1,99 @@
+"""The `Fleet` service."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import grpc.aio
+
+from zoofleet._grpc import aborting
+from zoofleet.errors import InvalidArgumentError
+from zoofleet.scheduler import pages
+from zoofleet.scheduler.config import SchedulerConfig
+from zoofleet.scheduler.fleet import Fleet
+from zoofleet.v1 import fleet_pb2, fleet_pb2_grpc
+
+_NAME: Final = re.compile(r"workers/([A-Za-z0-9][A-Za-z0-9._-]{0,127})")
+_ADDRESS: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.%]{2,64}\]):([0-9]{1,5})")
+_DEFAULT_PAGE: Final = 200
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def parse_worker_name(name: str) -> str:
+    """Return the id in `workers/{worker}`, or raise InvalidArgumentError."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise InvalidArgumentError(
+            f"worker name {name[:80]!r} is not written 'workers/ID' with 1 to 128 letters, digits, '.', '_' or '-'"
+        )
+    return match[1]
+
+
+class FleetService(fleet_pb2_grpc.FleetServicer):
+    """Registration for workers, an overview for operators.
+
+    Args:
+        fleet: the registry.
+        config: heartbeat times.
+    """
+
+    def __init__(self, fleet: Fleet, config: SchedulerConfig) -> None:
+        self._fleet = fleet
+        self._config = config
+
+    async def RegisterWorker(  # noqa: D102, N802
+        self, request: fleet_pb2.RegisterWorkerRequest, context: _Context
+    ) -> fleet_pb2.RegisterWorkerResponse:
+        async with aborting(context):
+            worker_id = parse_worker_name(request.worker.name)
+            address = _ADDRESS.fullmatch(request.worker.address)
+            if address is None or not 1 <= int(address[1]) <= 65535:
+                raise InvalidArgumentError(f"address {request.worker.address[:80]!r} is not written 'host:port'")
+            await self._fleet.register(worker_id, request.worker)
+        response = fleet_pb2.RegisterWorkerResponse()
+        response.heartbeat_interval.FromMilliseconds(round(self._config.heartbeat_interval * 1000))
+        response.heartbeat_timeout.FromMilliseconds(round(self._config.heartbeat_timeout * 1000))
+        return response
+
+    async def HeartbeatWorker(  # noqa: D102, N802
+        self, request: fleet_pb2.HeartbeatWorkerRequest, context: _Context
+    ) -> fleet_pb2.HeartbeatWorkerResponse:
+        async with aborting(context):
+            drain = await self._fleet.beat(parse_worker_name(request.name), request.status)
+        return fleet_pb2.HeartbeatWorkerResponse(drain=drain)
+
+    async def UnregisterWorker(  # noqa: D102, N802
+        self, request: fleet_pb2.UnregisterWorkerRequest, context: _Context
+    ) -> fleet_pb2.UnregisterWorkerResponse:
+        async with aborting(context):
+            await self._fleet.unregister(parse_worker_name(request.name))
+        return fleet_pb2.UnregisterWorkerResponse()
+
+    async def GetWorker(  # noqa: D102, N802
+        self, request: fleet_pb2.GetWorkerRequest, context: _Context
+    ) -> fleet_pb2.Worker:
+        async with aborting(context):
+            worker = await self._fleet.get(parse_worker_name(request.name))
+        return worker.to_proto()
+
+    async def ListWorkers(  # noqa: D102, N802
+        self, request: fleet_pb2.ListWorkersRequest, context: _Context
+    ) -> fleet_pb2.ListWorkersResponse:
+        async with aborting(context):
+            count = pages.size(request.page_size, _DEFAULT_PAGE)
+            after = pages.decode("page_token", "workers", request.page_token) if request.page_token else ""
+            workers = await self._fleet.read()
+        names = sorted(name for name in workers if name > after)
+        return fleet_pb2.ListWorkersResponse(
+            workers=[workers[name].to_proto() for name in names[:count]],
+            next_page_token=pages.encode("workers", names[count - 1]) if len(names) > count else "",
+        )
+
+    async def DrainWorker(  # noqa: D102, N802
+        self, request: fleet_pb2.DrainWorkerRequest, context: _Context
+    ) -> fleet_pb2.Worker:
+        async with aborting(context):
+            worker = await self._fleet.drain(parse_worker_name(request.name))
+        return worker.to_proto()

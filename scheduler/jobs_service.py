@@ -1,0 +1,203 @@
+"""The `Jobs` service."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import grpc.aio
+from google.protobuf import empty_pb2
+
+from zoofleet._grpc import aborting
+from zoofleet._parts import PART_BYTES, split
+from zoofleet.errors import InvalidArgumentError, UnavailableError
+from zoofleet.scheduler import pages
+from zoofleet.scheduler.config import SchedulerConfig
+from zoofleet.scheduler.queue import Queue
+from zoofleet.scheduler.records import StoredResult
+from zoofleet.scheduler.store import Store
+from zoofleet.scheduler.upload import Upload, check_tenant
+from zoofleet.v1 import jobs_pb2, jobs_pb2_grpc, vision_pb2
+
+_NAME: Final = re.compile(r"jobs/([0-9a-f]{32})")
+_DEFAULT_PAGE: Final = 50
+_WATCH_INTERVAL: Final = 0.1
+_CANCELLED_PREFIX: Final = "c"
+"""Starts cursors among the results that a cancelled job never got."""
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def _parse_name(name: str) -> str:
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise InvalidArgumentError(f"job name {name[:80]!r} is not written 'jobs/ID' with 32 hex digits")
+    return match[1]
+
+
+class JobsService(jobs_pb2_grpc.JobsServicer):
+    """Takes jobs in, reports on them and hands their results out.
+
+    Args:
+        queue: where jobs are.
+        store: whose events say that a job has changed.
+        config: limits and times.
+    """
+
+    def __init__(self, queue: Queue, store: Store, config: SchedulerConfig) -> None:
+        self._queue = queue
+        self._store = store
+        self._config = config
+        self._closing = False
+        self._changes: set[asyncio.Event] = set()
+
+    def close(self) -> None:
+        """End streams that wait for changes."""
+        self._closing = True
+        for change in self._changes:
+            change.set()
+
+    async def CreateJob(  # noqa: D102, N802
+        self, requests: AsyncIterator[jobs_pb2.CreateJobRequest], context: _Context
+    ) -> jobs_pb2.Job:
+        async with aborting(context):
+            first = await anext(requests, jobs_pb2.CreateJobRequest())
+            given = first.WhichOneof("message")
+            if given != "spec":
+                raise InvalidArgumentError(f"the first message sets {given or 'nothing'!r}; accepted: 'spec'")
+            upload = Upload(self._queue, self._config, first.spec)
+            try:
+                await upload.begin()
+                async for request in requests:
+                    await upload.add(request)
+                job_id = await upload.finish()
+            finally:
+                with suppress(UnavailableError):  # then it expires
+                    await upload.close()
+            return (await self._queue.get(job_id)).to_proto()
+
+    async def GetJob(self, request: jobs_pb2.GetJobRequest, context: _Context) -> jobs_pb2.Job:  # noqa: D102, N802
+        async with aborting(context):
+            return (await self._queue.get(_parse_name(request.name))).to_proto()
+
+    async def ListJobs(  # noqa: D102, N802
+        self, request: jobs_pb2.ListJobsRequest, context: _Context
+    ) -> jobs_pb2.ListJobsResponse:
+        async with aborting(context):
+            count = pages.size(request.page_size, _DEFAULT_PAGE)
+            tenant = check_tenant(request.tenant) if request.tenant else ""
+            scope = f"jobs {tenant}"
+            before = pages.decode_number("page_token", scope, request.page_token) if request.page_token else None
+            jobs, end = await self._queue.list_jobs(tenant, before, count)
+            return jobs_pb2.ListJobsResponse(
+                jobs=[job.to_proto() for job in jobs],
+                next_page_token="" if end is None else pages.encode(scope, str(end)),
+            )
+
+    async def CancelJob(  # noqa: D102, N802
+        self, request: jobs_pb2.CancelJobRequest, context: _Context
+    ) -> jobs_pb2.Job:
+        async with aborting(context):
+            job_id = _parse_name(request.name)
+            await self._queue.cancel(job_id)
+            return (await self._queue.get(job_id)).to_proto()
+
+    async def DeleteJob(  # noqa: D102, N802
+        self, request: jobs_pb2.DeleteJobRequest, context: _Context
+    ) -> empty_pb2.Empty:
+        async with aborting(context):
+            await self._queue.delete(_parse_name(request.name))
+            return empty_pb2.Empty()
+
+    async def WatchJob(  # noqa: D102, N802
+        self, request: jobs_pb2.WatchJobRequest, context: _Context
+    ) -> AsyncIterator[jobs_pb2.WatchJobResponse]:
+        async with aborting(context):
+            job_id = _parse_name(request.name)
+            last = None
+            with self._following(job_id) as change:
+                while True:
+                    job = await self._queue.get(job_id)
+                    if job != last:
+                        yield jobs_pb2.WatchJobResponse(job=job.to_proto())
+                        last = job
+                    if job.finished:
+                        return
+                    sent = time.monotonic()
+                    await self._wait(change)
+                    await asyncio.sleep(max(0.0, sent + _WATCH_INTERVAL - time.monotonic()))
+
+    async def ReadResults(  # noqa: D102, N802
+        self, request: jobs_pb2.ReadResultsRequest, context: _Context
+    ) -> AsyncIterator[jobs_pb2.ReadResultsResponse]:
+        async with aborting(context):
+            job_id = _parse_name(request.name)
+            scope = f"results {job_id}"
+            cursor = pages.decode("cursor", scope, request.cursor) if request.cursor else "0"
+            # The job's state is read before its results: what it had when it finished is then read to the end.
+            job = await self._queue.get(job_id)
+            if not cursor.startswith(_CANCELLED_PREFIX):
+                after = pages.decode_number("cursor", scope, request.cursor) if request.cursor else 0
+                with self._following(job_id) as change:
+                    while True:
+                        results = await self._queue.read_results(job, after)
+                        for result in results:
+                            for response in _responses(result, pages.encode(scope, str(result.position))):
+                                yield response
+                            after = result.position
+                        if not results and (job.finished or not request.follow):
+                            break
+                        if not results:
+                            await self._wait(change)
+                        job = await self._queue.get(job_id)
+                cursor = f"{_CANCELLED_PREFIX}0"
+            if job.state == jobs_pb2.Job.STATE_CANCELLED:
+                async for response in self._read_cancelled(job_id, cursor):
+                    yield response
+
+    async def _read_cancelled(self, job_id: str, cursor: str) -> AsyncIterator[jobs_pb2.ReadResultsResponse]:
+        scope = f"results {job_id}"
+        job = await self._queue.get(job_id)
+        position = cursor.removeprefix(_CANCELLED_PREFIX)
+        if not (position.isascii() and position.isdecimal() and len(position) < 16 and int(position) <= job.results):
+            raise InvalidArgumentError(f"cursor position {cursor[:80]!r} is not one that this job gave out")
+        after: int | None = int(position)
+        while after is not None and after < job.results:
+            results, after = await self._queue.read_cancelled(job, after)
+            for result in results:
+                end = pages.encode(scope, f"{_CANCELLED_PREFIX}{result.position}")
+                for response in _responses(result, end):
+                    yield response
+
+    @contextmanager
+    def _following(self, job_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set at each change of the job."""
+        change = asyncio.Event()
+        self._changes.add(change)
+        try:
+            with self._store.listening(f"job {job_id}", lambda _: change.set()):
+                yield change
+        finally:
+            self._changes.discard(change)
+
+    async def _wait(self, change: asyncio.Event) -> None:
+        """Wait for a change, or for a while in case its event was lost."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._config.sweep_interval):
+                await change.wait()
+        change.clear()
+        if self._closing:
+            raise UnavailableError("the scheduler is shutting down; try again")
+
+
+def _responses(result: StoredResult, cursor: str) -> Iterator[jobs_pb2.ReadResultsResponse]:
+    message = vision_pb2.Result.FromString(result.data)
+    if len(result.data) <= PART_BYTES:
+        yield jobs_pb2.ReadResultsResponse(result=message, cursor=cursor)
+        return
+    for part in split(message.item_id, result.data):
+        yield jobs_pb2.ReadResultsResponse(part=part, cursor=cursor if part.last else "")

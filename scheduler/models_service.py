@@ -1,0 +1,140 @@
+"""The `Models` service for the whole fleet: the catalog from our own data, the rest from the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import grpc.aio
+
+from zoofleet import _catalog
+from zoofleet._catalog import ModelName
+from zoofleet._grpc import aborting
+from zoofleet._status import from_rpc_error
+from zoofleet._tasks import kind_of
+from zoofleet.errors import InvalidArgumentError, NotFoundError, UnavailableError, UnknownModelError
+from zoofleet.scheduler import pages
+from zoofleet.scheduler.fleet import Fleet, WorkerRecord
+from zoofleet.scheduler.fleet_service import parse_worker_name
+from zoofleet.v1 import models_pb2, models_pb2_grpc
+
+_DEFAULT_PAGE: Final = 200
+_MIB: Final = 1024 * 1024
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ModelsService(models_pb2_grpc.ModelsServicer):
+    """Lists the zoo and forwards what concerns a worker to its own `Models` service.
+
+    Args:
+        fleet: which worker holds what.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def ListModels(  # noqa: D102, N802
+        self, request: models_pb2.ListModelsRequest, context: _Context
+    ) -> models_pb2.ListModelsResponse:
+        async with aborting(context):
+            count = pages.size(request.page_size, _DEFAULT_PAGE)
+            if request.task_kind not in models_pb2.TaskKind.values():
+                raise InvalidArgumentError(
+                    f"task_kind is {request.task_kind}; accepted: {', '.join(models_pb2.TaskKind.keys())}"
+                )
+            scope = f"models {request.task_kind}"
+            after = pages.decode("page_token", scope, request.page_token) if request.page_token else ""
+            names = sorted(
+                name
+                for name in _catalog.builders()
+                if name > after and request.task_kind in (0, kind_of(ModelName(name, _catalog.RANDOM)).value)
+            )
+            return models_pb2.ListModelsResponse(
+                models=[self._model(name) for name in names[:count]],
+                next_page_token=pages.encode(scope, names[count - 1]) if len(names) > count else "",
+            )
+
+    async def GetModel(  # noqa: D102, N802
+        self, request: models_pb2.GetModelRequest, context: _Context
+    ) -> models_pb2.Model:
+        async with aborting(context):
+            collection, slash, builder = request.name.partition("/")
+            if collection != "models" or not slash or not builder or "/" in builder:
+                raise InvalidArgumentError(f"model name {request.name[:80]!r} is not written 'models/BUILDER'")
+            if builder not in _catalog.builders():
+                raise UnknownModelError(f"no model is named {request.name[:80]!r}")
+            return self._model(builder)
+
+    async def LoadModel(  # noqa: D102, N802
+        self, request: models_pb2.LoadModelRequest, context: _Context
+    ) -> models_pb2.LoadModelResponse:
+        async with aborting(context):
+            model = ModelName.parse(request.model)
+            if not request.worker:
+                worker = self._roomiest(model)
+                request = models_pb2.LoadModelRequest(model=str(model), worker=worker.name, pin=request.pin)
+            response: models_pb2.LoadModelResponse = await self._forward("LoadModel", request.worker, request, context)
+            return response
+
+    async def UnloadModel(  # noqa: D102, N802
+        self, request: models_pb2.UnloadModelRequest, context: _Context
+    ) -> models_pb2.UnloadModelResponse:
+        async with aborting(context):
+            model = str(ModelName.parse(request.model))
+            names = [request.worker] if request.worker else [worker.name for worker in self._holders(model)]
+            if not names:
+                raise NotFoundError(f"{model} is loaded on no worker")
+            total = models_pb2.UnloadModelResponse()
+            for name in names:
+                one = models_pb2.UnloadModelRequest(model=model, worker=name)
+                freed = await self._forward("UnloadModel", name, one, context)
+                total.workers.append(name)
+                total.freed_bytes += freed.freed_bytes
+            return total
+
+    async def PinModel(  # noqa: D102, N802
+        self, request: models_pb2.PinModelRequest, context: _Context
+    ) -> models_pb2.PinModelResponse:
+        async with aborting(context):
+            ModelName.parse(request.model)
+            response: models_pb2.PinModelResponse = await self._forward("PinModel", request.worker, request, context)
+            return response
+
+    async def _forward(self, method: str, worker: str, request: Any, context: _Context) -> Any:
+        stub = models_pb2_grpc.ModelsStub(self._fleet.channel(parse_worker_name(worker)))
+        try:
+            return await getattr(stub, method)(request, timeout=context.time_remaining())
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+
+    def _holders(self, model: str) -> Sequence[WorkerRecord]:
+        return [worker for worker in self._fleet.view.values() if model in worker.loaded]
+
+    def _roomiest(self, model: ModelName) -> WorkerRecord:
+        able = [w for w in self._fleet.view.values() if not w.draining and model.builder in w.builders]
+        if not able:
+            raise UnavailableError(f"none of {len(self._fleet.view)} workers can load {model}; try again")
+        return max(able, key=lambda worker: (str(model) in worker.loaded, worker.free_bytes))
+
+    def _model(self, builder: str) -> models_pb2.Model:
+        info = _catalog.builders()[builder]
+        model = models_pb2.Model(
+            name=f"models/{builder}",
+            task_kind=kind_of(ModelName(builder, _catalog.RANDOM)).value,
+            parameter_count=info.num_params,
+        )
+        for weights in _catalog.weights(builder):
+            weight_set = model.weight_sets.add(
+                weight_set_id=weights.member,
+                is_default=weights.default,
+                url=weights.url,
+                size_bytes=round(weights.meta["_file_size"] * _MIB),
+                gflops=weights.meta["_ops"],
+            )
+            weight_set.metrics.update(weights.meta["_metrics"])
+        for worker in self._fleet.view.values():
+            for loaded in worker.status.loaded_models:
+                if loaded.model.partition("@")[0] == builder:
+                    model.loaded_models.add(worker=worker.name).MergeFrom(loaded)
+        return model

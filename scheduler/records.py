@@ -1,0 +1,203 @@
+"""What the queue takes and gives, as plain values; protobuf only in `to_proto`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from zoofleet.v1 import jobs_pb2, vision_pb2
+
+FINISHED = frozenset({jobs_pb2.Job.STATE_SUCCEEDED, jobs_pb2.Job.STATE_FAILED, jobs_pb2.Job.STATE_CANCELLED})
+"""States that a job never leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagedItem:
+    """An item on its way into the queue.
+
+    Attributes:
+        item_id: unique in its job.
+        data: the serialized item without its id; empty where `status` is set.
+        status: a serialized `google.rpc.Status` that stands for the item's results, empty where it can run.
+    """
+
+    item_id: str
+    data: bytes
+    status: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job whose items are staged.
+
+    Attributes:
+        job_id: 32 hex digits.
+        tenant: 1 to 63 of a-z, 0-9 and '-'.
+        priority: -100 to 100.
+        ttl: seconds to keep it once finished.
+        tasks: resolved.
+        request_id: empty where there is none.
+        digest: of spec and items.
+    """
+
+    job_id: str
+    tenant: str
+    priority: int
+    ttl: float
+    tasks: tuple[vision_pb2.Task, ...]
+    request_id: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A job as it stands. Times are milliseconds since the epoch, 0 where not yet known.
+
+    Attributes:
+        job_id: 32 hex digits.
+        spec: what the client asked for, resolved.
+        state: a `Job.State`.
+        items: number of items.
+        results: results to come in all.
+        committed: results that are in.
+        errors: those of them that are errors.
+        create: when it was published.
+        start: when its first chunk was leased.
+        end: when it finished.
+        expire: when it will be deleted.
+    """
+
+    job_id: str
+    spec: jobs_pb2.Job
+    state: jobs_pb2.Job.State.ValueType
+    items: int
+    results: int
+    committed: int
+    errors: int
+    create: int
+    start: int
+    end: int
+    expire: int
+
+    @classmethod
+    def parse(cls, job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
+        """From the fields of the job's hash."""
+
+        def number(name: bytes) -> int:
+            return int(fields.get(name, 0))
+
+        return cls(
+            job_id,
+            jobs_pb2.Job.FromString(fields[b"spec"]),
+            jobs_pb2.Job.State.ValueType(number(b"state")),
+            *(
+                number(name)
+                for name in (b"items", b"results", b"committed", b"errors", b"create", b"start", b"end", b"expire")
+            ),
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing about it changes any more."""
+        return self.state in FINISHED
+
+    def to_proto(self) -> jobs_pb2.Job:
+        """As the message that clients see."""
+        job = jobs_pb2.Job(
+            name=f"jobs/{self.job_id}",
+            state=self.state,
+            item_count=self.items,
+            result_count=self.results,
+            committed_count=self.committed,
+            error_count=self.errors,
+        )
+        job.MergeFrom(self.spec)
+        for field, milliseconds in (
+            ("create_time", self.create),
+            ("start_time", self.start),
+            ("end_time", self.end),
+            ("expire_time", self.expire),
+        ):
+            if milliseconds:
+                timestamp: Timestamp = getattr(job, field)
+                timestamp.FromMilliseconds(milliseconds)
+        return job
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedItem:
+    """An item of a leased chunk.
+
+    Attributes:
+        index: its place in the job.
+        item_id: what its results are called.
+        data: the serialized item without its id.
+    """
+
+    index: int
+    item_id: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A chunk, leased to one worker.
+
+    Attributes:
+        token: fencing token; a later lease of the same items has a higher one, and this one then commits nothing.
+        job_id: 32 hex digits.
+        task_index: which of the job's tasks.
+        attempts: workers that its items have left dead.
+        task: resolved, serialized.
+        items: at least one.
+    """
+
+    token: int
+    job_id: str
+    task_index: int
+    attempts: int
+    task: bytes
+    items: tuple[LeasedItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a claim found.
+
+    Attributes:
+        lease: None where there is no work for this worker.
+        quarantined: number of items in the queue that must run alone.
+    """
+
+    lease: Lease | None
+    quarantined: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A result to commit.
+
+    Attributes:
+        index: its item's place in the job.
+        failed: whether it is an error.
+        data: the serialized `Result`.
+    """
+
+    index: int
+    failed: bool
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """A result that was committed.
+
+    Attributes:
+        position: of a reader that has had it; positions grow.
+        data: the serialized `Result`.
+    """
+
+    position: int
+    data: bytes

@@ -1,0 +1,146 @@
+"""The scheduler process: its parts, the order in which they start, and the order in which they stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import Any, Final
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from zoofleet._grpc import SERVER_OPTIONS
+from zoofleet.errors import UnavailableError
+from zoofleet.scheduler import vision_proxy
+from zoofleet.scheduler.config import SchedulerConfig
+from zoofleet.scheduler.dispatcher import Dispatcher
+from zoofleet.scheduler.fleet import Fleet
+from zoofleet.scheduler.fleet_service import FleetService
+from zoofleet.scheduler.jobs_service import JobsService
+from zoofleet.scheduler.models_service import ModelsService
+from zoofleet.scheduler.queue import Queue
+from zoofleet.scheduler.store import Store
+from zoofleet.v1 import fleet_pb2_grpc, jobs_pb2_grpc, models_pb2_grpc
+
+_log: Final = logging.getLogger(__name__)
+
+_JOBS: Final = "zoofleet.v1.Jobs"
+"""The health service's name for what needs Redis; "" stands for the process."""
+
+
+class Scheduler:
+    """A scheduler in this process.
+
+    Args:
+        config: of its parts.
+    """
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self._config = config
+        self._store = Store(config.redis_url, config.redis_timeout)
+        self._fleet = Fleet(self._store, config)
+        queue = Queue(self._store, config)
+        self._dispatcher = Dispatcher(queue, self._fleet, self._store, config)
+        self._jobs = JobsService(queue, self._store, config)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._server.add_generic_rpc_handlers((vision_proxy.handler(self._fleet),))
+        jobs_pb2_grpc.add_JobsServicer_to_server(self._jobs, self._server)
+        models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(self._fleet), self._server)
+        fleet_pb2_grpc.add_FleetServicer_to_server(FleetService(self._fleet, config), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._parts: list[asyncio.Task[None]] = []
+        self._address = config.address
+
+    @property
+    def address(self) -> str:
+        """host:port at which it listens, the port known once it has started."""
+        return self._address
+
+    async def start(self) -> None:
+        """Listen and work. Until Redis answers, the health service says NOT_SERVING and the others UNAVAILABLE.
+
+        Raises:
+            UnavailableError: the address is taken or not this machine's.
+        """
+        for service in ("", _JOBS):
+            await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+        try:
+            port = self._server.add_insecure_port(self._config.address)
+        except RuntimeError as error:
+            raise UnavailableError(f"cannot listen on {self._config.address}: {error}") from None
+        self._address = f"{self._config.address.rpartition(':')[0]}:{port}"
+        await self._server.start()
+        parts = (self._store.listen(), self._fleet.run(), self._dispatcher.run(), self._watch_redis())
+        self._parts = [asyncio.create_task(part) for part in parts]
+        _log.info("listening on %s", self._address)
+
+    async def run(self) -> None:
+        """Return once a part fails, with its error; parts never end by themselves."""
+        done, _ = await asyncio.wait(self._parts, return_when=asyncio.FIRST_COMPLETED)
+        await next(iter(done))
+
+    async def stop(self) -> None:
+        """Stop in good order, within the configured grace and a little more."""
+        grace = self._config.shutdown_grace
+        # 1. Load balancers look elsewhere.
+        await self._health.enter_graceful_shutdown()
+        # 2. Streams that only wait would keep the server up for nothing; their readers go on elsewhere.
+        self._jobs.close()
+        # 3. No new calls and no new chunks. Those in flight may end; leases are still renewed meanwhile. What is not
+        #    done in time is handed back, so that another replica has it at once, and not when its lease expires.
+        await asyncio.gather(self._server.stop(grace), self._dispatcher.stop(grace))
+        # 4. Nothing is left that events, sweeps or the fleet's view are for.
+        for part in self._parts:
+            part.cancel()
+        await asyncio.gather(*self._parts, return_exceptions=True)
+        # 5. What all of them stood on.
+        await self._fleet.close()
+        await self._store.close()
+        _log.info("stopped")
+
+    async def _watch_redis(self) -> None:
+        """Keep the health service's answers true."""
+        serving: bool | None = None
+        while True:
+            try:
+                await self._store.call("PING")
+                answers = True
+            except UnavailableError as error:
+                _log.warning("%s", error)
+                answers = False
+            if answers != serving:
+                await self._set_health(answers)
+                serving = answers
+            await asyncio.sleep(self._config.sweep_interval)
+
+    async def _set_health(self, answers: bool) -> None:
+        status: Any = health_pb2.HealthCheckResponse
+        await self._health.set(_JOBS, status.SERVING if answers else status.NOT_SERVING)
+        if answers:
+            # Later outages leave it: interactive calls go on without Redis.
+            await self._health.set("", status.SERVING)
+            _log.info("ready")
+
+
+async def serve(config: SchedulerConfig) -> None:
+    """Run a scheduler until SIGTERM or SIGINT, then stop it in good order.
+
+    Raises:
+        UnavailableError: the address is taken or not this machine's.
+    """
+    scheduler = Scheduler(config)
+    await scheduler.start()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    running = asyncio.create_task(scheduler.run())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+    await scheduler.stop()
+    stopping.cancel()
+    if not stop.is_set():
+        await running  # a part failed: its error is ours
+    running.cancel()

@@ -1,0 +1,209 @@
+"""One long-lived `Vision` stream to a worker, over which the chunks of one task travel."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from zoofleet._catalog import ModelName
+from zoofleet._parts import PART_BYTES, Assembler, split
+from zoofleet._status import DETAILS_KEY, error_result, from_rpc_error
+from zoofleet._tasks import kind_of
+from zoofleet.errors import InternalError, ItemTooLargeError, UnavailableError, ZoofleetError
+from zoofleet.scheduler.records import Lease, LeasedItem, Outcome
+from zoofleet.v1 import vision_pb2
+
+_log: Final = logging.getLogger(__name__)
+
+_MAX_RESULT_BYTES: Final = 256 * 1024 * 1024
+
+_TRANSPORT_CODES: Final = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+)
+"""What gRPC itself reports where the other side is gone."""
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """A leased chunk on its way through a worker.
+
+    Attributes:
+        lease: what was leased.
+        model: its task's.
+        waiting: its items that have no result yet, by index.
+        ready: results to commit.
+        ready_bytes: their size.
+        sent: whether the worker may have seen any of it.
+        lock: held while results are committed, so that they are in order.
+    """
+
+    lease: Lease
+    model: str = field(init=False)
+    waiting: dict[int, LeasedItem] = field(init=False)
+    ready: list[Outcome] = field(default_factory=list)
+    ready_bytes: int = 0
+    sent: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.model = vision_pb2.Task.FromString(self.lease.task).model
+        self.waiting = {item.index: item for item in self.lease.items}
+
+    def settle(self, item: LeasedItem, result: vision_pb2.Result) -> None:
+        """Note an item's result, under the item's own id."""
+        del self.waiting[item.index]
+        result.item_id = item.item_id
+        outcome = Outcome(item.index, result.HasField("error"), result.SerializeToString())
+        self.ready.append(outcome)
+        self.ready_bytes += len(outcome.data)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """Why a stream has ended.
+
+    Attributes:
+        error: what the worker said, or None where it ended well.
+        crashed: whether the connection broke before it could say anything.
+    """
+
+    error: ZoofleetError | None
+    crashed: bool = False
+
+
+class TaskStream:
+    """One stream.
+
+    Args:
+        channel: to the worker.
+        task: resolved, serialized.
+        on_result: called for each result that a chunk got.
+        on_end: called once when the stream has ended, unless it was cancelled.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        task: bytes,
+        on_result: Callable[[Chunk], None],
+        on_end: Callable[[TaskStream, StreamEnd], None],
+    ) -> None:
+        self.task = vision_pb2.Task.FromString(task)
+        self.chunks: dict[int, Chunk] = {}
+        """Chunks with items that have no result yet, by token."""
+        self.idle_since = time.monotonic()
+        """When the last chunk was done; of no meaning while there are chunks."""
+        self._kind = kind_of(ModelName.parse(self.task.model))
+        self._on_result = on_result
+        self._on_end = on_end
+        self._outgoing: asyncio.Queue[tuple[Chunk, LeasedItem] | None] = asyncio.Queue()
+        self._expected: dict[str, tuple[Chunk, LeasedItem]] = {}
+        self._call: grpc.aio.StreamStreamCall[Any, Any] = channel.stream_stream(
+            self._kind.path,
+            request_serializer=self._kind.request.SerializeToString,
+            response_deserializer=self._kind.response.FromString,
+        )()
+        self._writer = asyncio.create_task(self._write())
+        self._reader = asyncio.create_task(self._read())
+
+    def send(self, chunk: Chunk) -> None:
+        """Send a chunk's items, as fast as the worker takes them."""
+        self.chunks[chunk.lease.token] = chunk
+        for item in chunk.lease.items:
+            self._outgoing.put_nowait((chunk, item))
+
+    def forget(self, chunk: Chunk) -> None:
+        """Send no more of a chunk and ignore its results."""
+        if self.chunks.pop(chunk.lease.token, None) is not None:
+            self.idle_since = time.monotonic()
+
+    def half_close(self) -> None:
+        """End the stream once all that was sent is answered."""
+        self._outgoing.put_nowait(None)
+
+    async def cancel(self) -> None:
+        """End the stream at once; `on_end` is not called."""
+        self._reader.cancel()
+        self._writer.cancel()
+        self._call.cancel()
+        await asyncio.gather(self._reader, self._writer, return_exceptions=True)
+
+    async def _write(self) -> None:
+        try:
+            await self._call.wait_for_connection()
+            await self._call.write(self._kind.request(task=self.task))
+            for number in itertools.count():
+                outgoing = await self._outgoing.get()
+                if outgoing is None:
+                    await self._call.done_writing()
+                    return
+                chunk, item = outgoing
+                if chunk.lease.token not in self.chunks:
+                    continue
+                # Several chunks share the stream, and item ids are unique in their job only.
+                self._expected[str(number)] = outgoing
+                chunk.sent = True
+                for message in self._messages(str(number), item):
+                    await self._call.write(message)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the stream has ended; the reader learns why
+
+    def _messages(self, wire_id: str, leased: LeasedItem) -> Iterator[Any]:
+        item = vision_pb2.Item.FromString(leased.data)
+        item.item_id = wire_id
+        if len(leased.data) <= PART_BYTES:
+            yield self._kind.request(item=item)
+            return
+        for part in split(wire_id, item.SerializeToString()):
+            yield self._kind.request(part=part)
+
+    async def _read(self) -> None:
+        assembler = Assembler(vision_pb2.Result, _MAX_RESULT_BYTES)
+        try:
+            async for response in self._call:
+                result = self._result(response, assembler)
+                if result is not None:
+                    self._settle(result)
+            end = StreamEnd(None)
+        except grpc.aio.AioRpcError as error:
+            if any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
+                end = StreamEnd(from_rpc_error(error))
+            else:  # no word of a worker's, but of whatever is there now
+                fault = UnavailableError(f"{error.code().name}: {error.details()}")
+                end = StreamEnd(fault, crashed=error.code() in _TRANSPORT_CODES)
+        except ZoofleetError as error:
+            self._call.cancel()
+            _log.error("a worker broke the contract: %s", error)
+            end = StreamEnd(InternalError(f"a worker broke the contract: {error}"))
+        self._writer.cancel()
+        self._on_end(self, end)
+
+    def _result(self, response: Any, assembler: Assembler[vision_pb2.Result]) -> vision_pb2.Result | None:
+        if response.WhichOneof("message") != "part":
+            result: vision_pb2.Result = response.result
+            return result
+        joined = assembler.add(response.part)
+        if isinstance(joined, ItemTooLargeError):
+            return error_result(response.part.item_id, self.task.model, joined)
+        return joined
+
+    def _settle(self, result: vision_pb2.Result) -> None:
+        expected = self._expected.pop(result.item_id, None)
+        if expected is None:
+            _log.warning("a worker sent a result for %r, which it does not have", result.item_id[:80])
+            return
+        chunk, item = expected
+        if chunk.lease.token not in self.chunks:
+            return
+        chunk.settle(item, result)
+        if not chunk.waiting:
+            self.forget(chunk)
+        self._on_result(chunk)

@@ -1,5 +1,29 @@
 """Video classification models: clips in, logits over Kinetics-400 out."""
 
-from zoofleet.models.video.resnet import R3D_18_Weights, VideoResNet, r3d_18
+from zoofleet.models.video.resnet import (
+    MC3_18_Weights,
+    R2Plus1D_18_Weights,
+    R3D_18_Weights,
+    VideoResNet,
+    mc3_18,
+    r2plus1d_18,
+    r3d_18,
+)
+from zoofleet.models.video.s3d import (
+    S3D,
+    S3D_Weights,
+    s3d,
+)
 
-__all__ = ["R3D_18_Weights", "VideoResNet", "r3d_18"]
+__all__ = [
+    "S3D",
+    "MC3_18_Weights",
+    "R2Plus1D_18_Weights",
+    "R3D_18_Weights",
+    "S3D_Weights",
+    "VideoResNet",
+    "mc3_18",
+    "r2plus1d_18",
+    "r3d_18",
+    "s3d",
+]

@@ -1,7 +1,8 @@
 """Residual networks over space and time for video classification.
 
 Source: Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018,
-arXiv:1711.11248; R3D is its network of full 3-D convolutions.
+arXiv:1711.11248: R3D has full 3-D convolutions, MC3 has them in its first stage and 2-D ones after it, and R(2+1)D
+filters space and time one after the other.
 """
 
 from __future__ import annotations
@@ -17,21 +18,60 @@ from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
 
-__all__ = ["R3D_18_Weights", "VideoResNet", "r3d_18"]
+__all__ = [
+    "MC3_18_Weights",
+    "R2Plus1D_18_Weights",
+    "R3D_18_Weights",
+    "VideoResNet",
+    "mc3_18",
+    "r2plus1d_18",
+    "r3d_18",
+]
 
-ConvMaker = Callable[[int, int, int], nn.Module]
-"""Makes a block's convolution from its input channels, output channels and stride."""
+Stride = tuple[int, int, int]
+"""In time, height and width."""
+
+ConvMaker = Callable[[int, int, int, Stride], nn.Module]
+"""Makes a block's convolution from its input, middle and output channels and its stride."""
 
 
-def conv3d_simple(in_channels: int, out_channels: int, stride: int) -> nn.Conv3d:
-    """3x3x3 convolution whose stride is the same in time and space."""
+def conv3d_simple(in_channels: int, _mid_channels: int, out_channels: int, stride: Stride) -> nn.Conv3d:
+    """3x3x3 convolution."""
     return nn.Conv3d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+
+
+def conv3d_no_temporal(in_channels: int, _mid_channels: int, out_channels: int, stride: Stride) -> nn.Conv3d:
+    """1x3x3 convolution."""
+    return nn.Conv3d(in_channels, out_channels, (1, 3, 3), stride=stride, padding=(0, 1, 1), bias=False)
+
+
+def conv2plus1d(in_channels: int, mid_channels: int, out_channels: int, stride: Stride) -> nn.Sequential:
+    """1x3x3 convolution to the middle channels and 3x1x1 convolution to the output's."""
+    time, height, width = stride
+    return nn.Sequential(
+        nn.Conv3d(in_channels, mid_channels, (1, 3, 3), stride=(1, height, width), padding=(0, 1, 1), bias=False),
+        nn.BatchNorm3d(mid_channels),
+        nn.ReLU(inplace=True),
+        nn.Conv3d(mid_channels, out_channels, (3, 1, 1), stride=(time, 1, 1), padding=(1, 0, 0), bias=False),
+    )
 
 
 def basic_stem() -> nn.Sequential:
     """Stem of R3D and MC3: (N, 3, T, H, W) -> (N, 64, T, H/2, W/2)."""
     return nn.Sequential(
         nn.Conv3d(3, 64, kernel_size=(3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
+        nn.BatchNorm3d(64),
+        nn.ReLU(inplace=True),
+    )
+
+
+def r2plus1d_stem() -> nn.Sequential:
+    """Stem of R(2+1)D: (N, 3, T, H, W) -> (N, 64, T, H/2, W/2)."""
+    return nn.Sequential(
+        nn.Conv3d(3, 45, kernel_size=(1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
+        nn.BatchNorm3d(45),
+        nn.ReLU(inplace=True),
+        nn.Conv3d(45, 64, kernel_size=(3, 1, 1), padding=(1, 0, 0), bias=False),
         nn.BatchNorm3d(64),
         nn.ReLU(inplace=True),
     )
@@ -54,14 +94,16 @@ class BasicBlock(nn.Module):
         out_channels: int,
         *,
         conv_maker: ConvMaker,
-        stride: int = 1,
+        stride: Stride = (1, 1, 1),
         downsample: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        # As many as give a convolution in two parts the parameters of a full one (section 3.5 of the paper).
+        mid = in_channels * out_channels * 27 // (in_channels * 9 + out_channels * 3)
         self.conv1 = nn.Sequential(
-            conv_maker(in_channels, out_channels, stride), nn.BatchNorm3d(out_channels), nn.ReLU(inplace=True)
+            conv_maker(in_channels, mid, out_channels, stride), nn.BatchNorm3d(out_channels), nn.ReLU(inplace=True)
         )
-        self.conv2 = nn.Sequential(conv_maker(out_channels, out_channels, 1), nn.BatchNorm3d(out_channels))
+        self.conv2 = nn.Sequential(conv_maker(out_channels, mid, out_channels, (1, 1, 1)), nn.BatchNorm3d(out_channels))
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,20 +117,27 @@ class VideoResNet(nn.Module):
 
     Args:
         stem: (N, 3, T, H, W) -> (N, 64, T, H/2, W/2).
-        conv_makers: of the four stages; all but the first halve height and width, and time where theirs does.
+        conv_makers: of the four stages.
         layers: blocks in each stage.
+        stride: of the second, third and fourth stage.
         num_classes: size of the output.
     """
 
     def __init__(
-        self, *, stem: nn.Module, conv_makers: Sequence[ConvMaker], layers: Sequence[int], num_classes: int = 400
+        self,
+        *,
+        stem: nn.Module,
+        conv_makers: Sequence[ConvMaker],
+        layers: Sequence[int],
+        stride: Stride = (2, 2, 2),
+        num_classes: int = 400,
     ) -> None:
         super().__init__()
         self.stem = stem
-        self.layer1 = _stage(64, 64, conv_makers[0], layers[0], stride=1)
-        self.layer2 = _stage(64, 128, conv_makers[1], layers[1], stride=2)
-        self.layer3 = _stage(128, 256, conv_makers[2], layers[2], stride=2)
-        self.layer4 = _stage(256, 512, conv_makers[3], layers[3], stride=2)
+        self.layer1 = _stage(64, 64, conv_makers[0], layers[0], stride=(1, 1, 1))
+        self.layer2 = _stage(64, 128, conv_makers[1], layers[1], stride)
+        self.layer3 = _stage(128, 256, conv_makers[2], layers[2], stride)
+        self.layer4 = _stage(256, 512, conv_makers[3], layers[3], stride)
         self.avgpool = nn.AdaptiveAvgPool3d(1)
         self.fc = nn.Linear(512, num_classes)
 
@@ -118,9 +167,9 @@ class VideoResNet(nn.Module):
         return out
 
 
-def _stage(in_channels: int, out_channels: int, conv_maker: ConvMaker, blocks: int, stride: int) -> nn.Sequential:
+def _stage(in_channels: int, out_channels: int, conv_maker: ConvMaker, blocks: int, stride: Stride) -> nn.Sequential:
     downsample = None
-    if stride != 1:
+    if stride != (1, 1, 1):
         downsample = nn.Sequential(
             nn.Conv3d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
             nn.BatchNorm3d(out_channels),
@@ -145,6 +194,8 @@ def _video_resnet(
 
 
 R3D_18_Weights = define_weights("R3D_18_Weights")
+MC3_18_Weights = define_weights("MC3_18_Weights")
+R2Plus1D_18_Weights = define_weights("R2Plus1D_18_Weights")
 
 
 @register_model(weights=R3D_18_Weights)
@@ -157,3 +208,36 @@ def r3d_18(*, weights: WeightsEnum | None = None, progress: bool = True, **kwarg
         **kwargs: passed to `VideoResNet`, such as `num_classes`.
     """
     return _video_resnet(stem=basic_stem, conv_makers=[conv3d_simple] * 4, weights=weights, progress=progress, **kwargs)
+
+
+@register_model(weights=MC3_18_Weights)
+def mc3_18(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> VideoResNet:
+    """Build MC3-18 (11.7 M parameters): 3x3x3 convolutions in the first stage, 1x3x3 ones in the others.
+
+    Args:
+        weights: published weights to load, None for random ones.
+        progress: show a progress line while downloading.
+        **kwargs: passed to `VideoResNet`, such as `num_classes`.
+    """
+    return _video_resnet(
+        stem=basic_stem,
+        conv_makers=[conv3d_simple] + [conv3d_no_temporal] * 3,
+        stride=(1, 2, 2),
+        weights=weights,
+        progress=progress,
+        **kwargs,
+    )
+
+
+@register_model(weights=R2Plus1D_18_Weights)
+def r2plus1d_18(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> VideoResNet:
+    """Build R(2+1)D-18 (31.5 M parameters): each convolution is one over space and one over time.
+
+    Args:
+        weights: published weights to load, None for random ones.
+        progress: show a progress line while downloading.
+        **kwargs: passed to `VideoResNet`, such as `num_classes`.
+    """
+    return _video_resnet(
+        stem=r2plus1d_stem, conv_makers=[conv2plus1d] * 4, weights=weights, progress=progress, **kwargs
+    )

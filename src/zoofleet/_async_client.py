@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, Self, TypeVar
 import grpc
 
 from zoofleet._calls import Ending, typed_errors
+from zoofleet._grpc import CHANNEL_OPTIONS
 from zoofleet._media import Item, ItemSource, MediaSource, read_items, requests
 from zoofleet._parts import Assembler
 from zoofleet._resources import Job, LoadedModel, Model, TaskName, Worker
@@ -45,15 +46,6 @@ __all__ = ["AsyncClient"]
 ADDRESS_VARIABLE: Final = "ZOOFLEET_ADDRESS"
 DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
 
-_CHANNEL_OPTIONS: Final = (
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    # gRPC's own pauses grow to two minutes; a scheduler that restarts is back within seconds.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
-
 
 class _Page(Protocol):
     next_page_token: str
@@ -84,7 +76,7 @@ class AsyncClient:
     def __init__(self, address: str | None = None, *, retry_timeout: float = 30.0) -> None:
         self.address = address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
         self._retry_timeout = retry_timeout
-        self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
         self._vision: vision_pb2_grpc.VisionAsyncStub = vision_pb2_grpc.VisionStub(self._channel)
         self._jobs: jobs_pb2_grpc.JobsAsyncStub = jobs_pb2_grpc.JobsStub(self._channel)
         self._models: models_pb2_grpc.ModelsAsyncStub = models_pb2_grpc.ModelsStub(self._channel)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from zoofleet import _child
 from zoofleet.errors import UnavailableError
 
 _MAX_SOCKET_PATH: Final = 100
@@ -42,7 +43,8 @@ class RedisServer:
     """A redis-server child process whose data survives restarts.
 
     Every write is on disk before it is acknowledged (append-only file, fsync always). The process leads a session of
-    its own, so that a terminal's Ctrl-C leaves it up until the programs that use it have stopped.
+    its own, so that a terminal's Ctrl-C leaves it up until the programs that use it have stopped; it ends with the
+    process, or the thread, that started it.
 
     Args:
         data_dir: where its append-only file stands; made where missing.
@@ -64,6 +66,11 @@ class RedisServer:
         if self._process is None:
             raise UnavailableError("redis-server is not running")
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.poll() is None
 
     def start(self, timeout: float = 10.0) -> None:
         """Start it and wait until it has loaded its data.
@@ -87,7 +94,7 @@ class RedisServer:
         arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [find_redis_server(), *arguments],
+                _child.command(signal.SIGTERM, [str(find_redis_server()), *arguments]),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

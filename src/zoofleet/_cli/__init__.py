@@ -1,0 +1,68 @@
+"""The command line. Commands import what they need when they run, so that help appears at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from zoofleet._cli import _jobs, _models, _serve, _submit, _video, _workers
+from zoofleet._cli._console import fail
+from zoofleet.errors import ZoofleetError
+
+__all__ = ["app"]
+
+
+_commands = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Runs the vision model zoo as a cluster: images and clips in, classes, boxes, masks and flows out.",
+    epilog="Start everything on this machine with [bold]zoofleet up[/].",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import zoofleet
+
+        typer.echo(f"zoofleet {zoofleet.__version__}")
+        raise typer.Exit
+
+
+@_commands.callback()
+def main(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Set up what all commands share."""
+    # gRPC's own log lines would break into progress bars; what matters in them reaches us as errors.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+_WORK, _LOOK, _RUN = "Work", "Look and steer", "Run a cluster"
+
+_commands.command(rich_help_panel=_WORK)(_submit.submit)
+_commands.command(rich_help_panel=_WORK)(_video.video)
+_commands.add_typer(_jobs.app, name="jobs", rich_help_panel=_LOOK)
+_commands.add_typer(_models.app, name="models", rich_help_panel=_LOOK)
+_commands.add_typer(_workers.app, name="workers", rich_help_panel=_LOOK)
+_commands.command(rich_help_panel=_RUN)(_serve.up)
+_commands.command(rich_help_panel=_RUN)(_serve.scheduler)
+_commands.command(rich_help_panel=_RUN)(_serve.worker)
+
+
+def app() -> None:
+    """Run the command line.
+
+    Exit codes: 0; 1 for an error, said in one line; 2 for wrong usage; 130 for Ctrl-C.
+    """
+    try:
+        _commands()
+    except (ZoofleetError, OSError) as error:
+        fail(str(error))
+        sys.exit(1)

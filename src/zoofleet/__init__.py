@@ -79,9 +79,12 @@ _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in name
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("zoofleet")
+        try:
+            return version("zoofleet")
+        except PackageNotFoundError:  # run from a source tree that is not installed
+            return "0+source"
     if name == "errors":
         return importlib.import_module("zoofleet.errors")
     if name not in _HOME_OF:

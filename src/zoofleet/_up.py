@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -164,15 +164,15 @@ class _Program:
         self._color = color
         self._command = _child.command(signal.SIGKILL, [sys.executable, "-m", "zoofleet", *arguments])
         self._process: asyncio.subprocess.Process | None = None
-        self.ending = False
+        self._ending = asyncio.Event()
 
     async def run(self, ready: asyncio.Event) -> None:
         """Start it, and again when it has died, until `stop`; returns too where it dies before `ready`."""
         pause = 0.5
-        while not self.ending:
+        while not self._ending.is_set():
             started = time.monotonic()
             code = await self._run_once()
-            if self.ending:
+            if self._ending.is_set():
                 return
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             if not ready.is_set():
@@ -180,7 +180,8 @@ class _Program:
                 return
             pause = 0.5 if time.monotonic() - started > _STEADY else pause
             _say(self._console, f"{self.name} ended ({how}); starting it again in {pause:g} s", "yellow")
-            await asyncio.sleep(pause)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), pause)
             pause = min(2 * pause, 10.0)
 
     async def _run_once(self) -> int:
@@ -193,7 +194,7 @@ class _Program:
             start_new_session=True,
             env=environment,
         )
-        if self.ending:
+        if self._ending.is_set():
             self._process.terminate()
         if self._process.stdout is not None:
             await self._print_lines(self._process.stdout)
@@ -216,7 +217,7 @@ class _Program:
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal; from now on it is not started again."""
-        self.ending = True
+        self._ending.set()
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
 
@@ -300,7 +301,7 @@ class _Cluster:
         """Wait until the scheduler is healthy and every worker is ready, and say so."""
         async with AsyncClient(self._address) as client, grpc.aio.insecure_channel(self._address) as channel:
             health = health_pb2_grpc.HealthStub(channel)
-            while not await self._is_ready(client, health):
+            while not await self._is_ready(client, health):  # noqa: ASYNC110 - what it waits for is another process
                 await asyncio.sleep(0.1)
         self._ready.set()
         if config.ready_file is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,11 +17,14 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _missing(extra: str, error: ImportError) -> FailedPreconditionError:
+def _missing(extra: str, error: ModuleNotFoundError) -> FailedPreconditionError:
     return FailedPreconditionError(f"{error.name or error} is not installed: pip install 'zoofleet[{extra}]'")
 
 
 def _serve(main: Coroutine[Any, Any, None]) -> None:
+    import asyncio
+    import logging
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     asyncio.run(main)
 
@@ -66,7 +67,7 @@ def scheduler(
     """Run a scheduler until SIGTERM: it queues jobs in Redis and hands them to workers."""
     try:
         from zoofleet.scheduler import SchedulerConfig, serve
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise _missing("scheduler", error) from None
     options = _given(
         address=address,
@@ -132,7 +133,7 @@ def worker(
     """Run a worker until SIGTERM: it hosts models on one device."""
     try:
         from zoofleet.worker import WorkerConfig, serve
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise _missing("worker", error) from None
     options = _given(
         scheduler=scheduler,
@@ -179,6 +180,8 @@ def up(
 
     Jobs are kept in the data directory and go on at the next start.
     """
+    import asyncio
+
     from zoofleet._up import UpConfig, default_data_dir, up
 
     config = UpConfig(

@@ -83,7 +83,7 @@ class WorkerConfig:
         unknown = self.batch_sizes.keys() - _BATCH_SIZES.keys()
         if unknown:
             raise InvalidArgumentError(f"batch_sizes has {sorted(unknown)}; kinds are {[k.name for k in TASK_KINDS]}")
-        positive = {f"batch_sizes[{kind!r}]": size for kind, size in self.batch_sizes.items()}
+        positive: dict[str, int | None] = {f"batch_sizes[{kind!r}]": size for kind, size in self.batch_sizes.items()}
         for name in (
             *("threads", "decode_threads", "memory_budget_bytes", "max_inflight_items", "max_stream_items"),
             *("max_streams", "max_prepared_bytes", "max_item_bytes", "max_pixels", "max_flow_pixels"),
@@ -115,10 +115,12 @@ class WorkerConfig:
             return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
         if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device):
             raise InvalidArgumentError(f"device is {self.device!r}; accepted: auto, cpu, cuda:0 and so on")
-        device = torch.device(self.device)
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise InvalidArgumentError(f"device is {self.device!r}; this machine has {torch.cuda.device_count()} CUDA")
-        return torch.device("cuda", device.index or 0) if device.type == "cuda" else torch.device("cpu")
+        if self.device == "cpu":
+            return torch.device("cpu")
+        index = int(self.device.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            raise InvalidArgumentError(f"device is {self.device!r}; CUDA devices here: {torch.cuda.device_count()}")
+        return torch.device("cuda", index)
 
     def resolved_threads(self) -> int:
         """CPU threads of a forward pass."""

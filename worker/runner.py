@@ -19,7 +19,7 @@ from zoofleet._catalog import ModelName
 from zoofleet._results import Classification, Detections, Flow, Outcome, Segmentation, categories_of
 from zoofleet._tasks import CLASSIFY, CLASSIFY_CLIP, DETECT, ESTIMATE_FLOW, SEGMENT, kind_of
 from zoofleet.errors import InternalError, InvalidArgumentError, ItemTooLargeError, UnimplementedError
-from zoofleet.models import get_model, transforms
+from zoofleet.models import _hub, get_model, transforms
 from zoofleet.models.detection import Detector, paste_masks
 from zoofleet.v1 import vision_pb2
 from zoofleet.worker.config import WorkerConfig
@@ -329,7 +329,9 @@ def make_runner(name: ModelName, device: torch.device, config: WorkerConfig) -> 
         arguments["quantize"] = True
     elif name.info.task in ("segmentation", "detection"):
         arguments["weights_backbone"] = None
-    # The generator that weights are drawn from is the process's.
+    if name.weights_info is not None:
+        _hub.fetch(name.weights_info.url, progress=False, check_hash=True)  # not under the lock: it may take minutes
+    # The generator that random weights are drawn from is the process's.
     with _build_lock, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = get_model(name.builder, **arguments, progress=False)

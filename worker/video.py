@@ -127,11 +127,9 @@ class VideoReader:
                     raise InvalidMediaError(f"the video is truncated or damaged after {self.decoded_count} frames")
                 packets += packet.size > 0
                 for source in packet.decode():
-                    if not isinstance(source, VideoFrame):
-                        continue
                     self._check_size(source.width, source.height)
                     index = self.decoded_count
-                    time = source.time if source.time is not None else index / (self.frame_rate or 25)
+                    time = source.time if source.pts is not None else index / (self.frame_rate or 25)
                     start = time if start is None else start
                     self.decoded_count += 1
                     yield Frame(index, max(time - start, 0.0), source)

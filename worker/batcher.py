@@ -1,0 +1,171 @@
+"""The device's thread, and what it runs next."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Final
+
+import torch
+
+from zoofleet.errors import CancelledError, InternalError, UnavailableError, ZoofleetError
+from zoofleet.worker.runner import Prepared, Raw, Runner
+
+__all__ = ["Batcher", "Entry", "fault", "use_threads"]
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Entry:
+    """A prepared item that waits for the device.
+
+    Args:
+        runner: the model to run.
+        prepared: the model's input.
+        done: called once, in the device's thread, with the output or the error in its place; must return quickly.
+
+    Attributes:
+        cancelled: set it, from any thread, to have the item dropped if it has not begun to run.
+    """
+
+    __slots__ = ("cancelled", "done", "prepared", "runner")
+
+    def __init__(self, runner: Runner, prepared: Prepared, done: Callable[[Raw | ZoofleetError], None]) -> None:
+        self.runner = runner
+        self.prepared = prepared
+        self.done = done
+        self.cancelled = False
+
+
+class Batcher:
+    """Runs prepared items in batches on one thread.
+
+    Work-conserving: as soon as the device is idle it takes what is there, up to a full batch, and never waits for more.
+    Items of one model and key share a batch whichever streams they come from; models take turns, and so do the keys of
+    a model. If a batch fails its items run one by one, so that only the one at fault ends in an error.
+
+    Args:
+        threads: CPU threads of a forward pass.
+        max_bytes: inputs that may wait; `add` blocks beyond.
+    """
+
+    def __init__(self, threads: int, max_bytes: int) -> None:
+        self.batch_count = 0
+        """Forward passes begun."""
+        self.forwarded_count = 0
+        """Items in them."""
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        # By model, then by key; the first of each is next.
+        self._ready: OrderedDict[str, OrderedDict[tuple[int, ...], deque[Entry]]] = OrderedDict()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)
+        self._thread = threading.Thread(target=self._run, args=(threads,), name="device", daemon=True)
+        self._thread.start()
+
+    def add(self, entry: Entry) -> None:
+        """Queue an item; blocks while more than `max_bytes` wait, which the device alone brings to an end.
+
+        Raises:
+            UnavailableError: the batcher is closed.
+        """
+        with self._lock:
+            self._room.wait_for(lambda: self._bytes < self._max_bytes or self._closed)
+            if self._closed:
+                raise UnavailableError("the worker is shutting down")
+            keys = self._ready.setdefault(str(entry.runner.name), OrderedDict())
+            keys.setdefault(entry.prepared.key, deque()).append(entry)
+            self._bytes += entry.prepared.nbytes
+            self._work.notify()
+
+    def close(self) -> None:
+        """Drop what waits, and return once the device is done with what it runs."""
+        with self._lock:
+            self._closed = True
+            self._work.notify()
+            self._room.notify_all()
+        self._thread.join()
+
+    def _run(self, threads: int) -> None:
+        use_threads(threads)
+        while True:
+            with self._lock:
+                self._work.wait_for(lambda: self._ready or self._closed)
+                if self._closed:
+                    left = [e for keys in self._ready.values() for queue in keys.values() for e in queue]
+                    self._ready.clear()
+                    break
+                batch, dropped = self._take()
+            for entry in dropped:
+                entry.done(CancelledError("cancelled before it ran"))
+            if batch:
+                self._forward(batch)
+            del batch, dropped  # not to hold the inputs, and the model, until the next batch
+        for entry in left:
+            entry.done(UnavailableError("the worker is shutting down"))
+
+    def _take(self) -> tuple[list[Entry], list[Entry]]:
+        """The next batch, and the cancelled items that stood before it."""
+        model, keys = next(iter(self._ready.items()))
+        key, queue = next(iter(keys.items()))
+        batch: list[Entry] = []
+        dropped: list[Entry] = []
+        most = queue[0].prepared.max_batch
+        while queue and len(batch) < most:
+            entry = queue.popleft()
+            self._bytes -= entry.prepared.nbytes
+            (dropped if entry.cancelled else batch).append(entry)
+        keys.move_to_end(key)
+        self._ready.move_to_end(model)
+        if not queue:
+            del keys[key]
+        if not keys:
+            del self._ready[model]
+        self._room.notify_all()
+        return batch, dropped
+
+    def _forward(self, batch: list[Entry]) -> None:
+        self.batch_count += 1
+        self.forwarded_count += len(batch)
+        runner = batch[0].runner
+        outputs: list[Raw] | ZoofleetError
+        try:
+            with torch.inference_mode():
+                outputs = runner.forward([entry.prepared for entry in batch])
+        except Exception as error:  # noqa: BLE001 - a model may raise anything, and the device must go on
+            if len(batch) > 1:
+                _log.warning(
+                    "a batch of %d for %s failed (%s); running its items alone", len(batch), runner.name, error
+                )
+                outputs = []
+            else:
+                outputs = error if isinstance(error, ZoofleetError) else fault(f"a forward pass of {runner.name}")
+        if isinstance(outputs, ZoofleetError):
+            batch[0].done(outputs)
+        elif outputs:
+            for entry, output in zip(batch, outputs, strict=True):
+                entry.done(output)
+        else:
+            for entry in batch:
+                self._forward([entry])
+
+
+def use_threads(count: int) -> None:
+    """Let the calling thread compute on `count` threads.
+
+    The setting is each thread's own, but a thread takes over the last one made anywhere when it first looks.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(count)
+
+
+def fault(what: str) -> InternalError:
+    """Log the exception at hand under a reference, and return an error that carries the reference alone."""
+    reference = uuid.uuid4().hex[:12]
+    _log.exception("fault %s in %s", reference, what)
+    return InternalError(f"a fault of the worker in {what}; its log has the details under {reference}")

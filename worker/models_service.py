@@ -1,0 +1,98 @@
+"""The `Models` service of one worker."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import grpc.aio
+
+from zoofleet._catalog import ModelName
+from zoofleet._grpc import aborting
+from zoofleet._model_messages import builders_of, model_message, parse_model_resource
+from zoofleet.errors import InvalidArgumentError, WorkerNotFoundError
+from zoofleet.v1 import models_pb2, models_pb2_grpc
+from zoofleet.worker.residency import Residency, Resident
+
+__all__ = ["ModelsService", "loaded_model"]
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+_DEFAULT_PAGE: Final = 200
+_MAX_PAGE: Final = 1000
+
+
+def loaded_model(resident: Resident, worker: str) -> models_pb2.LoadedModel:
+    """A resident model as a message."""
+    return models_pb2.LoadedModel(
+        model=str(resident.name), worker=worker, memory_bytes=resident.memory_bytes, pinned=resident.pinned
+    )
+
+
+class ModelsService(models_pb2_grpc.ModelsServicer):
+    """Lists the catalog, and moves models in and out of this worker.
+
+    Args:
+        worker: its resource name.
+        residency: has the models.
+    """
+
+    def __init__(self, worker: str, residency: Residency) -> None:
+        self._worker = worker
+        self._residency = residency
+
+    async def ListModels(  # noqa: D102, N802
+        self, request: models_pb2.ListModelsRequest, context: _Context
+    ) -> models_pb2.ListModelsResponse:
+        async with aborting(context):
+            if request.page_size < 0:
+                raise InvalidArgumentError(f"page_size is {request.page_size}; accepted: 0 to {_MAX_PAGE}")
+            size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
+            names = builders_of(request.task_kind)
+            start = 0
+            if request.page_token:
+                # The first name of the page, as `next_page_token` gave it.
+                if request.page_token not in names:
+                    raise InvalidArgumentError(f"page_token {request.page_token[:80]!r} is not one of this list")
+                start = names.index(request.page_token)
+            loaded = self._loaded()
+            return models_pb2.ListModelsResponse(
+                models=[model_message(name, loaded) for name in names[start : start + size]],
+                next_page_token=next(iter(names[start + size :]), ""),
+            )
+
+    async def GetModel(  # noqa: D102, N802
+        self, request: models_pb2.GetModelRequest, context: _Context
+    ) -> models_pb2.Model:
+        async with aborting(context):
+            return model_message(parse_model_resource(request.name), self._loaded())
+
+    async def LoadModel(  # noqa: D102, N802
+        self, request: models_pb2.LoadModelRequest, context: _Context
+    ) -> models_pb2.LoadModelResponse:
+        async with aborting(context):
+            self._check_worker(request.worker)
+            resident = await self._residency.load(ModelName.parse(request.model), pin=request.pin)
+            return models_pb2.LoadModelResponse(loaded_model=loaded_model(resident, self._worker))
+
+    async def UnloadModel(  # noqa: D102, N802
+        self, request: models_pb2.UnloadModelRequest, context: _Context
+    ) -> models_pb2.UnloadModelResponse:
+        async with aborting(context):
+            self._check_worker(request.worker)
+            freed = await self._residency.unload(ModelName.parse(request.model))
+            return models_pb2.UnloadModelResponse(workers=[self._worker], freed_bytes=freed)
+
+    async def PinModel(  # noqa: D102, N802
+        self, request: models_pb2.PinModelRequest, context: _Context
+    ) -> models_pb2.PinModelResponse:
+        async with aborting(context):
+            self._check_worker(request.worker)
+            resident = self._residency.pin(ModelName.parse(request.model), pinned=request.pinned)
+            return models_pb2.PinModelResponse(loaded_model=loaded_model(resident, self._worker))
+
+    def _loaded(self) -> list[models_pb2.LoadedModel]:
+        return [loaded_model(resident, self._worker) for resident in self._residency.residents]
+
+    def _check_worker(self, worker: str) -> None:
+        if worker not in ("", self._worker):
+            raise WorkerNotFoundError(f"this is {self._worker}, not {worker[:80]!r}")

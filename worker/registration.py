@@ -1,0 +1,106 @@
+"""A worker's membership in a fleet: registers, beats, and leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable
+from typing import Final
+
+import grpc
+import grpc.aio
+
+from zoofleet._grpc import CHANNEL_OPTIONS
+from zoofleet._status import from_rpc_error
+from zoofleet.v1 import fleet_pb2, fleet_pb2_grpc
+
+__all__ = ["Registration"]
+
+_log: Final = logging.getLogger(__name__)
+
+_CALL_SECONDS: Final = 5.0
+_FIRST_RETRY_SECONDS: Final = 0.2
+_MAX_RETRY_SECONDS: Final = 5.0
+
+
+class Registration:
+    """Keeps one worker registered with a scheduler, however often either loses the other.
+
+    Args:
+        scheduler: host:port.
+        worker: how it presents itself.
+        status: how it fares at the moment.
+        drain: called when the scheduler asks it to take no further work; may be called again.
+    """
+
+    def __init__(
+        self,
+        scheduler: str,
+        worker: fleet_pb2.Worker,
+        status: Callable[[], fleet_pb2.WorkerStatus],
+        drain: Callable[[], None],
+    ) -> None:
+        self._worker = worker
+        self._status = status
+        self._drain = drain
+        self._channel = grpc.aio.insecure_channel(scheduler, CHANNEL_OPTIONS)
+        self._fleet = fleet_pb2_grpc.FleetStub(self._channel)
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._run(scheduler))
+
+    def beat(self) -> None:
+        """Send a heartbeat now, since the status has changed."""
+        self._changed.set()
+
+    async def close(self) -> None:
+        """Leave the fleet. A scheduler that cannot be reached will notice by itself."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        request = fleet_pb2.UnregisterWorkerRequest(name=self._worker.name)
+        try:
+            await self._fleet.UnregisterWorker(request, timeout=_CALL_SECONDS / 5)
+        except grpc.aio.AioRpcError as error:
+            _log.warning("cannot unregister: %s", from_rpc_error(error))
+        await self._channel.close()
+
+    async def _run(self, scheduler: str) -> None:
+        retry = _FIRST_RETRY_SECONDS
+        while True:
+            try:
+                interval = await self._register()
+                _log.info("registered with %s as %s", scheduler, self._worker.name)
+                retry = _FIRST_RETRY_SECONDS
+                await self._beat_until_forgotten(interval)
+                _log.warning("%s does not know %s any more; registering again", scheduler, self._worker.name)
+            except grpc.aio.AioRpcError as error:
+                _log.warning("cannot reach %s, trying again: %s", scheduler, from_rpc_error(error))
+                await asyncio.sleep(retry * random.uniform(0.5, 1.0))  # noqa: S311 - workers spread out, no secret
+                retry = min(2 * retry, _MAX_RETRY_SECONDS)
+
+    async def _register(self) -> float:
+        """Register, and return the seconds between heartbeats."""
+        worker = fleet_pb2.Worker()
+        worker.CopyFrom(self._worker)
+        worker.status.CopyFrom(self._status())
+        request = fleet_pb2.RegisterWorkerRequest(worker=worker)
+        response = await self._fleet.RegisterWorker(request, timeout=_CALL_SECONDS)
+        return max(response.heartbeat_interval.ToNanoseconds() / 1e9, 0.05)
+
+    async def _beat_until_forgotten(self, interval: float) -> None:
+        """Beat until the scheduler says that the worker is not registered."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), interval)
+            self._changed.clear()
+            request = fleet_pb2.HeartbeatWorkerRequest(name=self._worker.name, status=self._status())
+            try:
+                response = await self._fleet.HeartbeatWorker(request, timeout=_CALL_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.NOT_FOUND:
+                    return
+                raise
+            if response.drain:
+                self._drain()

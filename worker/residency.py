@@ -1,0 +1,242 @@
+"""Which models are in memory: loaded on demand, kept while in use, unloaded least recently used first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+import psutil
+import torch
+
+from zoofleet._catalog import ModelName
+from zoofleet.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError, ZoofleetError
+from zoofleet.worker.batcher import fault
+from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.runner import Runner, make_runner, memory_bytes
+
+__all__ = ["Lease", "Residency", "Resident"]
+
+_log: Final = logging.getLogger(__name__)
+
+_FLOAT_BYTES: Final = 4
+
+
+@dataclass(eq=False)
+class Resident:
+    """A model in memory.
+
+    Attributes:
+        runner: the model; gone once unloaded.
+        memory_bytes: parameters and buffers, measured. What a forward pass takes beside is not counted; the default
+            budget leaves room for it.
+        pinned: never unloaded to make room.
+        lease_count: uses at the moment; it is not unloaded before the last one ends.
+        is_retiring: to be unloaded; no new leases.
+    """
+
+    name: ModelName
+    runner: Runner
+    memory_bytes: int
+    pinned: bool = False
+    lease_count: int = 0
+    is_retiring: bool = False
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Lease:
+    """The use of a resident model.
+
+    Attributes:
+        runner: the model; in memory until `release`.
+    """
+
+    __slots__ = ("_resident", "runner")
+
+    def __init__(self, resident: Resident) -> None:
+        self._resident = resident
+        self.runner = resident.runner
+        resident.lease_count += 1
+        resident.idle.clear()
+
+    def release(self) -> None:
+        """End the use. Call it once, in the event loop."""
+        del self.runner
+        self._resident.lease_count -= 1
+        if self._resident.lease_count == 0:
+            self._resident.idle.set()
+
+
+class Residency:
+    """The models of one device, within a memory budget.
+
+    A model that has to leave gets no new leases and is unloaded when its last one ends, so that a model in constant use
+    cannot keep another one out. All methods belong in the event loop; loading runs in threads.
+
+    Args:
+        device: where models go.
+        budget: bytes that all of them may take.
+        config: what their runners need.
+    """
+
+    def __init__(self, device: torch.device, budget: int, config: WorkerConfig) -> None:
+        self.budget = budget
+        self._device = device
+        self._config = config
+        self._residents: OrderedDict[ModelName, Resident] = OrderedDict()  # least recently used first
+        self._loading: dict[ModelName, asyncio.Task[None]] = {}
+        self._reserved: dict[ModelName, int] = {}
+        self._measured: dict[ModelName, int] = {}
+
+    @property
+    def residents(self) -> list[Resident]:
+        """What is loaded now, least recently used first."""
+        return list(self._residents.values())
+
+    async def acquire(self, name: ModelName) -> Lease:
+        """Use a model, loading it first if need be; concurrent callers load it once.
+
+        Raises:
+            ResourceExhaustedError: it does not fit into the budget beside pinned models.
+            WeightsUnavailableError, InvalidWeightsError, UnimplementedError: it cannot be built.
+        """
+        resident = await self._resident(name)
+        self._residents.move_to_end(name)
+        return Lease(resident)
+
+    async def load(self, name: ModelName, *, pin: bool) -> Resident:
+        """Have a model in memory, and pin it if asked to.
+
+        Raises:
+            As `acquire`.
+        """
+        resident = await self._resident(name)
+        resident.pinned |= pin
+        return resident
+
+    def pin(self, name: ModelName, *, pinned: bool) -> Resident:
+        """Pin or unpin a model.
+
+        Raises:
+            NotFoundError: it is not loaded.
+        """
+        resident = self._loaded(name)
+        resident.pinned = pinned
+        return resident
+
+    async def unload(self, name: ModelName) -> int:
+        """Unload a model once its last lease has ended.
+
+        Returns:
+            Bytes by which the memory in use fell, measured: resident memory, or the allocator's on a CUDA device.
+
+        Raises:
+            NotFoundError: it is not loaded.
+            FailedPreconditionError: it is pinned.
+        """
+        resident = self._loaded(name)
+        if resident.pinned:
+            raise FailedPreconditionError(f"{name} is pinned; unpin it first")
+        return await self._retire(resident)
+
+    def _loaded(self, name: ModelName) -> Resident:
+        resident = self._residents.get(name)
+        if resident is None or resident.is_retiring:
+            raise NotFoundError(f"{name} is not loaded here")
+        return resident
+
+    async def _resident(self, name: ModelName) -> Resident:
+        while (resident := self._residents.get(name)) is None or resident.is_retiring:
+            if resident is not None:
+                await resident.gone.wait()
+                continue
+            if name not in self._loading:
+                task = asyncio.create_task(self._load(name))
+                self._loading[name] = task
+                task.add_done_callback(lambda done: self._loaded_or_failed(name, done))
+            await asyncio.shield(self._loading[name])  # others may wait for it too
+        return resident
+
+    def _loaded_or_failed(self, name: ModelName, done: asyncio.Task[None]) -> None:
+        del self._loading[name]
+        self._reserved.pop(name, None)
+        if not done.cancelled() and done.exception() is not None:
+            _log.warning("cannot load %s: %s", name, done.exception())
+
+    async def _load(self, name: ModelName) -> None:
+        await self._make_room(name, self._measured.get(name, _FLOAT_BYTES * name.info.num_params))
+        try:
+            runner = await asyncio.to_thread(make_runner, name, self._device, self._config)
+            size = memory_bytes(runner)
+        except ZoofleetError:
+            raise
+        except Exception:  # noqa: BLE001 - a builder may raise anything
+            raise fault(f"loading {name}") from None
+        self._measured[name] = size
+        try:
+            await self._make_room(name, size)
+        except ResourceExhaustedError:
+            del runner
+            await asyncio.to_thread(_release_memory)
+            raise
+        self._residents[name] = Resident(name, runner, size)
+        del self._reserved[name]
+        _log.info("loaded %s: %.1f MB", name, size / 1e6)
+
+    async def _make_room(self, name: ModelName, size: int) -> None:
+        """Reserve `size` bytes for a model, unloading others if need be."""
+        self._reserved.pop(name, None)
+        free = self.budget - sum(self._reserved.values()) - sum(r.memory_bytes for r in self._residents.values())
+        victims = []
+        for resident in self.residents:
+            if free >= size:
+                break
+            if not resident.pinned:
+                victims.append(resident)
+                free += resident.memory_bytes
+        if free < size:
+            pinned = sum(r.memory_bytes for r in self._residents.values() if r.pinned)
+            raise ResourceExhaustedError(
+                f"{name} takes {size} bytes; the budget is {self.budget} bytes, {pinned} of them pinned",
+                # It can fit once the loads that are under way are done, and their models may be unloaded again.
+                retry_after=1.0 if self._reserved and size <= self.budget - pinned else None,
+            )
+        self._reserved[name] = size
+        await asyncio.gather(*(self._retire(resident) for resident in victims))
+
+    async def _retire(self, resident: Resident) -> int:
+        if resident.is_retiring:
+            await resident.gone.wait()
+            return 0
+        resident.is_retiring = True
+        if resident.lease_count:
+            await resident.idle.wait()
+        before = _used_bytes(self._device)
+        del self._residents[resident.name]
+        del resident.runner  # whoever still holds the record must not hold the model
+        resident.gone.set()
+        await asyncio.to_thread(_release_memory)
+        freed = max(before - _used_bytes(self._device), 0)
+        _log.info("unloaded %s: memory in use fell by %.1f MB", resident.name, freed / 1e6)
+        return freed
+
+
+def _used_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return int(psutil.Process().memory_info().rss)
+
+
+def _release_memory() -> None:
+    """Give memory that models left behind back to the system; allocators would keep it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,0 +1,169 @@
+"""The worker process: its parts, the order in which they start, and the order in which they stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import warnings
+from typing import Final
+
+import grpc.aio
+import psutil
+import torch
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+import zoofleet
+from zoofleet import _catalog
+from zoofleet._grpc import SERVER_OPTIONS
+from zoofleet.errors import InvalidArgumentError, UnavailableError
+from zoofleet.v1 import fleet_pb2, models_pb2_grpc
+from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.models_service import ModelsService, loaded_model
+from zoofleet.worker.pipeline import Pipeline
+from zoofleet.worker.registration import Registration
+from zoofleet.worker.residency import Residency
+from zoofleet.worker.vision_service import VisionService
+
+__all__ = ["Worker", "serve"]
+
+_log: Final = logging.getLogger(__name__)
+
+_LAST_WORDS_SECONDS: Final = 0.5
+"""For the final statuses of streams that have just ended."""
+
+_WILDCARDS: Final = ("0.0.0.0", "[::]", "")  # noqa: S104 - to tell that they cannot be dialled
+
+
+class Worker:
+    """A worker in this process. Must be made in the event loop.
+
+    Args:
+        config: of its parts.
+
+    Raises:
+        InvalidArgumentError: a device that is not there, or a wildcard address without one to advertise.
+    """
+
+    def __init__(self, config: WorkerConfig) -> None:
+        host = config.address.rpartition(":")[0]
+        if config.scheduler is not None and config.advertise_address is None and host in _WILDCARDS:
+            raise InvalidArgumentError(
+                f"address is {config.address!r}, which schedulers cannot dial; set advertise_address too"
+            )
+        self._config = config
+        self._device = config.resolved_device()
+        self.name = f"workers/{config.name or f'{_host_id()}-{os.getpid()}-{secrets.token_hex(3)}'}"
+        self.draining = asyncio.Event()
+        """Set once no further work is taken."""
+        self.residency = Residency(self._device, config.resolved_memory_budget(self._device), config)
+        self.pipeline = Pipeline(config, self.residency)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._vision = VisionService(config, self.pipeline, self.residency, self.draining)
+        self._server.add_generic_rpc_handlers((self._vision.handler(),))
+        models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(self.name, self.residency), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._registration: Registration | None = None
+        self._address = config.address
+
+    @property
+    def address(self) -> str:
+        """host:port at which it listens, the port known once it has started."""
+        return self._address
+
+    async def start(self) -> None:
+        """Listen, and register with the scheduler in the background.
+
+        Raises:
+            UnavailableError: the address is taken or not this machine's.
+        """
+        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        try:
+            port = self._server.add_insecure_port(self._config.address)
+        except RuntimeError as error:
+            raise UnavailableError(f"cannot listen on {self._config.address}: {error}") from None
+        self._address = f"{self._config.address.rpartition(':')[0]}:{port}"
+        await self._server.start()
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        _log.info("%s listening on %s, device %s", self.name, self._address, self._device)
+        if self._config.scheduler is not None:
+            self._registration = Registration(self._config.scheduler, self._present(), self.status, self._drain)
+
+    async def stop(self) -> None:
+        """Stop in good order, within the configured grace and a little more."""
+        # 1. Load balancers look elsewhere, and so does the scheduler.
+        await self._health.enter_graceful_shutdown()
+        self._drain()
+        # 2. New streams are refused and no more items are read. Streams end as soon as nothing of theirs is in flight.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._vision.ended(), self._config.grace)
+        # 3. What is left is cut off, and clients see UNAVAILABLE: streams that were not done in time, and calls that
+        #    would never end, such as watches of our health.
+        await self._server.stop(_LAST_WORDS_SECONDS)
+        # 4. Only now may the scheduler forget us: until here heartbeats kept the leases on what was in flight.
+        if self._registration is not None:
+            await self._registration.close()
+        # 5. The threads, which nobody waits for any more, in a thread because they may be in a long forward pass.
+        await asyncio.to_thread(self.pipeline.close)
+        _log.info("%s stopped", self.name)
+
+    def status(self) -> fleet_pb2.WorkerStatus:
+        """How it fares at the moment."""
+        return fleet_pb2.WorkerStatus(
+            loaded_models=[loaded_model(resident, self.name) for resident in self.residency.residents],
+            inflight_items=self.pipeline.inflight_count,
+            item_count=self.pipeline.item_count,
+            error_count=self.pipeline.error_count,
+            resident_bytes=psutil.Process().memory_info().rss,
+            draining=self.draining.is_set(),
+        )
+
+    def _drain(self) -> None:
+        if not self.draining.is_set():
+            _log.info("%s draining", self.name)
+            self.draining.set()
+            if self._registration is not None:
+                self._registration.beat()
+
+    def _present(self) -> fleet_pb2.Worker:
+        on_cpu = self._device.type == "cpu"
+        return fleet_pb2.Worker(
+            name=self.name,
+            address=self._config.advertise_address or self._address,
+            device="cpu" if on_cpu else f"{self._device} [{torch.cuda.get_device_name(self._device)}]",
+            version=zoofleet.__version__,
+            builders=sorted(name for name, b in _catalog.builders().items() if on_cpu or b.task != "quantization"),
+            max_inflight_items=self._config.max_inflight_items,
+            memory_budget_bytes=self.residency.budget,
+        )
+
+
+def _host_id() -> str:
+    name = "".join(c if c.isascii() and c.isalnum() else "-" for c in socket.gethostname().lower())
+    return name[:40] or "host"
+
+
+async def serve(config: WorkerConfig) -> None:
+    """Run a worker until SIGTERM or SIGINT, then stop it in good order.
+
+    Raises:
+        InvalidArgumentError: a device that is not there, or a wildcard address without one to advertise.
+        UnavailableError: the address is taken or not this machine's.
+    """
+    # Pillow's warnings of odd files would come once an item; whether a file can be read is all that counts here.
+    warnings.filterwarnings("ignore", module="PIL")
+    # EXACT means float32; cuDNN would otherwise convolve in TF32.
+    torch.backends.cudnn.allow_tf32 = False
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    worker = Worker(config)
+    await worker.start()
+    await stop.wait()
+    await worker.stop()

@@ -81,6 +81,18 @@ def test_threads_change_nothing(generator: torch.Generator) -> None:
     assert torch.equal(results[0][1], results[1][1])
 
 
+def test_more_boxes_than_a_block(generator: torch.Generator) -> None:
+    features = torch.randn(2, 2, 9, 9, generator=generator, dtype=torch.float64, requires_grad=True)
+    corner = torch.rand(2500, 2, generator=generator, dtype=torch.float64) * 6
+    rois = torch.cat([torch.arange(2500)[:, None] % 2, corner, corner + 3], dim=1)
+    weights = torch.randn(2500, 2, 2, 2, generator=generator, dtype=torch.float64)
+    pooled = roi_align(features, rois, 2)
+    parts = torch.cat([roi_align(features, part, 2) for part in torch.split(rois, 500)])
+    assert torch.equal(pooled, parts)
+    (gradient,) = torch.autograd.grad(pooled, features, weights)
+    torch.testing.assert_close(gradient, torch.autograd.grad(parts, features, weights)[0])
+
+
 def test_boxes_of_each_image(features: Tensor) -> None:
     boxes = [BOXES[BOXES[:, 0] == image, 1:] for image in range(2)]
     rows = torch.cat([BOXES[BOXES[:, 0] == image] for image in range(2)])

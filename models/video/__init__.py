@@ -14,6 +14,15 @@ from zoofleet.models.video.s3d import (
     S3D_Weights,
     s3d,
 )
+from zoofleet.models.video.swin_transformer import (
+    Swin3D_B_Weights,
+    Swin3D_S_Weights,
+    Swin3D_T_Weights,
+    SwinTransformer3d,
+    swin3d_b,
+    swin3d_s,
+    swin3d_t,
+)
 
 __all__ = [
     "S3D",
@@ -21,9 +30,16 @@ __all__ = [
     "R2Plus1D_18_Weights",
     "R3D_18_Weights",
     "S3D_Weights",
+    "Swin3D_B_Weights",
+    "Swin3D_S_Weights",
+    "Swin3D_T_Weights",
+    "SwinTransformer3d",
     "VideoResNet",
     "mc3_18",
     "r2plus1d_18",
     "r3d_18",
     "s3d",
+    "swin3d_b",
+    "swin3d_s",
+    "swin3d_t",
 ]

@@ -1,5 +1,12 @@
 """Video classification models: clips in, logits over Kinetics-400 out."""
 
+from zoofleet.models.video.mvit import (
+    MViT,
+    MViT_V1_B_Weights,
+    MViT_V2_S_Weights,
+    mvit_v1_b,
+    mvit_v2_s,
+)
 from zoofleet.models.video.resnet import (
     MC3_18_Weights,
     R2Plus1D_18_Weights,
@@ -27,6 +34,9 @@ from zoofleet.models.video.swin_transformer import (
 __all__ = [
     "S3D",
     "MC3_18_Weights",
+    "MViT",
+    "MViT_V1_B_Weights",
+    "MViT_V2_S_Weights",
     "R2Plus1D_18_Weights",
     "R3D_18_Weights",
     "S3D_Weights",
@@ -36,6 +46,8 @@ __all__ = [
     "SwinTransformer3d",
     "VideoResNet",
     "mc3_18",
+    "mvit_v1_b",
+    "mvit_v2_s",
     "r2plus1d_18",
     "r3d_18",
     "s3d",

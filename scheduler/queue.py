@@ -227,8 +227,9 @@ class Queue:
         """
         index = keys.tenant_jobs(tenant) if tenant else keys.JOBS
         newest = "+inf" if before is None else f"({before}"
-        rows = await self._store.call("ZREVRANGEBYSCORE", index, newest, "-inf", "WITHSCORES", "LIMIT", 0, count + 1)
-        entries = [(name.decode(), int(score)) for name, score in rows[:count]]
+        flat = await self._store.call("ZREVRANGEBYSCORE", index, newest, "-inf", "WITHSCORES", "LIMIT", 0, count + 1)
+        rows = [(name.decode(), int(score)) for name, score in zip(flat[::2], flat[1::2], strict=True)]
+        entries = rows[:count]
         hashes = await self._store.call_many([("HGETALL", keys.job(job_id)) for job_id, _ in entries])
         # A job that has expired stays in the index until the next sweep.
         jobs = [JobRecord.parse(job_id, fields) for (job_id, _), fields in zip(entries, hashes, strict=True) if fields]

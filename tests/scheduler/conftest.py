@@ -100,7 +100,7 @@ class Client:
         request = jobs_pb2.ReadResultsRequest(name=name, cursor=cursor, follow=follow)
         async for response in self.jobs.ReadResults(request):
             result = assembler.add(response.part) if response.HasField("part") else response.result
-            if result is not None:
+            if isinstance(result, vision_pb2.Result):
                 results.append((result, response.cursor))
         return results
 

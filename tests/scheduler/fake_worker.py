@@ -53,7 +53,9 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
         with self.arguments.log.open("a") as log:
             log.write(f"{self.arguments.name} {text}\n")
 
-    async def Classify(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[vision_pb2.ClassifyResponse]:
+    async def Classify(  # noqa: N802
+        self, requests: AsyncIterator[Any], context: Any
+    ) -> AsyncIterator[vision_pb2.ClassifyResponse]:
         async with aborting(context):
             first = await anext(requests)
             task, _, _ = resolve(first.task)
@@ -79,7 +81,7 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
         pending = []
         async for request in requests:
             item = assembler.add(request.part) if request.HasField("part") else request.item
-            if item is not None:
+            if isinstance(item, vision_pb2.Item):
                 self.status.inflight_items += 1
                 pending.append(group.create_task(self.answer(item, task, answers)))
         for running in pending:
@@ -112,21 +114,27 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
             return [vision_pb2.ClassifyResponse(result=result)]
         return [vision_pb2.ClassifyResponse(part=part) for part in split(result.item_id, data)]
 
-    async def LoadModel(self, request: models_pb2.LoadModelRequest, context: Any) -> models_pb2.LoadModelResponse:
+    async def LoadModel(  # noqa: N802
+        self, request: models_pb2.LoadModelRequest, context: Any
+    ) -> models_pb2.LoadModelResponse:
         async with aborting(context):
             if ModelName.parse(request.model).builder == "vgg11":
                 raise errors.ResourceExhaustedError("too large")
             loaded = self.status.loaded_models.add(model=request.model, worker=self.name, pinned=request.pin)
             return models_pb2.LoadModelResponse(loaded_model=loaded)
 
-    async def UnloadModel(self, request: models_pb2.UnloadModelRequest, context: Any) -> models_pb2.UnloadModelResponse:
+    async def UnloadModel(  # noqa: N802
+        self, request: models_pb2.UnloadModelRequest, context: Any
+    ) -> models_pb2.UnloadModelResponse:
         async with aborting(context):
             kept = [model for model in self.status.loaded_models if model.model != request.model]
             del self.status.loaded_models[:]
             self.status.loaded_models.extend(kept)
             return models_pb2.UnloadModelResponse(workers=[self.name], freed_bytes=7)
 
-    async def PinModel(self, request: models_pb2.PinModelRequest, context: Any) -> models_pb2.PinModelResponse:
+    async def PinModel(  # noqa: N802
+        self, request: models_pb2.PinModelRequest, context: Any
+    ) -> models_pb2.PinModelResponse:
         async with aborting(context):
             return models_pb2.PinModelResponse(
                 loaded_model=models_pb2.LoadedModel(model=request.model, worker=self.name, pinned=request.pinned)
@@ -177,7 +185,7 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
 
 
 async def main(arguments: argparse.Namespace) -> None:
-    worker = FakeWorker(arguments)
+    worker = FakeWorker(arguments)  # type: ignore[abstract]  # it serves no more than tests use
     server = grpc.aio.server(options=SERVER_OPTIONS)
     vision_pb2_grpc.add_VisionServicer_to_server(worker, server)
     models_pb2_grpc.add_ModelsServicer_to_server(worker, server)

@@ -7,9 +7,9 @@ import os
 import signal
 
 import pytest
-
 from tests.scheduler.conftest import MODEL, OTHER_MODEL, Cluster, until
 from tests.scheduler.fake_worker import label
+
 from zoofleet.scheduler import keys
 from zoofleet.v1 import fleet_pb2, jobs_pb2
 

@@ -244,6 +244,7 @@ def mobilenet_v3_large(
     *,
     weights: WeightsEnum | None = None,
     progress: bool = True,
+    width_mult: float = 1.0,
     dilated: bool = False,
     reduced_tail: bool = False,
     **kwargs: Any,
@@ -253,11 +254,12 @@ def mobilenet_v3_large(
     Args:
         weights: published weights to load, None for random ones.
         progress: show a progress line while downloading.
+        width_mult: scales all channels; published weights fit 1.
         dilated: dilate the last stage rather than stride; takes the same weights.
         reduced_tail: halve the channels of the last stage; no published weights fit.
         **kwargs: passed to `MobileNetV3`, such as `num_classes`.
     """
-    configs, last_channel = large_config(dilated=dilated, reduced_tail=reduced_tail)
+    configs, last_channel = large_config(width_mult=width_mult, dilated=dilated, reduced_tail=reduced_tail)
     model = MobileNetV3(configs, last_channel, **kwargs)
     if weights is not None:
         load_weights(model, weights, progress=progress)
@@ -272,12 +274,13 @@ def mobilenet_v3_small(
     *,
     weights: WeightsEnum | None = None,
     progress: bool = True,
+    width_mult: float = 1.0,
     dilated: bool = False,
     reduced_tail: bool = False,
     **kwargs: Any,
 ) -> MobileNetV3:
     """Build MobileNetV3-Small (2.5 M parameters); the arguments are those of `mobilenet_v3_large`."""
-    configs, last_channel = small_config(dilated=dilated, reduced_tail=reduced_tail)
+    configs, last_channel = small_config(width_mult=width_mult, dilated=dilated, reduced_tail=reduced_tail)
     model = MobileNetV3(configs, last_channel, **kwargs)
     if weights is not None:
         load_weights(model, weights, progress=progress)

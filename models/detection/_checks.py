@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.detection._transform import Target
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "check_labels",
     "check_ranges",
     "check_targets",
-    "num_classes_of",
     "options_from",
     "positive",
 ]
@@ -147,20 +145,6 @@ def options_from(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> t
     names = {prefix + field.name: field.name for field in fields(cls)}  # type: ignore[arg-type]
     rest = {key: value for key, value in values.items() if key not in names}
     return cls(**{names[key]: value for key, value in values.items() if key in names}), rest
-
-
-def num_classes_of(weights: WeightsEnum | None, requested: int | None, default: int) -> int:
-    """Classes of a detector, background among them: those of its weights where it has some.
-
-    Raises:
-        InvalidArgumentError: not positive, or another number than the weights have.
-    """
-    if weights is None:
-        return positive("num_classes", default if requested is None else requested)
-    published = len(weights.meta["categories"])
-    if requested not in (None, published):
-        raise InvalidArgumentError(f"{weights!r} has {published} classes, so num_classes cannot be {requested!r}")
-    return published
 
 
 def _kind(value: object) -> str:

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weights import WeightsEnum, define_weights, fixed_by_weights
 from zoofleet.models.detection._backbones import drop_norm_eps, resnet50_fpn
-from zoofleet.models.detection._checks import num_classes_of, positive
+from zoofleet.models.detection._checks import positive
 from zoofleet.models.detection._transform import Target
 from zoofleet.models.detection.faster_rcnn import FasterRCNN, pyramid_roi_pool
 from zoofleet.models.ops import MultiScaleRoIAlign
@@ -133,23 +133,20 @@ def keypointrcnn_resnet50_fpn(
     """Keypoint R-CNN over ResNet-50 with a feature pyramid.
 
     Args:
-        weights: of the whole model, instead of `num_classes`, `num_keypoints` and `weights_backbone`.
+        weights: of the whole model, instead of `weights_backbone`; None for random ones.
         progress: write a progress line to stderr while downloading.
-        num_classes: background among them; 2 if left out.
-        num_keypoints: of each object; 17 if left out.
+        num_classes: background among them; None for 2, which the weights have.
+        num_keypoints: of each object; None for 17, which the weights have.
         weights_backbone: of the backbone alone.
         trainable_backbone_layers: parts of a backbone with trained weights that are trained further, counted from
             the last; 0 to 5, 3 if left out. A random backbone is trained whole.
         kwargs: options of `KeypointRCNN`.
     """
-    num_classes = num_classes_of(weights, num_classes, default=2)
-    names = 17 if weights is None else len(weights.meta["keypoint_names"])
-    if weights is not None and num_keypoints not in (None, names):
-        raise InvalidArgumentError(f"{weights!r} has {names} keypoints, so num_keypoints cannot be {num_keypoints!r}")
+    num_classes = positive("num_classes", 2 if num_classes is None else num_classes)
+    if weights is not None:
+        num_keypoints = fixed_by_weights(weights, "num_keypoints", num_keypoints, len(weights.meta["keypoint_names"]))
     backbone = resnet50_fpn(weights, weights_backbone, trainable_backbone_layers, progress=progress)
-    model = KeypointRCNN(
-        backbone, num_classes, num_keypoints=names if num_keypoints is None else num_keypoints, **kwargs
-    )
+    model = KeypointRCNN(backbone, num_classes, num_keypoints=17 if num_keypoints is None else num_keypoints, **kwargs)
     if weights is not None:
         load_weights(model, weights, progress=progress)
         if weights is KeypointRCNN_ResNet50_FPN_Weights.COCO_V1:

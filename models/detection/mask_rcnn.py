@@ -16,7 +16,7 @@ from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
 from zoofleet.models.detection._backbones import drop_norm_eps, resnet50_fpn
-from zoofleet.models.detection._checks import num_classes_of
+from zoofleet.models.detection._checks import positive
 from zoofleet.models.detection._transform import Target
 from zoofleet.models.detection.faster_rcnn import FasterRCNN, pyramid_roi_pool
 from zoofleet.models.ops import MultiScaleRoIAlign
@@ -125,15 +125,15 @@ def maskrcnn_resnet50_fpn(
     """Mask R-CNN over ResNet-50 with a feature pyramid.
 
     Args:
-        weights: of the whole model, instead of `num_classes` and `weights_backbone`.
+        weights: of the whole model, instead of `weights_backbone`; None for random ones.
         progress: write a progress line to stderr while downloading.
-        num_classes: background among them; 91 if left out.
+        num_classes: background among them; None for 91, which the weights have.
         weights_backbone: of the backbone alone.
         trainable_backbone_layers: parts of a backbone with trained weights that are trained further, counted from
             the last; 0 to 5, 3 if left out. A random backbone is trained whole.
         kwargs: options of `MaskRCNN`.
     """
-    num_classes = num_classes_of(weights, num_classes, default=91)
+    num_classes = positive("num_classes", 91 if num_classes is None else num_classes)
     backbone = resnet50_fpn(weights, weights_backbone, trainable_backbone_layers, progress=progress)
     model = MaskRCNN(backbone, num_classes, **kwargs)
     if weights is not None:

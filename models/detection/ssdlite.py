@@ -21,7 +21,7 @@ from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
 from zoofleet.models.detection._anchors import DefaultBoxGenerator
 from zoofleet.models.detection._backbones import num_trainable_layers
-from zoofleet.models.detection._checks import num_classes_of, options_from
+from zoofleet.models.detection._checks import options_from, positive
 from zoofleet.models.detection._transform import DetectionTransform
 from zoofleet.models.detection.ssd import SSD, SSDHead, SSDOptions, SSDScoringHead
 from zoofleet.models.mobilenet_v3 import InvertedResidual, MobileNet_V3_Large_Weights, MobileNetV3, mobilenet_v3_large
@@ -136,16 +136,16 @@ def ssdlite320_mobilenet_v3_large(
     """SSDLite on images of 320 x 320 over MobileNetV3-Large.
 
     Args:
-        weights: of the whole model, instead of `num_classes` and `weights_backbone`.
+        weights: of the whole model, instead of `weights_backbone`; None for random ones.
         progress: write a progress line to stderr while downloading.
-        num_classes: background among them; 91 if left out.
+        num_classes: background among them; None for 91, which the weights have.
         weights_backbone: of the backbone alone. Without them its last blocks are half as wide.
         trainable_backbone_layers: parts of a backbone with trained weights that are trained further, counted from
             the last; 0 to 6, all if left out.
         norm_layer: None for batch norm with epsilon 0.001 and momentum 0.03.
         kwargs: the fields of `SSDOptions`; `image_mean` and `image_std`, 0.5 each if left out.
     """
-    num_classes = num_classes_of(weights, num_classes, default=91)
+    num_classes = positive("num_classes", 91 if num_classes is None else num_classes)
     defaults = {"score_thresh": 0.001, "nms_thresh": 0.55, "detections_per_img": 300, "topk_candidates": 300}
     options, rest = options_from(SSDOptions, defaults | kwargs)
     transform = _transform(**rest)

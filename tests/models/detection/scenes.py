@@ -1,0 +1,75 @@
+"""Images, targets and small models that the tests of detectors share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tests.models import seeded
+from torch import Tensor
+
+from zoofleet.models.detection import (
+    Detector,
+    keypointrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn,
+    ssdlite320_mobilenet_v3_large,
+)
+
+SIZES = ((240, 320), (200, 180))
+KEYPOINTS = 17
+
+BUILDERS: dict[str, Callable[..., Detector]] = {
+    "keypointrcnn_resnet50_fpn": keypointrcnn_resnet50_fpn,
+    "maskrcnn_resnet50_fpn": maskrcnn_resnet50_fpn,
+    "ssdlite320_mobilenet_v3_large": ssdlite320_mobilenet_v3_large,
+}
+
+
+def images() -> list[Tensor]:
+    """The two images of the facts, of different sizes."""
+    return [
+        torch.from_numpy(seeded.image(h, w, seed)).permute(2, 0, 1).float() / 255
+        for (h, w), seed in zip(SIZES, (7, 8), strict=True)
+    ]
+
+
+def targets(*, second_image_empty: bool = False) -> list[dict[str, Tensor]]:
+    """Two objects an image, as the facts about losses describe them."""
+    made = [_target(i) for i in range(len(SIZES))]
+    if second_image_empty:
+        made[1] = {key: value[:0] for key, value in made[1].items()}
+    return made
+
+
+def _target(i: int) -> dict[str, Tensor]:
+    boxes = torch.tensor([[10.0 + 5 * i, 20, 110, 130], [60, 40.0 + 5 * i, 170, 160]])
+    masks = torch.zeros(len(boxes), *SIZES[i], dtype=torch.uint8)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[y0:y1, x0:x1] = 1
+    k = torch.arange(KEYPOINTS)
+    across, down = (k + 1) / 18, ((5 * k) % KEYPOINTS + 1) / 18
+    x0, y0, x1, y1 = (side[:, None] for side in boxes.unbind(1))
+    places = (x0 + (x1 - x0) * across, y0 + (y1 - y0) * down)
+    return {
+        "boxes": boxes,
+        "labels": torch.ones(len(boxes), dtype=torch.int64),
+        "masks": masks,
+        "keypoints": torch.stack((*places, torch.ones_like(places[0])), dim=-1),
+    }
+
+
+SMALL = {"min_size": 160, "box_batch_size_per_image": 32}
+"""Options that make an R-CNN quick: small images, and few regions to learn from."""
+
+
+def small(name: str, **options: Any) -> Detector:
+    """`build`, but quick."""
+    return build(name, **((SMALL if "rcnn" in name else {}) | options))
+
+
+def build(name: str, **options: Any) -> Detector:
+    """A detector with the weights of `seeded.fill`, in evaluation mode."""
+    model = BUILDERS[name](weights=None, weights_backbone=None, **options)
+    seeded.fill(model.state_dict())
+    return model.eval()

@@ -9,7 +9,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from google.protobuf import json_format, timestamp_pb2
+from google.protobuf import struct_pb2, timestamp_pb2
 
 from zoofleet._status import from_status
 from zoofleet._task_options import Task
@@ -71,6 +71,17 @@ def _time(parent: Any, field: str) -> datetime | None:
         return stamp.ToDatetime(UTC)
     except (ValueError, OverflowError) as error:
         raise DataLossError(f"{field}: {error}") from None
+
+
+def _plain(struct: struct_pb2.Struct) -> Mapping[str, Any]:
+    """A struct of numbers and structs as a mapping of floats and mappings; NaN, a metric not measured, stays."""
+    result: dict[str, Any] = {}
+    for name, value in struct.fields.items():
+        kind = value.WhichOneof("kind")
+        if kind not in ("number_value", "struct_value"):
+            raise DataLossError(f"metric {name!r} is a {kind}")
+        result[name] = _plain(value.struct_value) if kind == "struct_value" else value.number_value
+    return MappingProxyType(result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +201,12 @@ class WeightSet:
 
     @classmethod
     def from_proto(cls, proto: models_pb2.WeightSet) -> WeightSet:
-        """From the message of the same name."""
-        metrics = MappingProxyType(json_format.MessageToDict(proto.metrics))
+        """From the message of the same name.
+
+        Raises:
+            DataLossError: a metric is neither a number nor metrics by name.
+        """
+        metrics = _plain(proto.metrics)
         return cls(proto.weight_set_id, proto.is_default, proto.url, proto.size_bytes, proto.gflops, metrics)
 
 

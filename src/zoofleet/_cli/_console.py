@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO, TypeAlias
 
 import typer
 
@@ -46,17 +47,20 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 @cache
 def stdout() -> Console:
     """The terminal, for what was asked for."""
-    from rich.console import Console
-
-    return Console(highlight=False)
+    return _console(sys.stdout)
 
 
 @cache
 def stderr() -> Console:
     """The terminal, for all else: progress, notes, errors."""
+    return _console(sys.stderr)
+
+
+def _console(file: TextIO) -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    # What is not a terminal has no width that lines would have to fit.
+    return Console(file=file, highlight=False, width=None if file.isatty() else 160)
 
 
 def fail(message: str) -> None:
@@ -169,7 +173,9 @@ def table(*columns: str) -> Table:
 
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for column in columns:
-        result.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+        number = column.startswith(">")
+        justify: Literal["left", "right"] = "right" if number else "left"
+        result.add_column(column.removeprefix(">"), justify=justify, no_wrap=number, overflow="fold")
     return result
 
 

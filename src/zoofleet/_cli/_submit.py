@@ -168,14 +168,16 @@ def _report(job: Job, writer: ResultWriter, failures: list[tuple[str, str]], cou
 
     if failures:
         listing = table("item", "error")
-        for item, message in failures[:_SHOWN_ERRORS]:
+        reasons = list(dict.fromkeys(failures))  # an item fails alike in most of a job's tasks
+        for item, message in reasons[:_SHOWN_ERRORS]:
             listing.add_row(escape(item), f"[red]{escape(message)}[/]")
         stderr().print(listing)
-        if len(failures) > _SHOWN_ERRORS:
-            stderr().print(f"… and {len(failures) - _SHOWN_ERRORS} more in {writer.path}")
+        if len(reasons) > _SHOWN_ERRORS:
+            stderr().print(f"… and {len(reasons) - _SHOWN_ERRORS} more in {escape(str(writer.path))}")
     state = job.state.name.lower()
     stdout().print(
         f"{escape(job.name)} {state}: {count} results in {seconds:.1f} s ({count / max(seconds, 1e-9):.1f}/s), "
         f"{len(failures)} failed → {escape(str(writer.path))}"
-        + (f", {writer.picture_count} pictures" if writer.picture_count else "")
+        + (f", {writer.picture_count} pictures" if writer.picture_count else ""),
+        soft_wrap=True,
     )

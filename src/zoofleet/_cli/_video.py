@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     from zoofleet import FrameResults
 
+_MAX_WIDTH = 1920
+"""Of an annotated video, in pixels: wider ones do not play everywhere."""
+
 
 def video(
     file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="The video.")],
@@ -45,7 +48,8 @@ def video(
 ) -> None:
     """Run models over the frames of a video, and write what they find.
 
-    Writes NAME.jsonl (one frame a line) and NAME.mp4: the original beside a panel for each model.
+    Writes NAME.jsonl (one frame a line; of label maps and flows a summary) and NAME.mp4: the original beside a panel for
+    each model.
     """
     tasks = tasks_of(model, top_k, score_threshold)
     out.mkdir(parents=True, exist_ok=True)
@@ -131,8 +135,10 @@ class _Panels:
         for result in frame.results:
             self._last[result.model] = self._panel(result.model, image, result.outcome)
         captions, panels = zip(("original", image), *self._last.values(), strict=True)
-        # Every panel has the frame's size, whatever legend it brings, so that all pictures are alike.
-        cells = [ImageOps.pad(panel or Image.new("RGB", (1, 1)), image.size) for panel in panels]
+        # Every panel has one size, whatever legend it brings, so that all pictures are alike.
+        scale = min(1.0, _MAX_WIDTH / (image.width * len(panels)))
+        size = (round(scale * image.width), round(scale * image.height))
+        cells = [ImageOps.pad(panel or Image.new("RGB", size), size) for panel in panels]
         picture = side_by_side(cells, captions)
         if self._stream is None:
             self._stream = self._open_stream(picture.size)

@@ -16,7 +16,7 @@ def list_(address: Address = DEFAULT_ADDRESS) -> None:
     """List live workers."""
     from rich.markup import escape
 
-    listing = table("worker", "state", "device", ">in flight", ">items", ">errors", ">memory", "loaded", "beat")
+    listing = table("worker", "state", "device", ">active", ">items", ">errors", ">memory", "loaded", ">beat")
     with connect(address) as client:
         for worker in client.list_workers():
             listing.add_row(

@@ -1,8 +1,8 @@
 """Resizing, cropping and normalising with the arithmetic that the published weights were evaluated with.
 
 Pictures are Pillow images or tensors of shape (..., C, H, W), uint8 or floating point. Pillow images keep Pillow's own
-filters; tensors agree with them within 1/255, but for hard edges in pure black or white under bicubic, which overshoots:
-Pillow cuts that off after each axis, tensors once at the end.
+filters; tensors agree with them within 1/255, but for hard edges in pure black or white under bicubic, which
+overshoots: Pillow cuts that off after each axis, tensors once at the end.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def _target(i: int) -> dict[str, Tensor]:
     }
 
 
-SMALL = {"min_size": 160, "box_batch_size_per_image": 32}
+SMALL = {"min_size": 128, "box_batch_size_per_image": 16}
 """Options that make an R-CNN quick: small images, and few regions to learn from."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoofleet.errors import InvalidArgumentError, UnknownWeightsError
-from zoofleet.models.video import VideoResNet, r3d_18
+from zoofleet.models.video import VideoResNet, mc3_18, r2plus1d_18, r3d_18
 
 
 def _clips(n: int = 1, frames: int = 4, size: int = 32, seed: int = 0) -> Tensor:
@@ -46,8 +47,17 @@ def test_unknown_weights_are_refused() -> None:
         r3d_18(weights="IMAGENET1K_V1")
 
 
-def test_gradients_reach_every_parameter_in_training() -> None:
-    model = r3d_18(num_classes=3).train()
+@pytest.mark.parametrize(("builder", "frames"), [(r3d_18, 2), (r2plus1d_18, 2), (mc3_18, 16)])
+@torch.inference_mode()
+def test_all_but_mc3_shrink_time(builder: Callable[..., VideoResNet], frames: int) -> None:
+    model = builder().eval()
+    maps = model.layer4(model.layer3(model.layer2(model.layer1(model.stem(_clips(frames=16))))))
+    assert maps.shape == (1, 512, frames, 2, 2)
+
+
+@pytest.mark.parametrize("builder", [r3d_18, r2plus1d_18, mc3_18])
+def test_gradients_reach_every_parameter_in_training(builder: Callable[..., VideoResNet]) -> None:
+    model = builder(num_classes=3).train()
     model(_clips(2)).square().sum().backward()
     dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert dead == []

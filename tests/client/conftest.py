@@ -38,6 +38,8 @@ class Flaky(vision_pb2_grpc.VisionServicer, jobs_pb2_grpc.JobsServicer, fleet_pb
         request_ids: of each `CreateJob` call that was read to its end.
         job_items: the items of the job.
         job: what `GetJob` answers.
+        reading: set when `ReadResults` is called.
+        hold: clear to hold `ReadResults` back.
         result_bytes: how large results of `Classify` are made.
         video: what `AnalyzeVideo` answers.
         video_bytes: bytes of video that came in.
@@ -53,6 +55,8 @@ class Flaky(vision_pb2_grpc.VisionServicer, jobs_pb2_grpc.JobsServicer, fleet_pb
     job_items: list[vision_pb2.Item] = field(default_factory=list)
     job: jobs_pb2.Job = field(default_factory=jobs_pb2.Job)
     result_bytes: int = 0
+    reading: threading.Event = field(default_factory=threading.Event)
+    hold: threading.Event = field(default_factory=threading.Event)
     video: list[vision_pb2.AnalyzeVideoResponse] = field(default_factory=list)
     video_bytes: int = 0
 
@@ -138,6 +142,8 @@ class Flaky(vision_pb2_grpc.VisionServicer, jobs_pb2_grpc.JobsServicer, fleet_pb
         self, request: jobs_pb2.ReadResultsRequest, context: grpc.ServicerContext
     ) -> Iterator[jobs_pb2.ReadResultsResponse]:
         """A result for each item, from the cursor on."""
+        self.reading.set()
+        self.hold.wait(60)
         start = int(request.cursor or 0)
         for position in range(start, len(self.job_items)):
             self._fail(context, position - start)
@@ -197,6 +203,7 @@ class Server:
 def server() -> Iterator[Server]:
     """A running server."""
     server = Server(Flaky())  # type: ignore[abstract]  # methods that it lacks answer UNIMPLEMENTED
+    server.flaky.hold.set()
     server.start()
     yield server
     server.stop()

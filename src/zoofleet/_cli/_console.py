@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -60,7 +61,8 @@ def _console(file: TextIO) -> Console:
     from rich.console import Console
 
     # What is not a terminal has no width that lines would have to fit.
-    return Console(file=file, highlight=False, width=None if file.isatty() else 160)
+    fits = file.isatty() or "COLUMNS" in os.environ
+    return Console(file=file, highlight=False, width=None if fits else 160)
 
 
 def fail(message: str) -> None:

@@ -48,7 +48,7 @@ def video(
 ) -> None:
     """Run models over the frames of a video, and write what they find.
 
-    Writes NAME.jsonl (one frame a line; of label maps and flows a summary) and NAME.mp4: the original beside a panel for
+    Writes NAME.jsonl (one frame a line; label maps and flows in short) and NAME.mp4: the original beside a panel for
     each model.
     """
     tasks = tasks_of(model, top_k, score_threshold)

@@ -1,0 +1,190 @@
+"""The process: health, signals, and its place in a fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.worker.calls import item, run
+
+from zoofleet import _tasks
+from zoofleet._redis_server import RedisServer
+from zoofleet.errors import InvalidArgumentError
+from zoofleet.scheduler import Scheduler, SchedulerConfig
+from zoofleet.v1 import fleet_pb2, fleet_pb2_grpc, vision_pb2, vision_pb2_grpc
+from zoofleet.worker import Worker, WorkerConfig
+
+TASK = vision_pb2.Task(model="mobilenet_v3_large@random")
+SLOW = vision_pb2.Task(model="raft_small@random", estimate_flow=vision_pb2.EstimateFlowOptions(num_flow_updates=32))
+
+_PROGRAM = """
+import asyncio, logging, sys
+from zoofleet.worker import WorkerConfig, serve
+logging.basicConfig(level=logging.INFO)
+asyncio.run(serve(WorkerConfig(scheduler=None, device="cpu", address=sys.argv[1], grace=float(sys.argv[2]))))
+"""
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that must come; the test's own timeout is the limit."""
+    while not condition():  # noqa: ASYNC110 - what is waited for is plain state
+        await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def process(grace: float) -> AsyncIterator[tuple[subprocess.Popen[bytes], str]]:
+    """A worker process, once it is healthy, and its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with subprocess.Popen([sys.executable, "-c", _PROGRAM, address, str(grace)], stderr=subprocess.PIPE) as worker:
+        try:
+            async with grpc.aio.insecure_channel(address) as channel:
+                check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+                assert (await check).status == health_pb2.HealthCheckResponse.SERVING
+            yield worker, address
+        finally:
+            worker.kill()
+
+
+async def ended(worker: subprocess.Popen[bytes]) -> str:
+    """What a process that exited with 0 wrote to stderr."""
+    _, output = await asyncio.to_thread(worker.communicate)
+    assert worker.returncode == 0, output.decode()
+    assert b"Traceback" not in output
+    return output.decode()
+
+
+async def test_sigterm_finishes_what_is_in_flight_and_ends_idle_streams(media: Path) -> None:
+    rocket = (media / "rocket.jpg").read_bytes()
+    async with process(grace=60.0) as (worker, address), grpc.aio.insecure_channel(address) as channel:
+        idle = vision_pb2_grpc.VisionStub(channel).Classify()
+        await idle.write(vision_pb2.ClassifyRequest(task=TASK))
+        silent = vision_pb2_grpc.VisionStub(channel).Classify()  # not even a task
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        busy = vision_pb2_grpc.VisionStub(channel).Classify()
+        await busy.write(vision_pb2.ClassifyRequest(task=TASK))
+        await busy.write(vision_pb2.ClassifyRequest(item=item(rocket)))
+        assert (await busy.read()).result.HasField("classification")
+        for _ in range(10):
+            await busy.write(vision_pb2.ClassifyRequest(item=item(rocket)))
+        assert (await busy.read()).result.item_id  # the first of ten: the others are in flight or on the wire
+        worker.send_signal(signal.SIGTERM)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        answered = 0
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for response in busy:
+                answered += response.result.HasField("classification")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert answered <= 9
+        for stream in (idle, silent):
+            assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+            assert "draining" in await stream.details()
+        log = await ended(worker)
+    assert "draining" in log and "stopped" in log
+
+
+async def test_a_stream_that_is_half_closed_ends_well_at_sigterm(media: Path) -> None:
+    pair = item(*[(media / "chelsea.png").read_bytes()] * 2)
+    async with process(grace=60.0) as (worker, address), grpc.aio.insecure_channel(address) as channel:
+        call = vision_pb2_grpc.VisionStub(channel).EstimateFlow()
+        await call.write(vision_pb2.EstimateFlowRequest(task=SLOW))
+        for _ in range(2):
+            await call.write(vision_pb2.EstimateFlowRequest(item=pair))
+        await call.done_writing()
+        first = await call.read()
+        worker.send_signal(signal.SIGTERM)
+        second = await call.read()
+        assert {first.result.item_id, second.result.item_id} == {"0", "1"}
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() is grpc.StatusCode.OK
+        await ended(worker)
+
+
+async def test_what_is_not_done_within_the_grace_is_cut_off(media: Path) -> None:
+    pair = item(*[(media / "chelsea.png").read_bytes()] * 2)
+    async with process(grace=0.0) as (worker, address), grpc.aio.insecure_channel(address) as channel:
+        call = vision_pb2_grpc.VisionStub(channel).EstimateFlow()
+        await call.write(vision_pb2.EstimateFlowRequest(task=SLOW))
+        for _ in range(8):
+            await call.write(vision_pb2.EstimateFlowRequest(item=pair))
+        await call.read()
+        worker.send_signal(signal.SIGTERM)
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
+        await ended(worker)
+
+
+async def test_a_worker_registers_beats_drains_and_leaves(redis_server: RedisServer, media: Path) -> None:
+    scheduler = Scheduler(SchedulerConfig(address="127.0.0.1:0", redis_url=redis_server.url, heartbeat_interval=0.05))
+    await scheduler.start()
+    worker = Worker(WorkerConfig(scheduler=scheduler.address, device="cpu", name="w1"))
+    await worker.start()
+    async with grpc.aio.insecure_channel(scheduler.address) as channel:
+        fleet = fleet_pb2_grpc.FleetStub(channel)
+
+        async def listed() -> fleet_pb2.Worker | None:
+            response = await fleet.ListWorkers(fleet_pb2.ListWorkersRequest())
+            return next(iter(response.workers), None)
+
+        while (seen := await listed()) is None:
+            await asyncio.sleep(0.02)
+        assert (seen.name, seen.address, seen.device) == ("workers/w1", worker.address, "cpu")
+        assert seen.state == fleet_pb2.Worker.STATE_READY
+        assert "resnet50" in seen.builders and seen.memory_budget_bytes == worker.residency.budget
+
+        await run(worker.address, _tasks.CLASSIFY, TASK, [item((media / "rocket.jpg").read_bytes()), item(b"")])
+        while (seen := await listed()) is None or seen.status.item_count < 2:
+            await asyncio.sleep(0.02)
+        assert seen.status.error_count == 1
+        assert [loaded.model for loaded in seen.status.loaded_models] == [TASK.model]
+
+        # A scheduler that has forgotten it gets it back.
+        await fleet.UnregisterWorker(fleet_pb2.UnregisterWorkerRequest(name=worker.name))
+        while await listed() is None:
+            await asyncio.sleep(0.02)
+
+        await fleet.DrainWorker(fleet_pb2.DrainWorkerRequest(name=worker.name))
+        await asyncio.wait_for(worker.draining.wait(), 60)
+        await worker.stop()
+        assert await listed() is None
+    await scheduler.stop()
+
+
+async def test_a_worker_without_its_scheduler_serves_and_stops(media: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        worker = Worker(WorkerConfig(scheduler=f"127.0.0.1:{taken.getsockname()[1]}", device="cpu"))
+        await worker.start()
+        results = await run(worker.address, _tasks.CLASSIFY, TASK, [item((media / "rocket.jpg").read_bytes())])
+        assert results["0"].error is None
+        await worker.stop()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"address": "0.0.0.0:0"},
+        {"device": "tpu"},
+        {"device": "cuda:99"},
+        {"threads": 0},
+        {"batch_sizes": {"dance": 3}},
+        {"batch_sizes": {"detect": 0}},
+        {"grace": -1.0},
+        {"uri_prefixes": ("ftp://a",)},
+        {"name": "Not a name"},
+    ],
+    ids=str,
+)
+async def test_settings_that_cannot_work_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(InvalidArgumentError):
+        Worker(WorkerConfig(**options))  # type: ignore[arg-type]

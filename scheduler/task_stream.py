@@ -13,6 +13,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from zoofleet._calls import Ending
 from zoofleet._catalog import ModelName
 from zoofleet._parts import PART_BYTES, Assembler, split
 from zoofleet._status import DETAILS_KEY, error_result, from_rpc_error
@@ -111,6 +112,7 @@ class TaskStream:
             request_serializer=self._kind.request.SerializeToString,
             response_deserializer=self._kind.response.FromString,
         )()
+        self._ending = Ending(self._call)
         self._writer = asyncio.create_task(self._write())
         self._reader = asyncio.create_task(self._read())
 
@@ -173,7 +175,8 @@ class TaskStream:
                 if result is not None:
                     self._settle(result)
             end = StreamEnd(None)
-        except grpc.aio.AioRpcError as error:
+        except grpc.aio.AioRpcError as raised:
+            error = self._ending.restore(raised)
             if any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
                 end = StreamEnd(from_rpc_error(error))
             else:  # no word of a worker's, but of whatever is there now

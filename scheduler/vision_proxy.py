@@ -12,6 +12,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from zoofleet import _tasks
+from zoofleet._calls import Ending
 from zoofleet._catalog import ModelName
 from zoofleet._grpc import aborting
 from zoofleet._status import DETAILS_KEY
@@ -85,11 +86,13 @@ async def _route(
         raise InvalidArgumentError("the stream has no message; accepted: a task or header first")
     with fleet.route(read_models(first)) as (worker, channel):
         call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(path)(timeout=context.time_remaining())
+        ending = Ending(call)
         sender = asyncio.create_task(_send(call, first, requests))
         try:
             async for response in call:
                 await context.write(response)
-        except grpc.aio.AioRpcError as error:
+        except grpc.aio.AioRpcError as raised:
+            error = ending.restore(raised)
             trailing = error.trailing_metadata() or ()
             if error.code() is grpc.StatusCode.UNAVAILABLE and not any(key == DETAILS_KEY for key, _ in trailing):
                 raise UnavailableError(f"{worker.name} went away; try again") from None

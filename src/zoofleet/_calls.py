@@ -30,6 +30,10 @@ class Ending:
         self.error: grpc.aio.AioRpcError | None = None
         call.add_done_callback(self._take_down)
 
+    def restore(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+        """What the call raised, or what grpc.aio has put it in the place of, where that is known."""
+        return self.error if error.details() == _STATUS_LOST and self.error is not None else error
+
     def _take_down(self, call: grpc.aio.Call) -> None:
         code = _at_once(call.code())
         if code is not grpc.StatusCode.OK:
@@ -57,8 +61,8 @@ def typed_errors(ending: Ending | None = None) -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        if error.details() == _STATUS_LOST and ending is not None and ending.error is not None:
-            error = ending.error
+        if ending is not None:
+            error = ending.restore(error)
         if error.details() == _STATUS_LOST:
             raise UnavailableError("the server ended the call; its reason was lost") from None
         raise from_rpc_error(error) from None

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -197,16 +196,14 @@ class Cluster:
         return [line[2] for line in lines if line[1] == "item"]
 
     async def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
         for client in self._clients:
             await client.close()
         for scheduler in self._schedulers:
             await scheduler.stop()
         await self.store.close()
-        for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-            process.wait()
 
     def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})

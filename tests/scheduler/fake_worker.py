@@ -66,13 +66,11 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
                 raise getattr(errors, self.arguments.refuse)(f"{self.name} refuses {task.model}")
             answers: asyncio.Queue[vision_pb2.Result | None] = asyncio.Queue()
             async with asyncio.TaskGroup() as group:
-                reading = group.create_task(self.read(requests, task, answers, group))
+                group.create_task(self.read(requests, task, answers, group))
                 try:
                     while (result := await answers.get()) is not None:
                         for response in self.responses(result):
                             yield response
-                        if reading.done() and not self.status.inflight_items:
-                            break
                 finally:
                     self.note("stream ended")
 

@@ -82,7 +82,9 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     last = (center + half).long()  # (N, 2), last column and row
     down = _resampling(first[:, 1], last[:, 1], size[0], side).to(masks.dtype)  # (N, H, M)
     across = _resampling(first[:, 0], last[:, 0], size[1], side).to(masks.dtype)  # (N, W, M)
-    return (down @ masks[:, 0] @ across.transpose(1, 2))[:, None]  # (N, 1, H, W)
+    # Resampling is no layer of the network: autocast would run these products in half precision.
+    with torch.autocast(masks.device.type, enabled=False):
+        return (down @ masks[:, 0] @ across.transpose(1, 2))[:, None]  # (N, 1, H, W)
 
 
 def _resampling(first: Tensor, last: Tensor, length: int, side: int) -> Tensor:

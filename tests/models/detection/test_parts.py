@@ -181,6 +181,8 @@ def test_masks_are_pasted_as_by_resizing_each() -> None:
     for one, mask, box in zip(pasted, masks, boxes, strict=True):
         torch.testing.assert_close(one[0], _paste_one(mask, box, size), rtol=1e-4, atol=1e-6)
     assert paste_masks(masks[:0], boxes[:0], size).shape == (0, 1, *size)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(paste_masks(masks, boxes, size), pasted)
 
 
 def test_mask_loss_is_small_for_the_right_mask_of_the_right_class() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 import tempfile
 import zlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ from zoofleet.v1 import vision_pb2, vision_pb2_grpc
 def item(*media: bytes, item_id: str = "") -> vision_pb2.Item:
     """An item of inline media."""
     return vision_pb2.Item(item_id=item_id, media=[vision_pb2.Media(data=data) for data in media])
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Wait for something that must come; the test's own timeout is the limit."""
+    while True:
+        met = condition()
+        if met if isinstance(met, bool) else await met:
+            return
+        await asyncio.sleep(0.01)
 
 
 async def run(

@@ -7,6 +7,7 @@ import asyncio
 import psutil
 import pytest
 import torch
+from tests.worker.calls import until
 
 from zoofleet._catalog import ModelName
 from zoofleet.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError
@@ -54,6 +55,7 @@ async def test_a_model_in_use_is_not_unloaded() -> None:
     models = residency(30_000_000)
     lease = await models.acquire(SMALL)
     waiting = asyncio.create_task(models.acquire(SMALLER))
+    await until(lambda: models.residents[0].is_retiring)
     again = asyncio.create_task(models.acquire(SMALL))
     for _ in range(20):
         await asyncio.sleep(0.01)

@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests.worker.calls import item, run
+from tests.worker.calls import item, run, until
 
 from zoofleet import _tasks
 from zoofleet._redis_server import RedisServer
@@ -34,34 +35,37 @@ asyncio.run(serve(WorkerConfig(scheduler=None, device="cpu", address=sys.argv[1]
 """
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that must come; the test's own timeout is the limit."""
-    while not condition():  # noqa: ASYNC110 - what is waited for is plain state
-        await asyncio.sleep(0.01)
-
-
 @contextlib.asynccontextmanager
-async def process(grace: float) -> AsyncIterator[tuple[subprocess.Popen[bytes], str]]:
+async def process(grace: float) -> AsyncIterator[tuple[Process, str]]:
     """A worker process, once it is healthy, and its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    with subprocess.Popen([sys.executable, "-c", _PROGRAM, address, str(grace)], stderr=subprocess.PIPE) as worker:
-        try:
-            async with grpc.aio.insecure_channel(address) as channel:
-                check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
-                assert (await check).status == health_pb2.HealthCheckResponse.SERVING
-            yield worker, address
-        finally:
+    program = (sys.executable, "-c", _PROGRAM, address, str(grace))
+    worker = await asyncio.create_subprocess_exec(*program, stderr=asyncio.subprocess.PIPE)
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+            assert (await check).status == health_pb2.HealthCheckResponse.SERVING
+        yield worker, address
+    finally:
+        if worker.returncode is None:
             worker.kill()
+            await worker.wait()
 
 
-async def ended(worker: subprocess.Popen[bytes]) -> str:
+async def ended(worker: Process) -> str:
     """What a process that exited with 0 wrote to stderr."""
-    _, output = await asyncio.to_thread(worker.communicate)
+    _, output = await worker.communicate()
     assert worker.returncode == 0, output.decode()
     assert b"Traceback" not in output
     return output.decode()
+
+
+async def read(call: Any) -> vision_pb2.Result:
+    """The next result of a stream."""
+    result: vision_pb2.Result = (await call.read()).result
+    return result
 
 
 async def test_sigterm_finishes_what_is_in_flight_and_ends_idle_streams(media: Path) -> None:
@@ -75,19 +79,18 @@ async def test_sigterm_finishes_what_is_in_flight_and_ends_idle_streams(media: P
         busy = vision_pb2_grpc.VisionStub(channel).Classify()
         await busy.write(vision_pb2.ClassifyRequest(task=TASK))
         await busy.write(vision_pb2.ClassifyRequest(item=item(rocket)))
-        assert (await busy.read()).result.HasField("classification")
+        assert (await read(busy)).HasField("classification")
         for _ in range(10):
             await busy.write(vision_pb2.ClassifyRequest(item=item(rocket)))
-        assert (await busy.read()).result.item_id  # the first of ten: the others are in flight or on the wire
+        assert (await read(busy)).item_id  # the first of ten: the others are in flight or on the wire
         worker.send_signal(signal.SIGTERM)
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        answered = 0
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for response in busy:
-                answered += response.result.HasField("classification")
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert answered <= 9
-        for stream in (idle, silent):
+        while True:  # what was in flight is answered, then the stream ends
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                assert (await read(busy)).HasField("classification")
+                continue
+            break
+        for stream in (busy, idle, silent):
             assert await stream.code() is grpc.StatusCode.UNAVAILABLE
             assert "draining" in await stream.details()
         log = await ended(worker)
@@ -102,10 +105,10 @@ async def test_a_stream_that_is_half_closed_ends_well_at_sigterm(media: Path) ->
         for _ in range(2):
             await call.write(vision_pb2.EstimateFlowRequest(item=pair))
         await call.done_writing()
-        first = await call.read()
+        first = await read(call)
         worker.send_signal(signal.SIGTERM)
-        second = await call.read()
-        assert {first.result.item_id, second.result.item_id} == {"0", "1"}
+        second = await read(call)
+        assert {first.item_id, second.item_id} == {"0", "1"}
         assert await call.read() is grpc.aio.EOF
         assert await call.code() is grpc.StatusCode.OK
         await ended(worker)
@@ -136,22 +139,30 @@ async def test_a_worker_registers_beats_drains_and_leaves(redis_server: RedisSer
             response = await fleet.ListWorkers(fleet_pb2.ListWorkersRequest())
             return next(iter(response.workers), None)
 
-        while (seen := await listed()) is None:
-            await asyncio.sleep(0.02)
+        async def is_listed() -> bool:
+            return await listed() is not None
+
+        async def has_beaten() -> bool:
+            seen = await listed()
+            return seen is not None and seen.status.item_count == 2
+
+        await until(is_listed)
+        seen = await listed()
+        assert seen is not None
         assert (seen.name, seen.address, seen.device) == ("workers/w1", worker.address, "cpu")
         assert seen.state == fleet_pb2.Worker.STATE_READY
         assert "resnet50" in seen.builders and seen.memory_budget_bytes == worker.residency.budget
 
         await run(worker.address, _tasks.CLASSIFY, TASK, [item((media / "rocket.jpg").read_bytes()), item(b"")])
-        while (seen := await listed()) is None or seen.status.item_count < 2:
-            await asyncio.sleep(0.02)
+        await until(has_beaten)
+        seen = await listed()
+        assert seen is not None
         assert seen.status.error_count == 1
         assert [loaded.model for loaded in seen.status.loaded_models] == [TASK.model]
 
         # A scheduler that has forgotten it gets it back.
         await fleet.UnregisterWorker(fleet_pb2.UnregisterWorkerRequest(name=worker.name))
-        while await listed() is None:
-            await asyncio.sleep(0.02)
+        await until(is_listed)
 
         await fleet.DrainWorker(fleet_pb2.DrainWorkerRequest(name=worker.name))
         await asyncio.wait_for(worker.draining.wait(), 60)

@@ -121,6 +121,7 @@ async def test_an_error_of_one_task_is_its_own_result(media: Path) -> None:
         (vision_pb2.VideoHeader(tasks=[CLASSIFY]), b"Dear worker, this is no video.", InvalidMediaError),
         (vision_pb2.VideoHeader(tasks=[CLASSIFY]), bytes(100_001), ItemTooLargeError),
     ],
+    ids=["no tasks", "nine tasks", "unknown model", "empty", "text", "too large"],
 )
 async def test_what_cannot_be_analysed_is_refused(
     header: vision_pb2.VideoHeader, video: bytes, expected: type[ZoofleetError]

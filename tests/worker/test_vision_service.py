@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import grpc.aio
 import numpy as np
 import pytest
 from PIL import Image
-from tests.worker.calls import item, png, run
+from tests.worker.calls import item, png, run, until
 
 from zoofleet import _tasks
 from zoofleet._parts import split
@@ -42,12 +42,6 @@ def noise(width: int, height: int) -> bytes:
     buffer = io.BytesIO()
     Image.effect_noise((width, height), 80).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that must come; the test's own timeout is the limit."""
-    while not condition():  # noqa: ASYNC110 - what is waited for is a plain number
-        await asyncio.sleep(0.01)
 
 
 async def refusal(address: str, kind: TaskKind, *messages: Any) -> ZoofleetError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import functools
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
@@ -36,20 +37,28 @@ class _LoopThread:
         Raises:
             FailedPreconditionError: the interpreter is about to exit.
         """
-        ended = threading.Event()
+        loop = self._running()
+        future: concurrent.futures.Future[_T] = concurrent.futures.Future()
+        tasks: list[asyncio.Task[_T]] = []
 
-        async def job() -> _T:
-            try:
-                return await work()
-            finally:
-                ended.set()
+        def begin() -> None:
+            tasks.append(loop.create_task(work()))
+            tasks[0].add_done_callback(lambda task: _copy_outcome(task, future))
 
-        future = asyncio.run_coroutine_threadsafe(job(), self._running())
+        def abandon() -> None:
+            if tasks:
+                tasks[0].cancel()
+            else:
+                future.cancel()
+
+        # An interrupt may come between any two of these lines, so all that counts happens on the loop, in order.
         try:
+            loop.call_soon_threadsafe(begin)
             return future.result()
-        except BaseException:  # KeyboardInterrupt among them
-            if future.cancel():
-                ended.wait(timeout=5.0)
+        except BaseException:
+            if not future.done():
+                loop.call_soon_threadsafe(abandon)
+                concurrent.futures.wait([future], timeout=5.0)
             raise
 
     def _running(self) -> asyncio.AbstractEventLoop:
@@ -75,6 +84,15 @@ class _LoopThread:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._stop.set)
         thread.join()
+
+
+def _copy_outcome(task: asyncio.Task[_T], future: concurrent.futures.Future[_T]) -> None:
+    if task.cancelled():
+        future.cancel()
+    elif (error := task.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(task.result())
 
 
 _thread = _LoopThread()

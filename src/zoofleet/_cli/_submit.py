@@ -58,7 +58,7 @@ def submit(
         try:
             job = _send(client, upload, tasks, tenant, priority)
         except KeyboardInterrupt:
-            stderr().print("\n[yellow]Stopped while sending:[/] nothing was queued.")
+            stderr().print("\n[yellow]Stopped while sending:[/] a job that has not arrived in full is not run.")
             raise typer.Exit(130) from None
         if detach:
             stdout().print(job.name)

@@ -93,6 +93,7 @@ class Residency:
         self._loading: dict[ModelName, asyncio.Task[None]] = {}
         self._reserved: dict[ModelName, int] = {}
         self._measured: dict[ModelName, int] = {}
+        self._room = asyncio.Lock()
 
     @property
     def residents(self) -> list[Resident]:
@@ -192,23 +193,32 @@ class Residency:
     async def _make_room(self, name: ModelName, size: int) -> None:
         """Reserve `size` bytes for a model, unloading others if need be."""
         self._reserved.pop(name, None)
+        while True:
+            async with self._room:  # or two loads would count on the same model's memory
+                victims = self._victims(size)
+                if victims is not None:
+                    self._reserved[name] = size
+                    await asyncio.gather(*(self._retire(resident) for resident in victims))
+                    return
+                pinned = sum(r.memory_bytes for r in self._residents.values() if r.pinned)
+                loading = [task for other, task in self._loading.items() if other in self._reserved]
+            if size > self.budget - pinned or not loading:
+                raise ResourceExhaustedError(
+                    f"{name} takes {size} bytes; the budget is {self.budget} bytes, {pinned} of them pinned"
+                )
+            await asyncio.wait(loading, return_when=asyncio.FIRST_COMPLETED)
+
+    def _victims(self, size: int) -> list[Resident] | None:
+        """What to unload for `size` bytes to fit; None if that is not enough, because of pinned and loading models."""
         free = self.budget - sum(self._reserved.values()) - sum(r.memory_bytes for r in self._residents.values())
         victims = []
-        for resident in self.residents:
+        for resident in self._residents.values():
             if free >= size:
                 break
             if not resident.pinned:
                 victims.append(resident)
                 free += resident.memory_bytes
-        if free < size:
-            pinned = sum(r.memory_bytes for r in self._residents.values() if r.pinned)
-            raise ResourceExhaustedError(
-                f"{name} takes {size} bytes; the budget is {self.budget} bytes, {pinned} of them pinned",
-                # It can fit once the loads that are under way are done, and their models may be unloaded again.
-                retry_after=1.0 if self._reserved and size <= self.budget - pinned else None,
-            )
-        self._reserved[name] = size
-        await asyncio.gather(*(self._retire(resident) for resident in victims))
+        return victims if free >= size else None
 
     async def _retire(self, resident: Resident) -> int:
         if resident.is_retiring:

@@ -97,7 +97,8 @@ async def test_a_model_over_the_budget_is_refused() -> None:
 
 async def test_unloading_gives_memory_back() -> None:
     models = residency(10**9)
-    (await models.acquire(TINY)).release()  # what a first model brings along stays
+    await models.load(TINY, pin=False)
+    await models.unload(TINY)  # gives back what earlier tests left behind
     large = ModelName.parse("r3d_18@random")  # 133 MB
     before = psutil.Process().memory_info().rss
     await models.load(large, pin=False)

@@ -217,7 +217,8 @@ def job_table(jobs: Sequence[Job]) -> Table:
     """Jobs, one a row."""
     from rich.markup import escape
 
-    result = table("job", "state", ">results", ">errors", "models", "tenant", "created")
+    result = table("job", "state", ">results", ">errors", "models", "tenant", ">created")
+    result.columns[0].no_wrap = True  # names are there to be copied
     for job in jobs:
         result.add_row(
             escape(job.name),

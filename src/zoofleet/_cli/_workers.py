@@ -17,6 +17,7 @@ def list_(address: Address = DEFAULT_ADDRESS) -> None:
     from rich.markup import escape
 
     listing = table("worker", "state", "device", ">active", ">items", ">errors", ">memory", "loaded", ">beat")
+    listing.columns[0].no_wrap = True  # names are there to be copied
     with connect(address) as client:
         for worker in client.list_workers():
             listing.add_row(

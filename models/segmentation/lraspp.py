@@ -6,17 +6,15 @@ Source: Howard et al., "Searching for MobileNetV3", ICCV 2019, arXiv:1905.02244,
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, cast
+from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._features import FeatureExtractor
 from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.mobilenet_v3 import MobileNet_V3_Large_Weights, mobilenet_v3_large
+from zoofleet.models.mobilenet_v3 import MobileNet_V3_Large_Weights
+from zoofleet.models.segmentation._segmenter import DilatedBackbone, check_images, upsample
 
 __all__ = ["LRASPP", "LRASPP_MobileNet_V3_Large_Weights", "lraspp_mobilenet_v3_large"]
 
@@ -49,8 +47,7 @@ class LRASPPHead(nn.Module):
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
         """(N, low_channels, h, w) and (N, high_channels, h', w') -> logits (N, num_classes, h, w)."""
         x = self.cbr(high) * self.scale(high)
-        x = F.interpolate(x, size=low.shape[-2:], mode="bilinear", align_corners=False)
-        out: Tensor = self.low_classifier(low) + self.high_classifier(x)
+        out: Tensor = self.low_classifier(low) + self.high_classifier(upsample(x, low))
         return out
 
 
@@ -79,12 +76,9 @@ class LRASPP(nn.Module):
         Raises:
             InvalidArgumentError: the input is not four-dimensional with three channels.
         """
-        if x.ndim != 4 or x.shape[1] != 3:
-            raise InvalidArgumentError(f"images of shape {tuple(x.shape)}: the model takes (N, 3, H, W)")
+        check_images(x)
         features = self.backbone(x)
-        logits = self.classifier(features["low"], features["high"])
-        logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
-        return OrderedDict(out=logits)
+        return OrderedDict(out=upsample(self.classifier(features["low"], features["high"]), x))
 
 
 LRASPP_MobileNet_V3_Large_Weights = define_weights("LRASPP_MobileNet_V3_Large_Weights")
@@ -110,16 +104,12 @@ def lraspp_mobilenet_v3_large(
     """
     if weights is not None:
         weights_backbone = None
-    features = mobilenet_v3_large(weights=weights_backbone, progress=progress, dilated=True).features
-    # The head reads the last features and those of stride 8, where the third last resolution begins.
-    strided = [i for i, block in enumerate(features) if getattr(block, "strided", False)]
-    low, high = strided[-3], len(features) - 1
-    channels = [cast("int", block.out_channels) for block in features]
+    dilated = DilatedBackbone.mobilenet_v3_large(weights_backbone, progress)
     model = LRASPP(
-        backbone=FeatureExtractor(features, {str(low): "low", str(high): "high"}),
+        backbone=dilated.giving(early="low", last="high"),
         classifier=LRASPPHead(
-            low_channels=channels[low],
-            high_channels=channels[high],
+            low_channels=dilated.early[1],
+            high_channels=dilated.last[1],
             num_classes=num_classes,
             **kwargs,
         ),

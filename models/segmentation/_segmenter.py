@@ -1,0 +1,147 @@
+"""What the segmentation models have in common: dilated backbones, input, output, and a second head for training."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoofleet.errors import InvalidArgumentError
+from zoofleet.models._features import FeatureExtractor
+from zoofleet.models._hub import load_weights
+from zoofleet.models._weights import WeightsEnum, fixed_by_weights
+from zoofleet.models.mobilenet_v3 import mobilenet_v3_large
+from zoofleet.models.resnet import ResNet
+
+__all__ = ["DilatedBackbone", "FCNHead", "Segmenter", "build_segmenter", "check_images", "upsample"]
+
+S = TypeVar("S", bound="Segmenter")
+
+
+class FCNHead(nn.Sequential):
+    """A 3x3 convolution to a quarter of the channels and a 1x1 classifier; also every model's auxiliary head.
+
+    Args:
+        in_channels: channels of the features.
+        num_classes: channels of the logits.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        width = in_channels // 4
+        super().__init__(
+            nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.1),
+            nn.Conv2d(width, num_classes, kernel_size=1),
+        )
+
+
+class Segmenter(nn.Module):
+    """Semantic segmentation with a head over the last feature map, and perhaps one over an earlier map.
+
+    Args:
+        backbone: gives a dict with the features `out` and, with an auxiliary head, `aux`.
+        classifier: features `out` -> logits of their size.
+        aux_classifier: features `aux` -> logits of their size, whose loss helps training; None for none.
+    """
+
+    def __init__(self, *, backbone: nn.Module, classifier: nn.Module, aux_classifier: nn.Module | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = classifier
+        self.aux_classifier = aux_classifier
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        """Segment images.
+
+        Args:
+            x: (N, 3, H, W) float, normalised as the weights' transforms do.
+
+        Returns:
+            `out`: logits (N, num_classes, H, W); with an auxiliary head also `aux`: its logits, the same shape.
+
+        Raises:
+            InvalidArgumentError: the input is not four-dimensional with three channels.
+        """
+        check_images(x)
+        features = self.backbone(x)
+        results = OrderedDict(out=upsample(self.classifier(features["out"]), x))
+        if self.aux_classifier is not None:
+            results["aux"] = upsample(self.aux_classifier(features["aux"]), x)
+        return results
+
+
+def check_images(x: Tensor) -> None:
+    """Refuse what is not (N, 3, H, W)."""
+    if x.ndim != 4 or x.shape[1] != 3:
+        raise InvalidArgumentError(f"images of shape {tuple(x.shape)}: the model takes (N, 3, H, W)")
+
+
+def upsample(x: Tensor, like: Tensor) -> Tensor:
+    """Bring (N, C, h, w) to the height and width of `like`, bilinearly."""
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DilatedBackbone:
+    """A classifier whose last features keep a finer resolution than they have for classification.
+
+    Attributes:
+        network: calls its children one after the other.
+        early: child with the features for an auxiliary or low-level head, and their channels.
+        last: child with the last features, and their channels.
+    """
+
+    network: nn.Module
+    early: tuple[str, int]
+    last: tuple[str, int]
+
+    @classmethod
+    def resnet(cls, build: Callable[..., ResNet], weights: WeightsEnum | None, progress: bool) -> DilatedBackbone:
+        """A ResNet of bottlenecks, whose last two stages both have stride 8."""
+        network = build(weights=weights, progress=progress, replace_stride_with_dilation=(False, True, True))
+        return cls(network, early=("layer3", 1024), last=("layer4", 2048))
+
+    @classmethod
+    def mobilenet_v3_large(cls, weights: WeightsEnum | None, progress: bool) -> DilatedBackbone:
+        """MobileNetV3-Large with the last features of stride 16 and, of stride 8, those that begin this resolution."""
+        network = mobilenet_v3_large(weights=weights, progress=progress, dilated=True).features
+        strided = [i for i, block in enumerate(network) if getattr(block, "strided", False)]
+        early, last = ((str(i), cast("int", network[i].out_channels)) for i in (strided[-3], len(network) - 1))
+        return cls(network, early, last)
+
+    def giving(self, *, early: str | None, last: str) -> FeatureExtractor:
+        """Cut out the network, with its features under these names; None for not giving them."""
+        names = {self.early[0]: early} if early is not None else {}
+        return FeatureExtractor(self.network, names | {self.last[0]: last})
+
+
+def build_segmenter(
+    model_class: type[S],
+    head: Callable[[int, int], nn.Module],
+    backbone: Callable[[WeightsEnum | None, bool], DilatedBackbone],
+    *,
+    weights: WeightsEnum | None,
+    progress: bool,
+    num_classes: int,
+    aux_loss: bool | None,
+    weights_backbone: WeightsEnum | None,
+) -> S:
+    """Build a model with `head(channels, num_classes)` over a backbone; the other arguments are the builders'."""
+    if weights is not None:
+        weights_backbone = None
+        aux_loss = fixed_by_weights(weights, "aux_loss", aux_loss, True)
+    dilated = backbone(weights_backbone, progress)
+    model = model_class(
+        backbone=dilated.giving(early="aux" if aux_loss else None, last="out"),
+        aux_classifier=FCNHead(dilated.early[1], num_classes) if aux_loss else None,
+        classifier=head(dilated.last[1], num_classes),
+    )
+    if weights is not None:
+        load_weights(model, weights, progress=progress)
+    return model

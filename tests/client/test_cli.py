@@ -148,6 +148,7 @@ def test_flow_runs_on_each_picture_and_the_next(server: Server, photos: Path, tm
     [
         (["submit", ".", "-m", "resnt50"], 2, "did you mean resnet50"),
         (["submit", ".", "-m", "resnet50", "--score-threshold", "0.5"], 2, "none of the models detects"),
+        (["submit", ".", "-m", "resnet50", "--max-detections", "5"], 2, "none of the models detects"),
         (["submit", ".", "-m", "raft_small", "-m", "resnet50"], 2, "need a job each"),
         (["submit", "missing", "-m", "resnet50"], 1, "error: 'missing' does not exist"),
         (["submit", __file__, "-m", "resnet50"], 1, "no Zoofleet server answers at 127.0.0.1:1; start one with"),

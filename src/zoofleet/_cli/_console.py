@@ -40,6 +40,9 @@ TopK: TypeAlias = Annotated[int | None, typer.Option(min=1, max=1000, help="Cate
 ScoreThreshold: TypeAlias = Annotated[
     float | None, typer.Option(min=0, max=1, help="Leaves out detections below it; 0.5 by default.")
 ]
+MaxDetections: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Most detections an image, best first; 100 by default.")
+]
 JobName: TypeAlias = Annotated[str, typer.Argument(metavar="NAME", help="[bold]jobs/ID[/], or the ID alone.")]
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -101,7 +104,9 @@ def job_name(name: str) -> str:
     return name if name.startswith("jobs/") else f"jobs/{name}"
 
 
-def tasks_of(models: Sequence[str], top_k: int | None, score_threshold: float | None) -> list[Task]:
+def tasks_of(
+    models: Sequence[str], top_k: int | None, score_threshold: float | None, max_detections: int | None
+) -> list[Task]:
     """A task for each model, with those of the options that its kind has.
 
     Raises:
@@ -119,12 +124,13 @@ def tasks_of(models: Sequence[str], top_k: int | None, score_threshold: float | 
             raise usage_error(str(error)) from None
         tasks.extend(cls(model, top_k=top_k) for cls in (Classify, ClassifyClip) if cls.kind is kind)
         if Detect.kind is kind:
-            tasks.append(Detect(model, score_threshold))
+            tasks.append(Detect(model, score_threshold, max_detections))
         tasks.extend(cls(model) for cls in (Segment, EstimateFlow) if cls.kind is kind)
     if top_k is not None and not any(isinstance(task, Classify | ClassifyClip) for task in tasks):
         raise usage_error("--top-k is for classification; none of the models classifies")
-    if score_threshold is not None and not any(isinstance(task, Detect) for task in tasks):
-        raise usage_error("--score-threshold is for detection; none of the models detects")
+    for option, value in (("--score-threshold", score_threshold), ("--max-detections", max_detections)):
+        if value is not None and not any(isinstance(task, Detect) for task in tasks):
+            raise usage_error(f"{option} is for detection; none of the models detects")
     return tasks
 
 

@@ -14,6 +14,7 @@ from zoofleet._cli._console import (
     DEFAULT_ADDRESS,
     Address,
     Bar,
+    MaxDetections,
     Models,
     ScoreThreshold,
     TopK,
@@ -39,6 +40,7 @@ def submit(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where results.jsonl and pictures go.")] = Path("out"),
     top_k: TopK = None,
     score_threshold: ScoreThreshold = None,
+    max_detections: MaxDetections = None,
     tenant: Annotated[str, typer.Option(help="Whom quotas count the job under.")] = "",
     priority: Annotated[int, typer.Option(min=-100, max=100, help="Before the tenant's jobs with a lower one.")] = 0,
     annotate: Annotated[bool, typer.Option(help="Draw the results on the pictures.")] = True,
@@ -52,7 +54,7 @@ def submit(
 
     Exit code 1: some items failed; 130: Ctrl-C, after which the job goes on.
     """
-    tasks = tasks_of(model, top_k, score_threshold)
+    tasks = tasks_of(model, top_k, score_threshold, max_detections)
     upload = _Upload(paths, tasks)
     with connect(address) as client:
         try:

@@ -16,6 +16,7 @@ from zoofleet._cli._console import (
     DEFAULT_ADDRESS,
     Address,
     Bar,
+    MaxDetections,
     Models,
     ScoreThreshold,
     TopK,
@@ -43,6 +44,7 @@ def video(
     max_frames: Annotated[int, typer.Option(min=0, help="Stop after so many analysed frames; 0 for all.")] = 0,
     top_k: TopK = None,
     score_threshold: ScoreThreshold = None,
+    max_detections: MaxDetections = None,
     annotate: Annotated[bool, typer.Option(help="Write a video of the frames beside what was found in them.")] = True,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
@@ -51,7 +53,7 @@ def video(
     Writes NAME.jsonl (one frame a line; label maps and flows in short) and NAME.mp4: the original beside a panel for
     each model.
     """
-    tasks = tasks_of(model, top_k, score_threshold)
+    tasks = tasks_of(model, top_k, score_threshold, max_detections)
     out.mkdir(parents=True, exist_ok=True)
     lines, picture = out / f"{file.stem}.jsonl", out / f"{file.stem}.mp4"
     if picture.exists() and picture.samefile(file):

@@ -305,9 +305,8 @@ def report(figures: dict[str, object]) -> None:
         f"\nOn: {figures['machine']}\nModel: {figures['model']}, float32, {images} JPEGs, {figures['rounds']} rounds\n"
     )
     print("| | images/s | ratio |\n| --- | --- | --- |")
-    print(
-        f"| in-process loop, batch {BATCH} | {rate:.2f} | 1 |\n| bulk job through the cluster | {job_rate:.2f} | {job_rate / rate:.2f} |"
-    )
+    print(f"| in-process loop, batch {BATCH} | {rate:.2f} | 1 |")
+    print(f"| bulk job through the cluster | {job_rate:.2f} | {job_rate / rate:.2f} |")
     latencies = figures["latency_seconds"]
     assert isinstance(latencies, dict)
     print("\n| single request, idle | p50 | p99 |\n| --- | --- | --- |")

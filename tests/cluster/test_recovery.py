@@ -6,8 +6,8 @@ import time
 from collections import Counter
 
 import pytest
-
 from tests.cluster.conftest import Cluster, jpegs
+
 from zoofleet import Client, Job, JobState, Task
 
 pytestmark = pytest.mark.cluster

@@ -14,13 +14,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoofleet import _catalog, _rle
+from zoofleet import _catalog
 from zoofleet._catalog import ModelName
 from zoofleet._results import Classification, Detections, Flow, Outcome, Segmentation, categories_of
 from zoofleet._tasks import CLASSIFY, CLASSIFY_CLIP, DETECT, ESTIMATE_FLOW, SEGMENT, kind_of
 from zoofleet.errors import InternalError, InvalidArgumentError, ItemTooLargeError, UnimplementedError
-from zoofleet.models import _hub, get_model, transforms
-from zoofleet.models.detection import Detector, paste_masks
+from zoofleet.models import get_model, get_model_weights, transforms
+from zoofleet.models.detection import Detector
+from zoofleet.models.ops import paste_masks_to_rle
 from zoofleet.v1 import vision_pb2
 from zoofleet.worker.config import WorkerConfig
 
@@ -236,17 +237,13 @@ class _DetectRunner(Runner):
             scores=found["scores"].numpy(),
             labels=labels,
             categories=categories_of(labels, self.categories),
-            rles=_rles(found["masks"], found["boxes"], prepared.image_size) if "masks" in found else None,
+            rles=tuple(paste_masks_to_rle(found["masks"][:, 0], found["boxes"], prepared.image_size))
+            if "masks" in found
+            else None,
             keypoints=found["keypoints"].numpy() if with_keypoints else None,
             keypoint_scores=found["keypoints_scores"].numpy() if with_keypoints else None,
             keypoint_names=_keypoint_names(self.name) if with_keypoints else (),
         )
-
-
-def _rles(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[bytes, ...]:
-    """Encode masks (N, 1, M, M) over their boxes, one by one: together they would take N x H x W floats."""
-    pasted = (paste_masks(masks[i : i + 1], boxes[i : i + 1], size)[0, 0] for i in range(len(masks)))
-    return tuple(_rle.encode((mask > 0.5).numpy()) for mask in pasted)
 
 
 def _keypoint_names(name: ModelName) -> tuple[str, ...]:
@@ -330,7 +327,8 @@ def make_runner(name: ModelName, device: torch.device, config: WorkerConfig) -> 
     elif name.info.task in ("segmentation", "detection"):
         arguments["weights_backbone"] = None
     if name.weights_info is not None:
-        _hub.fetch(name.weights_info.url, progress=False, check_hash=True)  # not under the lock: it may take minutes
+        # Into the cache first: what may take minutes must not happen under the lock.
+        get_model_weights(name.builder).named(name.weights).get_state_dict(progress=False)
     # The generator that random weights are drawn from is the process's.
     with _build_lock, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

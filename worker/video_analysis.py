@@ -23,11 +23,12 @@ from zoofleet.errors import (
     InvalidArgumentError,
     InvalidMediaError,
     ItemTooLargeError,
-    UnavailableError,
+    ResourceExhaustedError,
     ZoofleetError,
 )
 from zoofleet.v1 import vision_pb2
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.draining import unless_draining
 from zoofleet.worker.pipeline import Pipeline
 from zoofleet.worker.residency import Residency
 from zoofleet.worker.runner import ClipRunner, Prepared, Runner
@@ -104,13 +105,14 @@ class VideoAnalysis:
         Raises:
             InvalidMediaError: no frame can be decoded.
             ItemTooLargeError: the video or its frames are over a limit.
-            UnavailableError: the worker began to drain before the video was complete.
+            ResourceExhaustedError: a model does not fit, or there is no space for the video.
+        UnavailableError: the worker began to drain before the video was complete.
         """
         for state in self._tasks:
             # What keeps a model from loading concerns the whole call.
-            (await self._residency.acquire(state.model)).release()
+            (await unless_draining(draining, self._residency.acquire(state.model))).release()
         with tempfile.TemporaryFile(prefix="zoofleet-") as file:
-            await self._spool(requests, file, draining)
+            await unless_draining(draining, self._spool(requests, file))
             reader = await self._decode(VideoReader, file, self._config.max_pixels)
             try:
                 await self._analyze(reader, context)
@@ -123,18 +125,21 @@ class VideoAnalysis:
     async def _decode(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pipeline.decoders, function, *arguments)
 
-    async def _spool(self, requests: AsyncIterator[Any], file: BinaryIO, draining: asyncio.Event) -> None:
+    async def _spool(self, requests: AsyncIterator[Any], file: BinaryIO) -> None:
         size = 0
         async for message in requests:
             which = message.WhichOneof("message")
             if which != "data":
                 raise InvalidArgumentError(f"a message after the header sets {which or 'nothing'!r}; accepted: 'data'")
-            if draining.is_set():
-                raise UnavailableError("the worker is draining")
             size += len(message.data)
             if size > self._config.max_video_bytes:
                 raise ItemTooLargeError(f"the video has more than {self._config.max_video_bytes} bytes, the limit")
-            await asyncio.to_thread(file.write, message.data)
+            try:
+                await asyncio.to_thread(file.write, message.data)
+            except OSError as error:
+                raise ResourceExhaustedError(
+                    f"the video cannot be spooled: {error.strerror}", retry_after=10.0
+                ) from None
         if size == 0:
             raise InvalidMediaError("the video has 0 bytes")
         file.seek(0)
@@ -156,8 +161,6 @@ class VideoAnalysis:
                 while len(started) >= lookahead or (started and started[0].is_done):
                     await self._write(started.popleft(), context)
         except ZoofleetError as error:
-            if reader.decoded_count == 0:
-                raise
             self._error = error  # it goes into the summary, after the results of the frames before
         while started:
             await self._write(started.popleft(), context)

@@ -29,6 +29,7 @@ from zoofleet.errors import (
 from zoofleet.v1 import vision_pb2
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.decode import decode_image, fetch
+from zoofleet.worker.draining import unless_draining
 from zoofleet.worker.pipeline import Pipeline
 from zoofleet.worker.residency import Residency
 from zoofleet.worker.runner import Prepared, Runner
@@ -93,7 +94,7 @@ class VisionService:
                 if expected is not kind:
                     raise InvalidArgumentError(f"{model} is served by {expected.method}, not by {kind.method}")
                 # What keeps the model from loading concerns the whole stream.
-                (await self._residency.acquire(model)).release()
+                (await unless_draining(self._draining, self._residency.acquire(model))).release()
                 stream = _ItemStream(self._config, self._pipeline, kind, task, model, context)
                 await stream.run(requests, self._draining)
 
@@ -113,17 +114,12 @@ class VisionService:
                 self._idle.set()
 
     async def _first(self, requests: AsyncIterator[Any], field: str) -> Any:
-        """The stream's first message, unless the worker drains before it comes."""
-        read = asyncio.ensure_future(anext(requests, None))
-        drained = asyncio.create_task(self._draining.wait())
-        try:
-            await asyncio.wait((read, drained), return_when=asyncio.FIRST_COMPLETED)
-            if not read.done():
-                raise UnavailableError("the worker is draining")
-            message = read.result()
-        finally:
-            read.cancel()
-            drained.cancel()
+        """The stream's first message."""
+
+        async def read() -> Any:
+            return await anext(requests, None)
+
+        message = await unless_draining(self._draining, read())
         if message is None:
             raise InvalidArgumentError(f"the stream is empty; its first message must set {field!r}")
         _tasks.check_first(message, field)

@@ -50,7 +50,7 @@ def make_images(folder: Path, count: int) -> list[Path]:
         source = sources[index % len(sources)]
         scale = rng.uniform(0.6, 1.0)
         width, height = int(source.width * scale), int(source.height * scale)
-        x, y = rng.integers(0, source.width - width + 1), rng.integers(0, source.height - height + 1)
+        x, y = (int(rng.integers(0, room + 1)) for room in (source.width - width, source.height - height))
         path = folder / f"{index:04}.jpg"
         source.crop((x, y, x + width, y + height)).resize((500, 375)).save(path, quality=90)
         paths.append(path)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoofleet import _catalog
+from zoofleet import _catalog, _download
 from zoofleet.errors import InvalidArgumentError, InvalidWeightsError, WeightsUnavailableError
 from zoofleet.models import _hub
 from zoofleet.models._weights import Weights, WeightsEnum
@@ -72,6 +72,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404 if body is None else hub.status)
             return
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and hub.ranges else 0
+        if start >= len(body) and start:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(body)}")
+            self.end_headers()
+            return
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
@@ -100,8 +105,8 @@ def hub() -> Iterator[Hub]:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.delenv(_hub.MIRROR, raising=False)
-    monkeypatch.setattr(_hub, "_BACKOFF_S", 0.0)
+    monkeypatch.delenv(_download.MIRROR, raising=False)
+    monkeypatch.setattr(_download, "_BACKOFF_S", 0.0)
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 
@@ -164,7 +169,36 @@ def test_attempts_are_bounded(hub: Hub, cache: Path) -> None:
     hub.cuts = [1] * 50
     with pytest.raises(WeightsUnavailableError, match=r"cannot fetch http.*ended after 6 of \d+ bytes"):
         get(hub.at(name))
-    assert len(hub.requests) == 6 and visible(cache) == []
+    assert len(hub.requests) == 6 and visible(cache) == [f".{name}.partial"]
+
+
+def test_what_an_earlier_run_received_is_taken_up(hub: Hub, cache: Path) -> None:
+    name = hub.publish(STATE)
+    hub.cuts = [100, 0, 0, 0, 0, 0]
+    with pytest.raises(WeightsUnavailableError):
+        get(hub.at(name))
+    torch.testing.assert_close(get(hub.at(name)), STATE)
+    assert hub.requests[-1] == (f"/models/{name}", "bytes=100-")
+    assert visible(cache) == [name]
+
+
+@pytest.mark.parametrize("length", [10, 1_000_000], ids=["shorter", "longer"])
+def test_the_beginning_of_another_file_is_thrown_away(hub: Hub, cache: Path, length: int) -> None:
+    name = hub.publish(STATE)
+    cache.mkdir(parents=True)
+    (cache / f".{name}.partial").write_bytes(b"x" * length)
+    torch.testing.assert_close(get(hub.at(name)), STATE)
+    assert [wanted for _, wanted in hub.requests] == [f"bytes={length}-", None]
+    assert visible(cache) == [name]
+
+
+def test_a_file_that_lacks_only_its_name_gets_it(hub: Hub, cache: Path) -> None:
+    name = hub.publish(STATE)
+    cache.mkdir(parents=True)
+    body = hub.files[f"/models/{name}"]
+    (cache / f".{name}.partial").write_bytes(body)
+    torch.testing.assert_close(get(hub.at(name)), STATE)
+    assert [wanted for _, wanted in hub.requests] == [f"bytes={len(body)}-"]
 
 
 def test_an_overloaded_server_is_asked_again(hub: Hub) -> None:
@@ -201,9 +235,10 @@ def test_other_schemes_are_refused(url: str) -> None:
 
 FETCH = """
 import sys
-from zoofleet.models import _hub
+from zoofleet import _download
+assert "torch" not in sys.modules
 print("ready", flush=True)
-print(_hub.fetch(sys.argv[1], progress=False, check_hash=True))
+print(_download.fetch(sys.argv[1], _download.cache_dir(), check_hash=True))
 """
 
 
@@ -244,7 +279,7 @@ def test_a_mirror_may_be_a_directory(
     mirror.mkdir()
     name = hub.publish(STATE)
     (mirror / name).write_bytes(hub.files[f"/models/{name}"])
-    monkeypatch.setenv(_hub.MIRROR, write(mirror))
+    monkeypatch.setenv(_download.MIRROR, write(mirror))
     torch.testing.assert_close(get(f"https://weights.invalid/models/{name}"), STATE)
     with pytest.raises(WeightsUnavailableError, match=r"cannot read .*other-01234567.pth"):
         get("https://weights.invalid/other-01234567.pth")
@@ -253,13 +288,13 @@ def test_a_mirror_may_be_a_directory(
 
 def test_a_mirror_may_be_a_base_url(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     name = hub.publish(STATE)
-    monkeypatch.setenv(_hub.MIRROR, f"{hub.url}/models/")
+    monkeypatch.setenv(_download.MIRROR, f"{hub.url}/models/")
     torch.testing.assert_close(get(f"https://weights.invalid/{name}"), STATE)
 
 
 def test_a_mirrors_files_are_checked_too(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.files["/net-01234567.pth"] = b"something else"
-    monkeypatch.setenv(_hub.MIRROR, hub.url)
+    monkeypatch.setenv(_download.MIRROR, hub.url)
     with pytest.raises(InvalidWeightsError, match=r"not 01234567"):
         get("https://weights.invalid/net-01234567.pth")
 
@@ -273,11 +308,18 @@ class _Touch:
 
 
 @pytest.mark.parametrize("state", [{"weight": _Touch("ran")}, ["a", "list"], {1: torch.ones(1)}])
-def test_only_tensors_by_name_are_read(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Any) -> None:
+def test_only_tensors_by_name_are_read(
+    hub: Hub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
+    name = hub.publish(state)
     with pytest.raises(InvalidWeightsError, match="tensors"):
-        get(hub.at(hub.publish(state)))
-    assert not (tmp_path / "ran").exists()
+        get(hub.at(name))
+    assert not (tmp_path / "ran").exists() and visible(cache) == []
+    (cache / name).write_bytes(hub.files[f"/models/{name}"])  # as another program may have left it
+    with pytest.raises(InvalidWeightsError, match="tensors"):
+        get(hub.at(name))
+    assert visible(cache) == [name]
 
 
 def test_bytes_that_are_no_file_of_tensors_are_refused(hub: Hub) -> None:
@@ -313,14 +355,35 @@ def test_weights_are_loaded_to_the_letter(hub: Hub) -> None:
         ({"bias": torch.ones(5)}, r"bias.*\[5\].*\[4\]"),
     ],
 )
-def test_the_first_differences_are_named(hub: Hub, change: dict[str, Any], message: str) -> None:
+def test_the_first_differences_are_named(hub: Hub, cache: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidWeightsError, match=rf"(?s)Net_Weights\.V1 does not fit Linear: .*{message}"):
         _hub.load_weights(nn.Linear(3, 4), published(hub, STATE | change), progress=False)
+    assert visible(cache) == []
 
 
 def test_missing_keys_are_named(hub: Hub) -> None:
     with pytest.raises(InvalidWeightsError, match="1 missing keys, the first bias"):
         _hub.load_weights(nn.Linear(3, 4), published(hub, {"weight": STATE["weight"]}), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "folder"),
+    [
+        ({"TORCH_HOME": "/t"}, "/t/hub/checkpoints"),
+        ({"XDG_CACHE_HOME": "/c"}, "/c/torch/hub/checkpoints"),
+        ({}, "/home/x/.cache/torch/hub/checkpoints"),
+    ],
+)
+def test_the_cache_is_torch_hubs_with_and_without_torch(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], folder: str
+) -> None:
+    for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"HOME": "/home/x"} | environment).items():
+        monkeypatch.setenv(name, value)
+    assert _download.cache_dir() == Path(folder)
+    monkeypatch.delitem(sys.modules, "torch")
+    assert _download.cache_dir() == Path(folder)
 
 
 def test_progress_names_the_url(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
@@ -331,5 +394,5 @@ def test_progress_names_the_url(hub: Hub, capfd: pytest.CaptureFixture[str]) -> 
 
 def test_every_published_file_carries_its_hash_and_a_name_of_its_own() -> None:
     names = {row.url: row.url.rpartition("/")[2] for row in _catalog.all_weights()}
-    assert all(_hub.HASH_PREFIX.search(name) for name in names.values())
+    assert all(_download.HASH_PREFIX.search(name) for name in names.values())
     assert len(set(names.values())) == len(names)

@@ -19,10 +19,38 @@ from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
 
-__all__ = ["RAFT", "CorrBlock", "Raft_Small_Weights", "raft_small"]
+__all__ = ["RAFT", "CorrBlock", "Raft_Large_Weights", "Raft_Small_Weights", "raft_large", "raft_small"]
 
 _STRIDE = 8
 """Pixels of the image per pixel of the feature maps, on which flow is estimated."""
+
+
+class ResidualBlock(nn.Module):
+    """Residual block of two 3x3 convolutions (the large model's block).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        norm_layer: makes a normalisation layer from its number of channels; None for no normalisation.
+        stride: of the first convolution.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, norm_layer: Callable[..., nn.Module] | None, stride: int = 1
+    ) -> None:
+        super().__init__()
+        self.convnormrelu1 = Conv2dNormActivation(
+            in_channels, out_channels, kernel_size=3, stride=stride, norm_layer=norm_layer, bias=True
+        )
+        self.convnormrelu2 = Conv2dNormActivation(
+            out_channels, out_channels, kernel_size=3, norm_layer=norm_layer, bias=True
+        )
+        self.downsample = _downsample(in_channels, out_channels, norm_layer, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), not negative."""
+        y = self.convnormrelu2(self.convnormrelu1(x))
+        return F.relu(self.downsample(x) + y)
 
 
 class BottleneckBlock(nn.Module):
@@ -45,22 +73,29 @@ class BottleneckBlock(nn.Module):
             width, width, kernel_size=3, stride=stride, norm_layer=norm_layer, bias=True
         )
         self.convnormrelu3 = Conv2dNormActivation(width, out_channels, kernel_size=1, norm_layer=norm_layer, bias=True)
-        self.downsample: nn.Module = nn.Identity()
-        if stride != 1:
-            self.downsample = Conv2dNormActivation(
-                in_channels,
-                out_channels,
-                kernel_size=1,
-                stride=stride,
-                norm_layer=norm_layer,
-                activation_layer=None,
-                bias=True,
-            )
+        self.downsample = _downsample(in_channels, out_channels, norm_layer, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), not negative."""
         y = self.convnormrelu3(self.convnormrelu2(self.convnormrelu1(x)))
         return F.relu(self.downsample(x) + y)
+
+
+def _downsample(
+    in_channels: int, out_channels: int, norm_layer: Callable[..., nn.Module] | None, stride: int
+) -> nn.Module:
+    """The shortcut of a residual block, which changes number of channels and size together."""
+    if stride == 1:
+        return nn.Identity()
+    return Conv2dNormActivation(
+        in_channels,
+        out_channels,
+        kernel_size=1,
+        stride=stride,
+        norm_layer=norm_layer,
+        activation_layer=None,
+        bias=True,
+    )
 
 
 class FeatureEncoder(nn.Module):
@@ -110,7 +145,7 @@ class MotionEncoder(nn.Module):
 
     Args:
         in_channels_corr: channels of the looked-up correlations.
-        corr_channels: width of the 1x1 convolution over the correlations.
+        corr_layers: widths of the convolutions over the correlations: a 1x1, and a 3x3 if there are two.
         flow_layers: widths of the two convolutions over the flow, 7x7 and 3x3.
         out_channels: channels of the output; its last two are the flow itself.
     """
@@ -119,33 +154,35 @@ class MotionEncoder(nn.Module):
         self,
         *,
         in_channels_corr: int,
-        corr_channels: int,
+        corr_layers: tuple[int] | tuple[int, int],
         flow_layers: tuple[int, int],
         out_channels: int,
     ) -> None:
         super().__init__()
-        self.convcorr1 = Conv2dNormActivation(in_channels_corr, corr_channels, kernel_size=1, norm_layer=None)
+        self.convcorr1 = Conv2dNormActivation(in_channels_corr, corr_layers[0], kernel_size=1, norm_layer=None)
+        self.convcorr2: nn.Module = nn.Identity()
+        if len(corr_layers) == 2:
+            self.convcorr2 = Conv2dNormActivation(*corr_layers, kernel_size=3, norm_layer=None)
         self.convflow1 = Conv2dNormActivation(2, flow_layers[0], kernel_size=7, norm_layer=None)
         self.convflow2 = Conv2dNormActivation(flow_layers[0], flow_layers[1], kernel_size=3, norm_layer=None)
         self.conv = Conv2dNormActivation(
-            corr_channels + flow_layers[1], out_channels - 2, kernel_size=3, norm_layer=None
+            corr_layers[-1] + flow_layers[1], out_channels - 2, kernel_size=3, norm_layer=None
         )
         self.out_channels = out_channels
 
     def forward(self, flow: Tensor, corr: Tensor) -> Tensor:
         """Flow (N, 2, h, w) and correlations (N, in_channels_corr, h, w) -> (N, out_channels, h, w)."""
-        encoded = torch.cat([self.convcorr1(corr), self.convflow2(self.convflow1(flow))], dim=1)
+        encoded = torch.cat([self.convcorr2(self.convcorr1(corr)), self.convflow2(self.convflow1(flow))], dim=1)
         return torch.cat([self.conv(encoded), flow], dim=1)
 
 
 class ConvGRU(nn.Module):
     """Gated recurrent unit whose gates are convolutions that keep height and width."""
 
-    def __init__(
-        self, *, input_size: int, hidden_size: int, kernel_size: tuple[int, int], padding: tuple[int, int]
-    ) -> None:
+    def __init__(self, *, input_size: int, hidden_size: int, kernel_size: tuple[int, int]) -> None:
         super().__init__()
         channels = hidden_size + input_size
+        padding = (kernel_size[0] // 2, kernel_size[1] // 2)
         self.convz = nn.Conv2d(channels, hidden_size, kernel_size=kernel_size, padding=padding)
         self.convr = nn.Conv2d(channels, hidden_size, kernel_size=kernel_size, padding=padding)
         self.convq = nn.Conv2d(channels, hidden_size, kernel_size=kernel_size, padding=padding)
@@ -160,28 +197,32 @@ class ConvGRU(nn.Module):
 
 
 class RecurrentBlock(nn.Module):
-    """One GRU (the small model's, 3x3).
+    """One GRU (the small model's) or two, of which the second goes on with the first one's state (the large model's).
 
     Args:
         input_size: channels of the input.
         hidden_size: channels of the hidden state.
-        kernel_size: of the GRU's convolutions.
-        padding: of the GRU's convolutions.
+        kernel_sizes: of the convolutions of each GRU, odd.
     """
 
     def __init__(
-        self, *, input_size: int, hidden_size: int, kernel_size: tuple[int, int], padding: tuple[int, int]
+        self,
+        *,
+        input_size: int,
+        hidden_size: int,
+        kernel_sizes: tuple[tuple[int, int]] | tuple[tuple[int, int], tuple[int, int]],
     ) -> None:
         super().__init__()
-        self.convgru1 = ConvGRU(
-            input_size=input_size, hidden_size=hidden_size, kernel_size=kernel_size, padding=padding
-        )
+        self.convgru1 = ConvGRU(input_size=input_size, hidden_size=hidden_size, kernel_size=kernel_sizes[0])
+        self.convgru2 = None
+        if len(kernel_sizes) == 2:
+            self.convgru2 = ConvGRU(input_size=input_size, hidden_size=hidden_size, kernel_size=kernel_sizes[1])
         self.hidden_size = hidden_size
 
     def forward(self, hidden: Tensor, x: Tensor) -> Tensor:
         """Hidden state (N, hidden_size, h, w) and input (N, input_size, h, w) -> the next hidden state."""
-        out: Tensor = self.convgru1(hidden, x)
-        return out
+        hidden = self.convgru1(hidden, x)
+        return hidden if self.convgru2 is None else self.convgru2(hidden, x)
 
 
 class FlowHead(nn.Module):
@@ -213,6 +254,26 @@ class UpdateBlock(nn.Module):
         x = torch.cat([context, self.motion_encoder(flow, corr)], dim=1)
         hidden = self.recurrent_block(hidden, x)
         return hidden, self.flow_head(hidden)
+
+
+class MaskPredictor(nn.Module):
+    """Reads off the hidden state how every image pixel's flow mixes the flows around its feature pixel.
+
+    Args:
+        in_channels: channels of the hidden state.
+        hidden_size: channels between the two convolutions.
+    """
+
+    def __init__(self, *, in_channels: int, hidden_size: int) -> None:
+        super().__init__()
+        self.convrelu = Conv2dNormActivation(in_channels, hidden_size, kernel_size=3, norm_layer=None)
+        self.conv = nn.Conv2d(hidden_size, 9 * _STRIDE**2, kernel_size=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(N, in_channels, h, w) -> logits (N, 9 * 8 * 8, h, w): neighbour, then the image pixel's row and column."""
+        # The paper's scale, which keeps this branch's gradients in balance with the others'.
+        out: Tensor = 0.25 * self.conv(self.convrelu(hidden))
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +348,7 @@ class RAFT(nn.Module):
         context_encoder: (N, 3, H, W) -> (N, hidden + context, H/8, W/8), applied to the first image.
         corr_block: correlates the features and looks up in the result.
         update_block: `(hidden, context, correlations, flow) -> (hidden, change of flow)`, with `hidden_size`.
+        mask_predictor: hidden -> (N, 576, H/8, W/8), by which flow is upsampled; None for bilinear upsampling.
     """
 
     def __init__(
@@ -296,12 +358,14 @@ class RAFT(nn.Module):
         context_encoder: nn.Module,
         corr_block: CorrBlock,
         update_block: UpdateBlock,
+        mask_predictor: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.feature_encoder = feature_encoder
         self.context_encoder = context_encoder
         self.corr_block = corr_block
         self.update_block = update_block
+        self.mask_predictor = mask_predictor
 
     def forward(self, image1: Tensor, image2: Tensor, num_flow_updates: int = 12) -> list[Tensor]:
         """Estimate where the pixels of `image1` are in `image2`.
@@ -330,12 +394,17 @@ class RAFT(nn.Module):
             corr = self.corr_block.look_up(pyramid, coords)
             hidden, change = self.update_block(hidden, context, corr, coords - start)
             coords = coords + change
-            flows.append(_upsample_flow(coords - start))
+            flows.append(self._upsample(coords - start, hidden))
         return flows
 
     def _split_context(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         hidden_size = self.update_block.hidden_size
         return torch.tanh(encoded[:, :hidden_size]), F.relu(encoded[:, hidden_size:])
+
+    def _upsample(self, flow: Tensor, hidden: Tensor) -> Tensor:
+        if self.mask_predictor is None:
+            return _upsample_bilinear(flow)
+        return _upsample_convex(flow, self.mask_predictor(hidden))
 
     def _check(self, image1: Tensor, image2: Tensor, num_flow_updates: int) -> None:
         if image1.ndim != 4 or image1.shape[1] != 3 or image1.shape != image2.shape:
@@ -365,9 +434,104 @@ def _pixel_grid(like: Tensor) -> Tensor:
     return torch.stack([x, y])[None]
 
 
-def _upsample_flow(flow: Tensor) -> Tensor:
-    """Bilinear upsampling from feature to image pixels, (N, 2, h, w) -> (N, 2, 8h, 8w); displacements grow too."""
+def _upsample_bilinear(flow: Tensor) -> Tensor:
+    """From feature to image pixels, (N, 2, h, w) -> (N, 2, 8h, 8w); displacements grow too."""
     return _STRIDE * F.interpolate(flow, scale_factor=_STRIDE, mode="bilinear", align_corners=True)
+
+
+def _upsample_convex(flow: Tensor, mask: Tensor) -> Tensor:
+    """From feature to image pixels, each a convex combination of the 3x3 flows around its feature pixel.
+
+    Args:
+        flow: (N, 2, h, w).
+        mask: logits of the nine weights, (N, 9 * 8 * 8, h, w).
+
+    Returns:
+        (N, 2, 8h, 8w); displacements grow too.
+    """
+    n, _, h, w = flow.shape
+    weights = mask.reshape(n, 1, 9, _STRIDE, _STRIDE, h, w).softmax(dim=2)
+    around = F.unfold(_STRIDE * flow, kernel_size=3, padding=1).reshape(n, 2, 9, 1, 1, h, w)
+    fine = (weights * around).sum(dim=2)  # (N, 2, 8, 8, h, w)
+    return fine.permute(0, 1, 4, 2, 5, 3).reshape(n, 2, _STRIDE * h, _STRIDE * w)  # (N, 2, 8h, 8w)
+
+
+def _raft(
+    weights: WeightsEnum | None,
+    progress: bool,
+    replaced: dict[str, Any],
+    *,
+    block: Callable[..., nn.Module],
+    layers: tuple[int, int, int, int],
+    feature_size: int,
+    hidden_size: int,
+    context_size: int,
+    context_norm: Callable[..., nn.Module] | None,
+    corr_block: CorrBlock,
+    corr_layers: tuple[int] | tuple[int, int],
+    flow_layers: tuple[int, int],
+    motion_size: int,
+    gru_kernel_sizes: tuple[tuple[int, int]] | tuple[tuple[int, int], tuple[int, int]],
+    flow_head_size: int,
+    mask_predictor_size: int | None,
+) -> RAFT:
+    parts: dict[str, Any] = {
+        "feature_encoder": FeatureEncoder(block=block, layers=(*layers, feature_size), norm_layer=nn.InstanceNorm2d),
+        "context_encoder": FeatureEncoder(
+            block=block, layers=(*layers, hidden_size + context_size), norm_layer=context_norm
+        ),
+        "corr_block": corr_block,
+        "update_block": UpdateBlock(
+            motion_encoder=MotionEncoder(
+                in_channels_corr=corr_block.out_channels,
+                corr_layers=corr_layers,
+                flow_layers=flow_layers,
+                out_channels=motion_size,
+            ),
+            recurrent_block=RecurrentBlock(
+                input_size=context_size + motion_size, hidden_size=hidden_size, kernel_sizes=gru_kernel_sizes
+            ),
+            flow_head=FlowHead(in_channels=hidden_size, hidden_size=flow_head_size),
+        ),
+    }
+    if mask_predictor_size is not None:
+        parts["mask_predictor"] = MaskPredictor(in_channels=hidden_size, hidden_size=mask_predictor_size)
+    model = RAFT(**(parts | replaced))
+    if weights is not None:
+        load_weights(model, weights, progress=progress)
+    return model
+
+
+Raft_Large_Weights = define_weights("Raft_Large_Weights")
+
+
+@register_model(weights=Raft_Large_Weights)
+def raft_large(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> RAFT:
+    """Build RAFT (5.3 M parameters): residual encoders, GRUs of 1x5 and 5x1, and learned upsampling.
+
+    Args:
+        weights: published weights to load, None for random ones.
+        progress: show a progress line while downloading.
+        **kwargs: arguments of `RAFT` that replace this model's own parts.
+    """
+    return _raft(
+        weights,
+        progress,
+        kwargs,
+        block=ResidualBlock,
+        layers=(64, 64, 96, 128),
+        feature_size=256,
+        hidden_size=128,
+        context_size=128,
+        context_norm=nn.BatchNorm2d,
+        corr_block=CorrBlock(num_levels=4, radius=4),
+        corr_layers=(256, 192),
+        flow_layers=(128, 64),
+        motion_size=128,
+        gru_kernel_sizes=((1, 5), (5, 1)),
+        flow_head_size=256,
+        mask_predictor_size=256,
+    )
 
 
 Raft_Small_Weights = define_weights("Raft_Small_Weights")
@@ -382,33 +546,21 @@ def raft_small(*, weights: WeightsEnum | None = None, progress: bool = True, **k
         progress: show a progress line while downloading.
         **kwargs: arguments of `RAFT` that replace this model's own parts.
     """
-    corr_block = CorrBlock(num_levels=4, radius=3)
-    hidden_size, context_size, motion_size = 96, 64, 82
-    parts: dict[str, Any] = {
-        "feature_encoder": FeatureEncoder(
-            block=BottleneckBlock, layers=(32, 32, 64, 96, 128), norm_layer=nn.InstanceNorm2d
-        ),
-        "context_encoder": FeatureEncoder(
-            block=BottleneckBlock, layers=(32, 32, 64, 96, hidden_size + context_size), norm_layer=None
-        ),
-        "corr_block": corr_block,
-        "update_block": UpdateBlock(
-            motion_encoder=MotionEncoder(
-                in_channels_corr=corr_block.out_channels,
-                corr_channels=96,
-                flow_layers=(64, 32),
-                out_channels=motion_size,
-            ),
-            recurrent_block=RecurrentBlock(
-                input_size=context_size + motion_size,
-                hidden_size=hidden_size,
-                kernel_size=(3, 3),
-                padding=(1, 1),
-            ),
-            flow_head=FlowHead(in_channels=hidden_size, hidden_size=128),
-        ),
-    }
-    model = RAFT(**(parts | kwargs))
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return _raft(
+        weights,
+        progress,
+        kwargs,
+        block=BottleneckBlock,
+        layers=(32, 32, 64, 96),
+        feature_size=128,
+        hidden_size=96,
+        context_size=64,
+        context_norm=None,
+        corr_block=CorrBlock(num_levels=4, radius=3),
+        corr_layers=(96,),
+        flow_layers=(64, 32),
+        motion_size=82,
+        gru_kernel_sizes=((3, 3),),
+        flow_head_size=128,
+        mask_predictor_size=None,
+    )

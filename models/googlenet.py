@@ -6,6 +6,7 @@ each convolution (arXiv:1502.03167). The published weights were trained with 3x3
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
 
-__all__ = ["BasicConv2d", "GoogLeNet", "GoogLeNetOutputs", "GoogLeNet_Weights", "googlenet"]
+__all__ = ["BasicConv2d", "Concat", "GoogLeNet", "GoogLeNetOutputs", "GoogLeNet_Weights", "googlenet"]
 
 
 class GoogLeNetOutputs(NamedTuple):
@@ -47,10 +48,20 @@ class BasicConv2d(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, bias=False, **kwargs)
         self.bn = nn.BatchNorm2d(out_channels, eps=0.001)
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, H', W')."""
-        return F.relu(self.bn(self.conv(x)), inplace=True)
+        out: Tensor = self.relu(self.bn(self.conv(x)))
+        return out
+
+
+class Concat(nn.Module):
+    """`torch.cat` as a module, in the place of which quantizable models have one with a scale."""
+
+    def cat(self, tensors: list[Tensor], dim: int) -> Tensor:
+        """Tensors of equal shape but for `dim` to one."""
+        return torch.cat(tensors, dim)
 
 
 def from_imagenet_scale(x: Tensor) -> Tensor:
@@ -77,10 +88,19 @@ class _Inception(nn.Module):
         ch5x5red: channels that the third branch's 1x1 convolution leaves.
         ch5x5: channels of the third branch.
         pool_proj: channels of the pooling branch.
+        concat: makes what joins the branches.
     """
 
     def __init__(
-        self, in_channels: int, ch1x1: int, ch3x3red: int, ch3x3: int, ch5x5red: int, ch5x5: int, pool_proj: int
+        self,
+        in_channels: int,
+        ch1x1: int,
+        ch3x3red: int,
+        ch3x3: int,
+        ch5x5red: int,
+        ch5x5: int,
+        pool_proj: int,
+        concat: Callable[[], Any],
     ) -> None:
         super().__init__()
         self.branch1 = BasicConv2d(in_channels, ch1x1, 1)
@@ -89,10 +109,12 @@ class _Inception(nn.Module):
         self.branch4 = nn.Sequential(
             nn.MaxPool2d(kernel_size=3, stride=1, padding=1, ceil_mode=True), BasicConv2d(in_channels, pool_proj, 1)
         )
+        self.cat = concat()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, ch1x1 + ch3x3 + ch5x5 + pool_proj, H, W)."""
-        return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], 1)
+        out: Tensor = self.cat.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], 1)
+        return out
 
 
 class _AuxiliaryHead(nn.Module):
@@ -123,6 +145,7 @@ class GoogLeNet(nn.Module):
             is much faster.
         dropout: probability before the classifier.
         dropout_aux: probability before an auxiliary head's last layer.
+        concat: makes what joins the branches of a block: has the method of `Concat`.
     """
 
     def __init__(
@@ -133,6 +156,7 @@ class GoogLeNet(nn.Module):
         init_weights: bool = True,
         dropout: float = 0.2,
         dropout_aux: float = 0.7,
+        concat: Callable[[], Any] = Concat,
     ) -> None:
         super().__init__()
         self.transform_input = transform_input
@@ -141,17 +165,17 @@ class GoogLeNet(nn.Module):
         self.conv2 = BasicConv2d(64, 64, 1)
         self.conv3 = BasicConv2d(64, 192, 3, padding=1)
         self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.inception3a = _Inception(192, 64, 96, 128, 16, 32, 32)
-        self.inception3b = _Inception(256, 128, 128, 192, 32, 96, 64)
+        self.inception3a = _Inception(192, 64, 96, 128, 16, 32, 32, concat)
+        self.inception3b = _Inception(256, 128, 128, 192, 32, 96, 64, concat)
         self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.inception4a = _Inception(480, 192, 96, 208, 16, 48, 64)
-        self.inception4b = _Inception(512, 160, 112, 224, 24, 64, 64)
-        self.inception4c = _Inception(512, 128, 128, 256, 24, 64, 64)
-        self.inception4d = _Inception(512, 112, 144, 288, 32, 64, 64)
-        self.inception4e = _Inception(528, 256, 160, 320, 32, 128, 128)
+        self.inception4a = _Inception(480, 192, 96, 208, 16, 48, 64, concat)
+        self.inception4b = _Inception(512, 160, 112, 224, 24, 64, 64, concat)
+        self.inception4c = _Inception(512, 128, 128, 256, 24, 64, 64, concat)
+        self.inception4d = _Inception(512, 112, 144, 288, 32, 64, 64, concat)
+        self.inception4e = _Inception(528, 256, 160, 320, 32, 128, 128, concat)
         self.maxpool4 = nn.MaxPool2d(2, stride=2, ceil_mode=True)
-        self.inception5a = _Inception(832, 256, 160, 320, 32, 128, 128)
-        self.inception5b = _Inception(832, 384, 192, 384, 48, 128, 128)
+        self.inception5a = _Inception(832, 256, 160, 320, 32, 128, 128, concat)
+        self.inception5b = _Inception(832, 384, 192, 384, 48, 128, 128, concat)
         self.aux1 = _AuxiliaryHead(512, num_classes, dropout_aux) if aux_logits else None
         self.aux2 = _AuxiliaryHead(528, num_classes, dropout_aux) if aux_logits else None
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
@@ -162,6 +186,10 @@ class GoogLeNet(nn.Module):
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     nn.init.trunc_normal_(module.weight, mean=0, std=0.01, a=-2, b=2)
 
+    def rescale(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W), as `forward` takes it, to the scale of the weights."""
+        return from_imagenet_scale(x) if self.transform_input else x
+
     def forward(self, x: Tensor) -> Tensor | GoogLeNetOutputs:
         """Logits of a batch of images.
 
@@ -171,8 +199,7 @@ class GoogLeNet(nn.Module):
         Returns:
             float (N, num_classes); in training with auxiliary heads, theirs too.
         """
-        if self.transform_input:
-            x = from_imagenet_scale(x)
+        x = self.rescale(x)
         x = self.conv3(self.conv2(self.maxpool1(self.conv1(x))))  # (N, 192, H/4, W/4)
         x = self.inception3b(self.inception3a(self.maxpool2(x)))  # (N, 480, H/8, W/8)
         x = self.inception4a(self.maxpool3(x))  # (N, 512, H/16, W/16)

@@ -5,6 +5,7 @@ Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Visi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.googlenet import BasicConv2d, from_imagenet_scale
+from zoofleet.models.googlenet import BasicConv2d, Concat, from_imagenet_scale
 
 __all__ = ["Inception3", "InceptionOutputs", "Inception_V3_Weights", "inception_v3"]
 
@@ -38,7 +39,7 @@ def _mean3x3(x: Tensor) -> Tensor:
 class _InceptionA(nn.Module):
     """Figure 5 of the paper: 5x5 filters as two of 3x3. Gives 224 + pool_features channels."""
 
-    def __init__(self, in_channels: int, pool_features: int) -> None:
+    def __init__(self, in_channels: int, pool_features: int, concat: Callable[[], Any]) -> None:
         super().__init__()
         self.branch1x1 = BasicConv2d(in_channels, 64, 1)
         self.branch5x5_1 = BasicConv2d(in_channels, 48, 1)
@@ -47,10 +48,11 @@ class _InceptionA(nn.Module):
         self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
         self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, padding=1)
         self.branch_pool = BasicConv2d(in_channels, pool_features, 1)
+        self.myop = concat()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, 224 + pool_features, H, W)."""
-        return torch.cat(
+        out: Tensor = self.myop.cat(
             [
                 self.branch1x1(x),
                 self.branch5x5_2(self.branch5x5_1(x)),
@@ -59,21 +61,23 @@ class _InceptionA(nn.Module):
             ],
             1,
         )
+        return out
 
 
 class _InceptionB(nn.Module):
     """Figure 10: halve the sides beside a pooling. Adds 480 channels."""
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, concat: Callable[[], Any]) -> None:
         super().__init__()
         self.branch3x3 = BasicConv2d(in_channels, 384, 3, stride=2)
         self.branch3x3dbl_1 = BasicConv2d(in_channels, 64, 1)
         self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
         self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, stride=2)
+        self.myop = concat()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, 480 + in_channels, H/2, W/2)."""
-        return torch.cat(
+        out: Tensor = self.myop.cat(
             [
                 self.branch3x3(x),
                 self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
@@ -81,12 +85,13 @@ class _InceptionB(nn.Module):
             ],
             1,
         )
+        return out
 
 
 class _InceptionC(nn.Module):
     """Figure 6: 7x7 filters as 1x7 and 7x1. Gives 768 channels."""
 
-    def __init__(self, in_channels: int, channels_7x7: int) -> None:
+    def __init__(self, in_channels: int, channels_7x7: int, concat: Callable[[], Any]) -> None:
         super().__init__()
         c7 = channels_7x7
         self.branch1x1 = BasicConv2d(in_channels, 192, 1)
@@ -99,11 +104,12 @@ class _InceptionC(nn.Module):
         self.branch7x7dbl_4 = BasicConv2d(c7, c7, (7, 1), padding=(3, 0))
         self.branch7x7dbl_5 = BasicConv2d(c7, 192, (1, 7), padding=(0, 3))
         self.branch_pool = BasicConv2d(in_channels, 192, 1)
+        self.myop = concat()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, 768, H, W)."""
         double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))  # (N, channels_7x7, H, W)
-        return torch.cat(
+        out: Tensor = self.myop.cat(
             [
                 self.branch1x1(x),
                 self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x))),
@@ -112,12 +118,13 @@ class _InceptionC(nn.Module):
             ],
             1,
         )
+        return out
 
 
 class _InceptionD(nn.Module):
     """Halve the sides once more. Adds 512 channels."""
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, concat: Callable[[], Any]) -> None:
         super().__init__()
         self.branch3x3_1 = BasicConv2d(in_channels, 192, 1)
         self.branch3x3_2 = BasicConv2d(192, 320, 3, stride=2)
@@ -125,10 +132,11 @@ class _InceptionD(nn.Module):
         self.branch7x7x3_2 = BasicConv2d(192, 192, (1, 7), padding=(0, 3))
         self.branch7x7x3_3 = BasicConv2d(192, 192, (7, 1), padding=(3, 0))
         self.branch7x7x3_4 = BasicConv2d(192, 192, 3, stride=2)
+        self.myop = concat()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, 512 + in_channels, H/2, W/2)."""
-        return torch.cat(
+        out: Tensor = self.myop.cat(
             [
                 self.branch3x3_2(self.branch3x3_1(x)),
                 self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x)))),
@@ -136,12 +144,13 @@ class _InceptionD(nn.Module):
             ],
             1,
         )
+        return out
 
 
 class _InceptionE(nn.Module):
     """Figure 7: 1x3 and 3x1 filters side by side. Gives 2048 channels."""
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, concat: Callable[[], Any]) -> None:
         super().__init__()
         self.branch1x1 = BasicConv2d(in_channels, 320, 1)
         self.branch3x3_1 = BasicConv2d(in_channels, 384, 1)
@@ -152,22 +161,18 @@ class _InceptionE(nn.Module):
         self.branch3x3dbl_3a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
         self.branch3x3dbl_3b = BasicConv2d(384, 384, (3, 1), padding=(1, 0))
         self.branch_pool = BasicConv2d(in_channels, 192, 1)
+        self.myop1 = concat()
+        self.myop2 = concat()
+        self.myop3 = concat()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, 2048, H, W)."""
         single = self.branch3x3_1(x)  # (N, 384, H, W)
         double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))  # (N, 384, H, W)
-        return torch.cat(
-            [
-                self.branch1x1(x),
-                self.branch3x3_2a(single),
-                self.branch3x3_2b(single),
-                self.branch3x3dbl_3a(double),
-                self.branch3x3dbl_3b(double),
-                self.branch_pool(_mean3x3(x)),
-            ],
-            1,
-        )
+        single = self.myop1.cat([self.branch3x3_2a(single), self.branch3x3_2b(single)], 1)  # (N, 768, H, W)
+        double = self.myop2.cat([self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double)], 1)  # (N, 768, H, W)
+        out: Tensor = self.myop3.cat([self.branch1x1(x), single, double, self.branch_pool(_mean3x3(x))], 1)
+        return out
 
 
 class _AuxiliaryHead(nn.Module):
@@ -197,6 +202,7 @@ class Inception3(nn.Module):
         init_weights: draw weights from a normal distribution cut at two; False leaves torch's own initialisation, which
             is much faster.
         dropout: probability before the classifier.
+        concat: makes what joins the branches of a block: has the method of `Concat`.
     """
 
     def __init__(
@@ -206,6 +212,7 @@ class Inception3(nn.Module):
         transform_input: bool = False,
         init_weights: bool = True,
         dropout: float = 0.5,
+        concat: Callable[[], Any] = Concat,
     ) -> None:
         super().__init__()
         self.transform_input = transform_input
@@ -216,18 +223,18 @@ class Inception3(nn.Module):
         self.Conv2d_3b_1x1 = BasicConv2d(64, 80, 1)
         self.Conv2d_4a_3x3 = BasicConv2d(80, 192, 3)
         self.maxpool2 = nn.MaxPool2d(kernel_size=3, stride=2)
-        self.Mixed_5b = _InceptionA(192, pool_features=32)
-        self.Mixed_5c = _InceptionA(256, pool_features=64)
-        self.Mixed_5d = _InceptionA(288, pool_features=64)
-        self.Mixed_6a = _InceptionB(288)
-        self.Mixed_6b = _InceptionC(768, channels_7x7=128)
-        self.Mixed_6c = _InceptionC(768, channels_7x7=160)
-        self.Mixed_6d = _InceptionC(768, channels_7x7=160)
-        self.Mixed_6e = _InceptionC(768, channels_7x7=192)
+        self.Mixed_5b = _InceptionA(192, pool_features=32, concat=concat)
+        self.Mixed_5c = _InceptionA(256, pool_features=64, concat=concat)
+        self.Mixed_5d = _InceptionA(288, pool_features=64, concat=concat)
+        self.Mixed_6a = _InceptionB(288, concat=concat)
+        self.Mixed_6b = _InceptionC(768, channels_7x7=128, concat=concat)
+        self.Mixed_6c = _InceptionC(768, channels_7x7=160, concat=concat)
+        self.Mixed_6d = _InceptionC(768, channels_7x7=160, concat=concat)
+        self.Mixed_6e = _InceptionC(768, channels_7x7=192, concat=concat)
         self.AuxLogits = _AuxiliaryHead(768, num_classes) if aux_logits else None
-        self.Mixed_7a = _InceptionD(768)
-        self.Mixed_7b = _InceptionE(1280)
-        self.Mixed_7c = _InceptionE(2048)
+        self.Mixed_7a = _InceptionD(768, concat=concat)
+        self.Mixed_7b = _InceptionE(1280, concat=concat)
+        self.Mixed_7c = _InceptionE(2048, concat=concat)
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(2048, num_classes)
@@ -240,6 +247,10 @@ class Inception3(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, mean=0, std=0.001 if module is aux else 0.1, a=-2, b=2)
 
+    def rescale(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W), as `forward` takes it, to the scale of the weights."""
+        return from_imagenet_scale(x) if self.transform_input else x
+
     def forward(self, x: Tensor) -> Tensor | InceptionOutputs:
         """Logits of a batch of images.
 
@@ -250,8 +261,7 @@ class Inception3(nn.Module):
         Returns:
             float (N, num_classes); in training with the auxiliary head, its logits too.
         """
-        if self.transform_input:
-            x = from_imagenet_scale(x)
+        x = self.rescale(x)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))  # (N, 64, 147, 147)
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(self.maxpool1(x)))  # (N, 192, 71, 71)
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(self.maxpool2(x))))  # (N, 288, 35, 35)

@@ -3,116 +3,157 @@
 from __future__ import annotations
 
 import threading
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final, Literal, Protocol, cast
+from typing import Final, Literal
 
 import torch
-from torch import nn
+from torch import Tensor
 from torch.ao import quantization
+from torch.ao.quantization import QuantStub
 
 from zoofleet.errors import FailedPreconditionError, InvalidArgumentError
 from zoofleet.models._hub import load_weights
 from zoofleet.models._weights import WeightsEnum
+from zoofleet.models.quantization._quantizable import Quantizable, without_expected_warnings
 
-__all__ = ["Backend", "Quantizable", "finish", "fuse"]
+__all__ = ["Layout", "convert", "finish"]
 
-Backend = Literal["fbgemm", "qnnpack"]
+Layout = Literal["fbgemm", "qnnpack"]
+"""fbgemm has weights with a scale for each output channel and activations of 7 bits; qnnpack has weights with one scale
+and activations of 8 bits."""
 
-# fbgemm's weights have a scale for each output channel, qnnpack's one for the whole tensor.
-_WEIGHT_OBSERVERS: Final = {
-    "fbgemm": quantization.default_per_channel_weight_observer,
-    "qnnpack": quantization.default_weight_observer,
+# The engines that hold themselves to a layout's ranges first, of these the fastest first. PyTorch lists only those that
+# the processor can run: x86 and fbgemm need AVX2, and ARM has qnnpack and, in some builds, onednn.
+_ENGINES: Final = {
+    "fbgemm": ("x86", "fbgemm", "onednn", "qnnpack"),
+    "qnnpack": ("qnnpack", "onednn", "x86", "fbgemm"),
 }
-# PyTorch announces the end of eager quantization in three ways, for which the constraints file pins a release that has
-# it; and blocks without a shortcut never use the sum that their published state dict holds a scale for.
-_EXPECTED_WARNINGS: Final = (
-    "torch.ao.quantization is deprecated",
-    "torch.quantize_per_tensor",
-    "TypedStorage is deprecated",
-    "must run observer before calling calculate_qparams",
-)
 _engine_lock = threading.Lock()
 
 
-class Quantizable(Protocol):
-    """What a model needs in order to be quantized."""
-
-    def fuse_model(self) -> None:
-        """Join each convolution with the normalisation and activation after it, in place."""
-
-
-def fuse(module: nn.Module, names: Sequence[str]) -> None:
-    """Join the named children, such as convolution, batch norm and ReLU, into the first of them, in place.
-
-    The mode of the module decides how: for training the batch norm stays a part of its own inside.
-    """
-    join = quantization.fuse_modules_qat if module.training else quantization.fuse_modules
-    with _without_expected_warnings():
-        join(module, list(names), inplace=True)  # type: ignore[no-untyped-call]
-
-
-def finish(model: nn.Module, weights: WeightsEnum | None, progress: bool, *, quantize: bool, backend: Backend) -> None:
-    """Convert a quantizable model in place if asked to, and load its weights, if any.
+def convert(model: Quantizable, batches: Iterable[Tensor], *, backend: str | None = None) -> None:
+    """Turn a float model into INT8 in place, with the scales of activations measured on images.
 
     Args:
-        model: a `Quantizable`, float.
+        model: as built with `quantize=False`, usually with trained weights. Afterwards it is in eval mode, runs on the
+            CPU and takes and returns float tensors as before; it is unusable if this raises while it runs on a batch.
+        batches: the images to measure, a few hundred in all of the kind that it will see: float (N, 3, H, W),
+            normalised as the weights' transforms do.
+        backend: the engine, of x86, fbgemm, qnnpack and onednn, whose ranges and kernels are used; None for the one
+            that suits this processor best.
+
+    Raises:
+        InvalidArgumentError: the model is not one of this package's, there is no batch, or there is no such engine.
+        FailedPreconditionError: the model is INT8 already, or this processor or build of PyTorch lacks the engine.
+    """
+    if not isinstance(model, Quantizable):
+        raise InvalidArgumentError(
+            f"{type(model).__name__} cannot be quantized; build it with zoofleet.models.quantization, quantize=False"
+        )
+    if not isinstance(model.quant, QuantStub):
+        raise FailedPreconditionError(f"this {type(model).__name__} is INT8 already")
+    engine = _engine("fbgemm", backend)
+    remaining = iter(batches)
+    first = next(remaining, None)
+    if first is None:
+        raise InvalidArgumentError("calibration takes at least one batch of images, got none")
+    _prepare(model, engine, is_qat=False)
+    with torch.no_grad():
+        model(first)
+        for batch in remaining:
+            model(batch)
+    _pack(model, engine)
+
+
+def finish(
+    model: Quantizable,
+    weights: WeightsEnum | None,
+    progress: bool,
+    *,
+    quantize: bool,
+    backend: str | None,
+    layout: Layout,
+    trained_rounding: bool = False,
+) -> None:
+    """Do what all quantized builders do: load weights, if any, and convert the model in place if asked to.
+
+    Args:
+        model: float.
         weights: INT8 weights with `quantize`, float ones without.
         progress: show a progress line while downloading.
         quantize: convert to INT8; the model is then in eval mode and runs on the CPU.
-        backend: for which the INT8 weights are laid out; once packed, they run under any engine setting.
+        backend: the engine that packs and runs the weights; None for the one that suits layout and processor best.
+        layout: of the published weights, which random ones get too unless a backend is given.
+        trained_rounding: the published file is not INT8 but what training with rounded weights (QAT) left, in float.
 
     Raises:
-        FailedPreconditionError: this build of PyTorch lacks the backend.
-        InvalidArgumentError: the weights are laid out for another backend.
+        InvalidArgumentError: there is no such engine.
+        FailedPreconditionError: this processor or build of PyTorch lacks it.
+        InvalidWeightsError: see `load_weights`.
     """
-    if quantize:
-        meant_for = weights.meta["backend"] if weights is not None else backend
-        if meant_for != backend:
-            raise InvalidArgumentError(f"{weights!r} is laid out for {meant_for}, not for {backend}")
-        with _packing_for(backend), _without_expected_warnings():
-            _convert(model, backend)
-            if weights is not None:
-                load_weights(model, weights, progress)
-    elif weights is not None:
+    if not quantize:
+        if weights is not None:
+            load_weights(model, weights, progress)
+        return
+    engine = _engine(layout, backend)
+    is_qat = trained_rounding and weights is not None
+    _prepare(model, backend or layout, is_qat=is_qat)
+    if weights is None:
+        # Random weights are calibrated on noise, of a fixed seed so that the global random stream is left alone.
+        with torch.no_grad():
+            model(torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)))
+    elif is_qat:
         load_weights(model, weights, progress)
+    _pack(model, engine)
+    if weights is not None and not is_qat:
+        with _packing_for(engine):
+            load_weights(model, weights, progress)
+
+
+def _engine(layout: Layout, backend: str | None) -> str:
+    """The engine asked for, or else the one that suits the layout and the processor best."""
+    known = _ENGINES[layout]
+    choices = [engine for engine in known if engine in torch.backends.quantized.supported_engines]
+    if backend is None and choices:
+        return choices[0]
+    if backend is not None and backend not in known:
+        raise InvalidArgumentError(f"backend must be one of {', '.join(sorted(known))}, got {backend!r}")
+    if backend not in choices:
+        raise FailedPreconditionError(
+            f"PyTorch cannot run INT8 with {backend or 'any engine'} on this processor; "
+            f"it has {', '.join(choices) or 'none of ' + ', '.join(sorted(known))}"
+        )
+    return backend
+
+
+def _prepare(model: Quantizable, backend: str, *, is_qat: bool) -> None:
+    """Join layers and add observers, for trained rounding in QAT's form."""
+    model.to("cpu").train(is_qat)
+    with without_expected_warnings():
+        model.fuse_model(is_qat)
+        if is_qat:
+            model.qconfig = quantization.get_default_qat_qconfig(backend)  # type: ignore[no-untyped-call]
+            quantization.prepare_qat(model, inplace=True)  # type: ignore[no-untyped-call]
+        else:
+            model.qconfig = quantization.get_default_qconfig(backend)  # type: ignore[no-untyped-call]
+            quantization.prepare(model, inplace=True)  # type: ignore[no-untyped-call]
+
+
+def _pack(model: Quantizable, engine: str) -> None:
+    """Replace observed float layers by INT8 ones, in place."""
+    model.eval()
+    with _packing_for(engine):
+        quantization.convert(model, inplace=True)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _packing_for(backend: Backend) -> Iterator[None]:
-    """PyTorch's engine is a setting of the process, so one thread at a time packs weights."""
-    engines = torch.backends.quantized.supported_engines
-    if backend not in engines:
-        raise FailedPreconditionError(
-            f"INT8 weights for {backend} need PyTorch's {backend} engine; this build has {', '.join(engines)}"
-        )
-    with _engine_lock:
+def _packing_for(engine: str) -> Iterator[None]:
+    """PyTorch's engine is a setting of the process, so one thread at a time packs; packed weights keep their engine."""
+    with _engine_lock, without_expected_warnings():
         before = torch.backends.quantized.engine
-        torch.backends.quantized.engine = backend
+        torch.backends.quantized.engine = engine
         try:
             yield
         finally:
             torch.backends.quantized.engine = before
-
-
-@contextmanager
-def _without_expected_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        for message in _EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
-        yield
-
-
-def _convert(model: nn.Module, backend: Backend) -> None:
-    model.eval()
-    model.qconfig = quantization.QConfig(  # type: ignore[assignment,no-untyped-call]
-        activation=quantization.default_observer, weight=_WEIGHT_OBSERVERS[backend]
-    )
-    cast("Quantizable", model).fuse_model()
-    quantization.prepare(model, inplace=True)  # type: ignore[no-untyped-call]
-    # Activations are calibrated on noise of a fixed seed: published weights bring their own scales.
-    noise = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        model(noise)
-    quantization.convert(model, inplace=True)  # type: ignore[no-untyped-call]

@@ -9,13 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.ao.nn.quantized import FloatFunctional
-from torch.ao.quantization import DeQuantStub, QuantStub
 
-from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
 from zoofleet.models.mobilenet_v2 import InvertedResidual, MobileNet_V2_Weights, MobileNetV2
-from zoofleet.models.quantization._convert import finish, fuse
+from zoofleet.models.quantization._convert import finish
+from zoofleet.models.quantization._quantizable import Quantizable
 
 __all__ = ["MobileNet_V2_QuantizedWeights", "QuantizableMobileNetV2", "mobilenet_v2"]
 
@@ -32,13 +31,8 @@ class QuantizableInvertedResidual(InvertedResidual):
         y: Tensor = self.conv(x)
         return self.skip_add.add(x, y) if self.use_shortcut else y
 
-    def fuse_model(self) -> None:
-        """Join the last convolution with its batch norm; the others are joined where they stand together."""
-        last = len(self.conv) - 2
-        fuse(self.conv, (str(last), str(last + 1)))
 
-
-class QuantizableMobileNetV2(MobileNetV2):
+class QuantizableMobileNetV2(Quantizable, MobileNetV2):
     """MobileNetV2 with the marks between which activations are INT8.
 
     Args:
@@ -47,21 +41,6 @@ class QuantizableMobileNetV2(MobileNetV2):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(block=QuantizableInvertedResidual, activation_layer=nn.ReLU, **kwargs)
-        self.quant = QuantStub()
-        self.dequant = DeQuantStub()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of a batch of images: float (N, 3, H, W) to float (N, num_classes)."""
-        logits: Tensor = self.dequant(super().forward(self.quant(x)))
-        return logits
-
-    def fuse_model(self) -> None:
-        """Join each convolution with the batch norm and ReLU after it, in place."""
-        for module in list(self.modules()):
-            if isinstance(module, Conv2dNormActivation):
-                fuse(module, ("0", "1", "2"))
-            elif isinstance(module, QuantizableInvertedResidual):
-                module.fuse_model()
 
 
 MobileNet_V2_QuantizedWeights = define_weights("MobileNet_V2_QuantizedWeights")
@@ -77,19 +56,21 @@ def mobilenet_v2(
     weights: WeightsEnum | None = None,
     progress: bool = True,
     quantize: bool = False,
+    backend: str | None = None,
     **kwargs: Any,
 ) -> QuantizableMobileNetV2:
-    """Build MobileNetV2 (3.5 M parameters), in float ready for quantization or in INT8 for qnnpack.
+    """Build MobileNetV2 (3.5 M parameters), in float ready for quantization or in INT8.
 
     Args:
         weights: `MobileNet_V2_QuantizedWeights` with `quantize`, `MobileNet_V2_Weights` without, None for random ones.
         progress: show a progress line while downloading.
         quantize: convert to INT8.
+        backend: the engine for INT8, of x86, fbgemm, qnnpack and onednn; None for the one that suits this processor.
         **kwargs: passed to `QuantizableMobileNetV2`, such as `num_classes`.
 
     Raises:
-        FailedPreconditionError: INT8 is asked for and this build of PyTorch lacks qnnpack.
+        FailedPreconditionError: this processor or build of PyTorch lacks the engine.
     """
     model = QuantizableMobileNetV2(**kwargs)
-    finish(model, weights, progress, quantize=quantize, backend="qnnpack")
+    finish(model, weights, progress, quantize=quantize, backend=backend, layout="qnnpack")
     return model

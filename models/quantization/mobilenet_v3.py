@@ -1,0 +1,112 @@
+"""MobileNetV3-Large whose float form can be quantized to INT8."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.ao.nn.quantized import FloatFunctional
+
+from zoofleet.models._layers import Layer, SqueezeExcitation
+from zoofleet.models._registry import register_model
+from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models.mobilenet_v3 import (
+    InvertedResidual,
+    InvertedResidualConfig,
+    MobileNet_V3_Large_Weights,
+    MobileNetV3,
+    large_config,
+)
+from zoofleet.models.quantization._convert import finish
+from zoofleet.models.quantization._quantizable import Quantizable
+
+__all__ = ["MobileNet_V3_Large_QuantizedWeights", "QuantizableMobileNetV3", "mobilenet_v3_large"]
+
+
+class QuantizableSqueezeExcitation(SqueezeExcitation):
+    """Squeeze and excitation whose product has a scale of its own."""
+
+    fused = (("fc1", "activation"),)
+
+    def __init__(self, input_channels: int, squeeze_channels: int) -> None:
+        super().__init__(input_channels, squeeze_channels, scale_activation=nn.Hardsigmoid)
+        self.skip_mul = FloatFunctional()
+        self.register_load_state_dict_pre_hook(_complete_older_gate)  # type: ignore[no-untyped-call]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
+        return self.skip_mul.mul(self.gate(x), x)
+
+
+def _complete_older_gate(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give a file of training with rounding what it lacks if it is older than the observers of fixed ranges."""
+    for key, value in module.state_dict(prefix=prefix).items():
+        if key.startswith(f"{prefix}scale_activation."):
+            state.setdefault(key, value)
+
+
+class QuantizableInvertedResidual(InvertedResidual):
+    """An inverted residual block whose sum has a scale of its own."""
+
+    def __init__(self, config: InvertedResidualConfig, norm_layer: Layer) -> None:
+        super().__init__(config, norm_layer, QuantizableSqueezeExcitation)
+        self.skip_add = FloatFunctional()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H', W')."""
+        y: Tensor = self.block(x)
+        return self.skip_add.add(x, y) if self.use_shortcut else y
+
+
+class QuantizableMobileNetV3(Quantizable, MobileNetV3):
+    """MobileNetV3 with the marks between which activations are INT8.
+
+    Args:
+        *args: passed to `MobileNetV3`.
+        **kwargs: passed to `MobileNetV3`, such as `num_classes`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, block=QuantizableInvertedResidual, **kwargs)
+
+
+MobileNet_V3_Large_QuantizedWeights = define_weights("MobileNet_V3_Large_QuantizedWeights")
+
+
+@register_model(
+    name="quantized_mobilenet_v3_large",
+    weights=MobileNet_V3_Large_QuantizedWeights,
+    unquantized=MobileNet_V3_Large_Weights,
+)
+def mobilenet_v3_large(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    quantize: bool = False,
+    backend: str | None = None,
+    width_mult: float = 1.0,
+    dilated: bool = False,
+    reduced_tail: bool = False,
+    **kwargs: Any,
+) -> QuantizableMobileNetV3:
+    """Build MobileNetV3-Large (5.5 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        weights: `MobileNet_V3_Large_QuantizedWeights` with `quantize`, `MobileNet_V3_Large_Weights` without, None for
+            random ones.
+        progress: show a progress line while downloading.
+        quantize: convert to INT8.
+        backend: the engine for INT8, of x86, fbgemm, qnnpack and onednn; None for the one that suits this processor.
+        width_mult: scales all channels; published weights fit 1.
+        dilated: dilate the last stage rather than stride; takes the same weights.
+        reduced_tail: halve the channels of the last stage; no published weights fit.
+        **kwargs: passed to `QuantizableMobileNetV3`, such as `num_classes`.
+
+    Raises:
+        FailedPreconditionError: this processor or build of PyTorch lacks the engine.
+    """
+    configs, last_channel = large_config(width_mult=width_mult, dilated=dilated, reduced_tail=reduced_tail)
+    model = QuantizableMobileNetV3(configs, last_channel, **kwargs)
+    # The published file was saved in training: 21.6 MB, four bytes for each parameter.
+    finish(model, weights, progress, quantize=quantize, backend=backend, layout="qnnpack", trained_rounding=True)
+    return model

@@ -1,0 +1,190 @@
+"""ResNets whose float form can be quantized to INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.ao.nn.quantized import FloatFunctional
+
+from zoofleet.models._registry import register_model
+from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models.quantization._convert import finish
+from zoofleet.models.quantization._quantizable import Quantizable
+from zoofleet.models.resnet import (
+    BasicBlock,
+    Bottleneck,
+    ResNet,
+    ResNet18_Weights,
+    ResNet50_Weights,
+    ResNeXt101_32X8D_Weights,
+    ResNeXt101_64X4D_Weights,
+)
+
+__all__ = [
+    "QuantizableResNet",
+    "ResNeXt101_32X8D_QuantizedWeights",
+    "ResNeXt101_64X4D_QuantizedWeights",
+    "ResNet18_QuantizedWeights",
+    "ResNet50_QuantizedWeights",
+    "resnet18",
+    "resnet50",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+]
+
+
+class QuantizableBasicBlock(BasicBlock):
+    """Two 3x3 convolutions with a shortcut, whose sum has a scale of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_relu = FloatFunctional()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, planes, H/stride, W/stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = self.relu(self.bn1(self.conv1(x)))
+        return self.add_relu.add_relu(self.bn2(self.conv2(y)), shortcut)
+
+
+class QuantizableBottleneck(Bottleneck):
+    """1x1, 3x3 and 1x1 convolutions with a shortcut, whose sum has a scale of its own."""
+
+    fused = (("conv1", "bn1", "relu"), ("conv2", "bn2", "relu2"), ("conv3", "bn3"))
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.skip_add_relu = FloatFunctional()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, 4 * planes, H/stride, W/stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu2(self.bn2(self.conv2(y)))
+        return self.skip_add_relu.add_relu(self.bn3(self.conv3(y)), shortcut)
+
+
+class QuantizableResNet(Quantizable, ResNet):
+    """ResNet with the marks between which activations are INT8.
+
+    Args:
+        block: `QuantizableBasicBlock` or `QuantizableBottleneck`.
+        layers: number of blocks in each of the four stages.
+        **kwargs: passed to `ResNet`, such as `num_classes`.
+    """
+
+
+def _resnet(
+    block: type[BasicBlock | Bottleneck],
+    layers: Sequence[int],
+    weights: WeightsEnum | None,
+    progress: bool,
+    quantize: bool,
+    backend: str | None,
+    **kwargs: Any,
+) -> QuantizableResNet:
+    model = QuantizableResNet(block, layers, **kwargs)
+    finish(model, weights, progress, quantize=quantize, backend=backend, layout="fbgemm")
+    return model
+
+
+ResNet18_QuantizedWeights = define_weights("ResNet18_QuantizedWeights")
+
+
+@register_model(name="quantized_resnet18", weights=ResNet18_QuantizedWeights, unquantized=ResNet18_Weights)
+def resnet18(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    quantize: bool = False,
+    backend: str | None = None,
+    **kwargs: Any,
+) -> QuantizableResNet:
+    """Build ResNet-18 (11.7 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        weights: `ResNet18_QuantizedWeights` with `quantize`, `ResNet18_Weights` without, None for random ones.
+        progress: show a progress line while downloading.
+        quantize: convert to INT8.
+        backend: the engine for INT8, of x86, fbgemm, qnnpack and onednn; None for the one that suits this processor.
+        **kwargs: passed to `QuantizableResNet`, such as `num_classes`.
+
+    Raises:
+        FailedPreconditionError: this processor or build of PyTorch lacks the engine.
+    """
+    return _resnet(QuantizableBasicBlock, (2, 2, 2, 2), weights, progress, quantize, backend, **kwargs)
+
+
+ResNet50_QuantizedWeights = define_weights("ResNet50_QuantizedWeights")
+
+
+@register_model(name="quantized_resnet50", weights=ResNet50_QuantizedWeights, unquantized=ResNet50_Weights)
+def resnet50(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    quantize: bool = False,
+    backend: str | None = None,
+    **kwargs: Any,
+) -> QuantizableResNet:
+    """Build ResNet-50 (25.6 M parameters); the arguments are those of `resnet18`."""
+    return _resnet(QuantizableBottleneck, (3, 4, 6, 3), weights, progress, quantize, backend, **kwargs)
+
+
+ResNeXt101_32X8D_QuantizedWeights = define_weights("ResNeXt101_32X8D_QuantizedWeights")
+
+
+@register_model(
+    name="quantized_resnext101_32x8d", weights=ResNeXt101_32X8D_QuantizedWeights, unquantized=ResNeXt101_32X8D_Weights
+)
+def resnext101_32x8d(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    quantize: bool = False,
+    backend: str | None = None,
+    **kwargs: Any,
+) -> QuantizableResNet:
+    """Build ResNeXt-101 32x8d (88.8 M parameters); the arguments are those of `resnet18`."""
+    return _resnet(
+        QuantizableBottleneck,
+        (3, 4, 23, 3),
+        weights,
+        progress,
+        quantize,
+        backend,
+        groups=32,
+        width_per_group=8,
+        **kwargs,
+    )
+
+
+ResNeXt101_64X4D_QuantizedWeights = define_weights("ResNeXt101_64X4D_QuantizedWeights")
+
+
+@register_model(
+    name="quantized_resnext101_64x4d", weights=ResNeXt101_64X4D_QuantizedWeights, unquantized=ResNeXt101_64X4D_Weights
+)
+def resnext101_64x4d(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    quantize: bool = False,
+    backend: str | None = None,
+    **kwargs: Any,
+) -> QuantizableResNet:
+    """Build ResNeXt-101 64x4d (83.5 M parameters); the arguments are those of `resnet18`."""
+    return _resnet(
+        QuantizableBottleneck,
+        (3, 4, 23, 3),
+        weights,
+        progress,
+        quantize,
+        backend,
+        groups=64,
+        width_per_group=4,
+        **kwargs,
+    )

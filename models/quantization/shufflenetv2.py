@@ -1,0 +1,165 @@
+"""ShuffleNets V2 whose float form can be quantized to INT8."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.ao.nn.quantized import FloatFunctional
+
+from zoofleet.models._registry import register_model
+from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models.quantization._convert import finish
+from zoofleet.models.quantization._quantizable import Quantizable
+from zoofleet.models.shufflenetv2 import (
+    InvertedResidual,
+    ShuffleNet_V2_X0_5_Weights,
+    ShuffleNet_V2_X1_0_Weights,
+    ShuffleNet_V2_X1_5_Weights,
+    ShuffleNet_V2_X2_0_Weights,
+    ShuffleNetV2,
+    channel_shuffle,
+)
+
+__all__ = [
+    "QuantizableShuffleNetV2",
+    "ShuffleNet_V2_X0_5_QuantizedWeights",
+    "ShuffleNet_V2_X1_0_QuantizedWeights",
+    "ShuffleNet_V2_X1_5_QuantizedWeights",
+    "ShuffleNet_V2_X2_0_QuantizedWeights",
+    "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0",
+    "shufflenet_v2_x1_5",
+    "shufflenet_v2_x2_0",
+]
+
+
+class QuantizableInvertedResidual(InvertedResidual):
+    """A block whose two halves are joined at a scale of their own."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__(in_channels, out_channels, stride)
+        self.cat = FloatFunctional()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H/stride, W/stride)."""
+        first, second = x.chunk(2, dim=1) if self.stride == 1 else (x, x)
+        return channel_shuffle(self.cat.cat([self.branch1(first), self.branch2(second)], dim=1), 2)
+
+
+class QuantizableShuffleNetV2(Quantizable, ShuffleNetV2):
+    """ShuffleNet V2 with the marks between which activations are INT8.
+
+    Args:
+        *args: passed to `ShuffleNetV2`.
+        **kwargs: passed to `ShuffleNetV2`, such as `num_classes`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, inverted_residual=QuantizableInvertedResidual, **kwargs)
+
+
+def _shufflenet(
+    widths: tuple[int, int, int],
+    last: int,
+    weights: WeightsEnum | None,
+    progress: bool,
+    quantize: bool,
+    backend: str | None,
+    **kwargs: Any,
+) -> QuantizableShuffleNetV2:
+    model = QuantizableShuffleNetV2((4, 8, 4), (24, *widths, last), **kwargs)
+    finish(model, weights, progress, quantize=quantize, backend=backend, layout="fbgemm")
+    return model
+
+
+ShuffleNet_V2_X0_5_QuantizedWeights = define_weights("ShuffleNet_V2_X0_5_QuantizedWeights")
+
+
+@register_model(
+    name="quantized_shufflenet_v2_x0_5",
+    weights=ShuffleNet_V2_X0_5_QuantizedWeights,
+    unquantized=ShuffleNet_V2_X0_5_Weights,
+)
+def shufflenet_v2_x0_5(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    quantize: bool = False,
+    backend: str | None = None,
+    **kwargs: Any,
+) -> QuantizableShuffleNetV2:
+    """Build ShuffleNet V2 0.5x (1.4 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        weights: `ShuffleNet_V2_X0_5_QuantizedWeights` with `quantize`, `ShuffleNet_V2_X0_5_Weights` without, None for
+            random ones.
+        progress: show a progress line while downloading.
+        quantize: convert to INT8.
+        backend: the engine for INT8, of x86, fbgemm, qnnpack and onednn; None for the one that suits this processor.
+        **kwargs: passed to `QuantizableShuffleNetV2`, such as `num_classes`.
+
+    Raises:
+        FailedPreconditionError: this processor or build of PyTorch lacks the engine.
+    """
+    return _shufflenet((48, 96, 192), 1024, weights, progress, quantize, backend, **kwargs)
+
+
+ShuffleNet_V2_X1_0_QuantizedWeights = define_weights("ShuffleNet_V2_X1_0_QuantizedWeights")
+
+
+@register_model(
+    name="quantized_shufflenet_v2_x1_0",
+    weights=ShuffleNet_V2_X1_0_QuantizedWeights,
+    unquantized=ShuffleNet_V2_X1_0_Weights,
+)
+def shufflenet_v2_x1_0(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    quantize: bool = False,
+    backend: str | None = None,
+    **kwargs: Any,
+) -> QuantizableShuffleNetV2:
+    """Build ShuffleNet V2 1.0x (2.3 M parameters); the arguments are those of `shufflenet_v2_x0_5`."""
+    return _shufflenet((116, 232, 464), 1024, weights, progress, quantize, backend, **kwargs)
+
+
+ShuffleNet_V2_X1_5_QuantizedWeights = define_weights("ShuffleNet_V2_X1_5_QuantizedWeights")
+
+
+@register_model(
+    name="quantized_shufflenet_v2_x1_5",
+    weights=ShuffleNet_V2_X1_5_QuantizedWeights,
+    unquantized=ShuffleNet_V2_X1_5_Weights,
+)
+def shufflenet_v2_x1_5(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    quantize: bool = False,
+    backend: str | None = None,
+    **kwargs: Any,
+) -> QuantizableShuffleNetV2:
+    """Build ShuffleNet V2 1.5x (3.5 M parameters); the arguments are those of `shufflenet_v2_x0_5`."""
+    return _shufflenet((176, 352, 704), 1024, weights, progress, quantize, backend, **kwargs)
+
+
+ShuffleNet_V2_X2_0_QuantizedWeights = define_weights("ShuffleNet_V2_X2_0_QuantizedWeights")
+
+
+@register_model(
+    name="quantized_shufflenet_v2_x2_0",
+    weights=ShuffleNet_V2_X2_0_QuantizedWeights,
+    unquantized=ShuffleNet_V2_X2_0_Weights,
+)
+def shufflenet_v2_x2_0(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    quantize: bool = False,
+    backend: str | None = None,
+    **kwargs: Any,
+) -> QuantizableShuffleNetV2:
+    """Build ShuffleNet V2 2.0x (7.4 M parameters); the arguments are those of `shufflenet_v2_x0_5`."""
+    return _shufflenet((244, 488, 976), 2048, weights, progress, quantize, backend, **kwargs)

@@ -14,7 +14,7 @@
 
 // Raised with every change below, so that a stale library is refused instead of called with the wrong
 // arguments.
-#define ZOOFLEET_OPS_ABI 1
+#define ZOOFLEET_OPS_ABI 2
 
 #define ZOOFLEET_API __attribute__((visibility("default")))
 
@@ -44,6 +44,12 @@ typedef struct {
     int32_t dtype;
 } zoofleet_roi_align_params;
 
+// One pasting of masks (masks, side, side), float32, into an image.
+typedef struct {
+    int64_t masks, side, height, width;
+    double threshold;
+} zoofleet_paste_params;
+
 // ZOOFLEET_OPS_ABI of the library.
 ZOOFLEET_API int32_t zoofleet_ops_abi(void);
 
@@ -70,6 +76,32 @@ ZOOFLEET_API int32_t zoofleet_roi_align_backward(const zoofleet_roi_align_params
                                                  const void* grad_output, const void* rois, int32_t threads,
                                                  void* grad_input);
 
+// The functions below write COCO's compressed run lengths (`counts` of pycocotools) of several masks, one
+// after the other: those of mask i are counts[offsets[i]] to counts[offsets[i + 1]]. Where offsets' last is
+// above `capacity`, the bytes in counts, nothing is written there, and the call is to be repeated with so
+// many.
+
+// Run lengths of where masks over boxes are above the threshold, in the image.
+//
+// masks (masks, side, side), float32; extents (masks, 4): the first column, first row, last column and last
+// row of the image over which a mask with one zero on either side is stretched bilinearly. Positions are
+// computed in float32; each of the two interpolations, rows first, is rounded to float32 once. A mask with a
+// value that is not finite is empty.
+ZOOFLEET_API int32_t zoofleet_paste_masks_to_rle(const zoofleet_paste_params* params, const float* masks,
+                                                 const int64_t* extents, int32_t threads, uint8_t* counts,
+                                                 int64_t capacity, int64_t* offsets);
+
+// Run lengths of masks (count, height, width), in which all but 0 counts as 1.
+ZOOFLEET_API int32_t zoofleet_rle_encode(const uint8_t* masks, int64_t count, int64_t height, int64_t width,
+                                         int32_t threads, uint8_t* counts, int64_t capacity,
+                                         int64_t* offsets);
+
+// Run lengths of each of the 256 labels of a label map (height, width); none, not even an empty mask's, for a
+// label that is not there.
+ZOOFLEET_API int32_t zoofleet_rle_encode_labels(const uint8_t* labels, int64_t height, int64_t width,
+                                                int32_t threads, uint8_t* counts, int64_t capacity,
+                                                int64_t* offsets);
+
 // The twins in libzoofleet_ops_cuda.
 
 // Bytes of scratch memory that zoofleet_nms_cuda needs for `count` boxes.
@@ -90,6 +122,16 @@ ZOOFLEET_API int32_t zoofleet_roi_align_cuda(const zoofleet_roi_align_params* pa
 ZOOFLEET_API int32_t zoofleet_roi_align_backward_cuda(const zoofleet_roi_align_params* params,
                                                       const void* grad_output, const void* rois,
                                                       void* grad_input, void* stream);
+
+// The pixels at which pasted masks, or masks (count, height, width), change, column by column. With `ends`
+// NULL, changes (count, width) receives how many there are in each column. Otherwise changes holds the sums
+// of those up to and with each column, and ends receives the ends of all runs, those of a mask closed by
+// height * width. These are compressed elsewhere.
+ZOOFLEET_API int32_t zoofleet_paste_masks_runs_cuda(const zoofleet_paste_params* params, const float* masks,
+                                                    const int64_t* extents, int64_t* changes, int64_t* ends,
+                                                    void* stream);
+ZOOFLEET_API int32_t zoofleet_rle_runs_cuda(const uint8_t* masks, int64_t count, int64_t height,
+                                            int64_t width, int64_t* changes, int64_t* ends, void* stream);
 
 // The CUDA runtime's words for a status of ZOOFLEET_CUDA_ERROR and above.
 ZOOFLEET_API const char* zoofleet_cuda_error(int32_t status);

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from zoofleet.models.detection._boxes import at_least_float32
 from zoofleet.models.ops import roi_align
+from zoofleet.models.ops._masks import pasted_extents
 
 __all__ = ["mask_loss", "mask_probabilities", "paste_masks"]
 
@@ -74,17 +75,17 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         Probabilities (N, 1, H, W).
     """
     side = masks.shape[-1]
-    # A border of zeros around the mask lets it fade out at the edge of its box; boxes grow with it.
-    grown = side + 2
-    center = (boxes[:, :2] + boxes[:, 2:]) * 0.5
-    half = (boxes[:, 2:] - boxes[:, :2]) * (0.5 * grown / side)
-    first = (center - half).long()  # (N, 2), first column and row
-    last = (center + half).long()  # (N, 2), last column and row
-    down = _resampling(first[:, 1], last[:, 1], size[0], side).to(masks.dtype)  # (N, H, M)
-    across = _resampling(first[:, 0], last[:, 0], size[1], side).to(masks.dtype)  # (N, W, M)
-    # Resampling is no layer of the network: autocast would run these products in half precision.
-    with torch.autocast(masks.device.type, enabled=False):
-        return (down @ masks[:, 0] @ across.transpose(1, 2))[:, None]  # (N, 1, H, W)
+    left, top, right, bottom = pasted_extents(boxes, side).unbind(1)
+    down = _resampling(top, bottom, size[0], side)  # (N, H, M)
+    across = _resampling(left, right, size[1], side)  # (N, W, M)
+    pasted = masks.new_empty(len(masks), 1, *size)
+    for i in range(len(masks)):
+        # In double the products of floats are exact, so that the sums, of two products that are not 0, are rounded
+        # once in whatever order and however fused a matrix product adds them. A pixel on a threshold is thus decided
+        # alike on all machines, and as `paste_masks_to_rle` decides it.
+        rows = (down[i].double() @ masks[i, 0].double()).to(masks.dtype)  # (H, M)
+        pasted[i, 0] = rows.double() @ across[i].double().T  # (H, W)
+    return pasted
 
 
 def _resampling(first: Tensor, last: Tensor, length: int, side: int) -> Tensor:

@@ -1,14 +1,15 @@
 """Operators of the detectors, on Zoofleet's own kernels.
 
-`nms`, `batched_nms` and `roi_align` are registered with torch as `zoofleet::` operators, so they trace, compile and
-differentiate like any other. Importing this package loads `libzoofleet_ops` and raises `KernelLibraryError` where it
-does not load.
+The functions on boxes, masks and features beyond plain tensor arithmetic are registered with torch as `zoofleet::`
+operators, so they trace, compile and differentiate like any other. Importing this package loads `libzoofleet_ops` and
+raises `KernelLibraryError` where it does not load.
 """
 
 from zoofleet.models.ops._batch_norm import FrozenBatchNorm2d
 from zoofleet.models.ops._boxes import box_area, box_iou, clip_boxes_to_image, remove_small_boxes
 from zoofleet.models.ops._feature_pyramid import FeaturePyramidNetwork, LastLevelMaxPool
 from zoofleet.models.ops._kernels import batched_nms, nms, roi_align
+from zoofleet.models.ops._masks import paste_masks_to_rle, rle_encode, rle_encode_labels
 from zoofleet.models.ops._poolers import MultiScaleRoIAlign
 
 __all__ = [
@@ -21,6 +22,9 @@ __all__ = [
     "box_iou",
     "clip_boxes_to_image",
     "nms",
+    "paste_masks_to_rle",
     "remove_small_boxes",
+    "rle_encode",
+    "rle_encode_labels",
     "roi_align",
 ]

@@ -16,9 +16,9 @@ from typing import Final
 
 from zoofleet.errors import InternalError, InvalidArgumentError, KernelLibraryError
 
-__all__ = ["RoIAlignParams", "check", "cpu", "cuda"]
+__all__ = ["PasteParams", "RoIAlignParams", "check", "cpu", "cuda"]
 
-_ABI: Final = 1
+_ABI: Final = 2
 _OK, _INVALID_BATCH_INDEX, _OUT_OF_MEMORY, _CUDA_ERROR = 0, 2, 3, 1000
 
 OVERRIDE: Final = "ZOOFLEET_OPS_LIBRARY"
@@ -43,18 +43,38 @@ class RoIAlignParams(ctypes.Structure):
     )
 
 
+class PasteParams(ctypes.Structure):
+    """`zoofleet_paste_params`."""
+
+    _fields_ = (
+        ("masks", c_int64),
+        ("side", c_int64),
+        ("height", c_int64),
+        ("width", c_int64),
+        ("threshold", c_double),
+    )
+
+
 _PARAMS = ctypes.POINTER(RoIAlignParams)
+_PASTE = (ctypes.POINTER(PasteParams), c_void_p, c_void_p)
+_MASKS = (c_void_p, c_int64, c_int64, c_int64)
+_ENCODED = (c_int32, c_void_p, c_int64, c_void_p)
 _NMS = (c_void_p, c_void_p, c_void_p, c_int64, c_double, c_int32)
 _CPU_SIGNATURES: Final = {
     "zoofleet_nms": (c_int32, (*_NMS, c_int32, c_void_p, c_void_p)),
     "zoofleet_roi_align": (c_int32, (_PARAMS, c_void_p, c_void_p, c_int32, c_void_p)),
     "zoofleet_roi_align_backward": (c_int32, (_PARAMS, c_void_p, c_void_p, c_int32, c_void_p)),
+    "zoofleet_paste_masks_to_rle": (c_int32, (*_PASTE, *_ENCODED)),
+    "zoofleet_rle_encode": (c_int32, (*_MASKS, *_ENCODED)),
+    "zoofleet_rle_encode_labels": (c_int32, (c_void_p, c_int64, c_int64, *_ENCODED)),
 }
 _CUDA_SIGNATURES: Final = {
     "zoofleet_nms_cuda_workspace": (c_int64, (c_int64, c_int32)),
     "zoofleet_nms_cuda": (c_int32, (*_NMS, c_void_p, c_void_p, c_void_p, c_void_p)),
     "zoofleet_roi_align_cuda": (c_int32, (_PARAMS, c_void_p, c_void_p, c_void_p, c_void_p)),
     "zoofleet_roi_align_backward_cuda": (c_int32, (_PARAMS, c_void_p, c_void_p, c_void_p, c_void_p)),
+    "zoofleet_paste_masks_runs_cuda": (c_int32, (*_PASTE, c_void_p, c_void_p, c_void_p)),
+    "zoofleet_rle_runs_cuda": (c_int32, (*_MASKS, c_void_p, c_void_p, c_void_p)),
     "zoofleet_cuda_error": (c_char_p, (c_int32,)),
 }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["nms", "roi_align"]
+__all__ = ["nms", "paste_masks_to_rle", "rle_encode", "roi_align"]
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, idxs: Tensor | None = None) -> Tensor:
@@ -77,3 +79,63 @@ def _bilinear(image: Tensor, y: float, x: float) -> Tensor:
     above = image[:, top, left] * (left + 1 - x) + image[:, top, right] * (x - left)  # (C,)
     below = image[:, bottom, left] * (left + 1 - x) + image[:, bottom, right] * (x - left)  # (C,)
     return above * (top + 1 - y) + below * (y - top)
+
+
+def paste_masks_to_rle(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> list[bytes]:
+    """`zoofleet::paste_masks_to_rle`, pixel by pixel, with the roundings of float32."""
+    height, width = size
+    side = masks.shape[1]
+    encoded = []
+    for mask, box in zip(masks.float(), boxes, strict=True):
+        x1, y1, x2, y2 = box
+        finite = bool(mask.isfinite().all())
+        across = _stretched(x1, x2, width, side)
+        bits = [[False] * width for _ in range(height)]
+        for y, rows in _stretched(y1, y2, height, side).items():
+            line = [_float32(sum(w * float(mask[i, j]) for i, w in rows)) for j in range(side)]
+            for x, columns in across.items():
+                bits[y][x] = finite and _float32(sum(w * line[j] for j, w in columns)) > _float32(threshold)
+        encoded.append(rle_encode(bits))
+    return encoded
+
+
+def _float32(value: float) -> float:
+    return ctypes.c_float(value).value
+
+
+def _stretched(low: Tensor, high: Tensor, length: int, side: int) -> dict[int, list[tuple[int, float]]]:
+    """For each pixel of an axis that a mask covers, the samples that it lies between and their weights."""
+    center, half = (low + high) * 0.5, (high - low) * (0.5 * (side + 2) / side)
+    first, last = int((center - half).long()), int((center + half).long())
+    span = max(last - first + 1, 1)
+    scale = _float32(_float32(1 / _float32(span)) * (side + 2))
+    pixels = {}
+    for pixel in range(max(first, 0), min(first + span, length)):
+        source = _float32(_float32(_float32(_float32(pixel - first) + 0.5) * scale) - 0.5)
+        source = min(max(source, 0.0), side + 1.0)
+        weights = [_float32(1 - abs(_float32(source - sample))) for sample in range(1, side + 1)]
+        pixels[pixel] = [(i, weight) for i, weight in enumerate(weights) if weight > 0]
+    return pixels
+
+
+def rle_encode(mask: Sequence[Sequence[int]]) -> bytes:
+    """One mask of `zoofleet::rle_encode`, as COCO's tools do it: runs column by column, then their characters."""
+    runs = [0]
+    before = 0
+    for column in range(len(mask[0]) if mask else 0):
+        for row in mask:
+            pixel = int(row[column] != 0)
+            if pixel != before:
+                runs.append(0)
+            runs[-1] += 1
+            before = pixel
+    characters = bytearray()
+    for i, run in enumerate(runs):
+        number = run - runs[i - 2] if i > 2 else run
+        more = True
+        while more:
+            group = number & 31
+            number >>= 5
+            more = number != (-1 if group & 16 else 0)
+            characters.append(48 + group + 32 * more)
+    return bytes(characters)

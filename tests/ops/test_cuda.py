@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from zoofleet.models.ops import batched_nms, nms, roi_align
+from zoofleet.models.ops import batched_nms, nms, paste_masks_to_rle, rle_encode, rle_encode_labels, roi_align
 
 pytestmark = [
     pytest.mark.cuda,
@@ -54,6 +54,23 @@ def test_roi_align(sampling_ratio: int, aligned: bool, generator: torch.Generato
 def test_invalid_batch_index_is_nan() -> None:
     boxes = torch.tensor([[3, 0.0, 0, 1, 1]], device="cuda")
     assert roi_align(torch.zeros(1, 1, 4, 4, device="cuda"), boxes, 2).isnan().all()
+
+
+def test_masks(generator: torch.Generator) -> None:
+    masks = torch.rand(40, 28, 28, generator=generator)
+    masks[3, 4, 5] = float("nan")
+    corner = torch.rand(40, 2, generator=generator) * 400 - 50
+    boxes = torch.cat([corner, corner + torch.rand(40, 2, generator=generator) * 300], dim=1)
+    boxes[0, 2] = float("inf")
+    for size in ((240, 320), (1, 1), (0, 5), (5, 0)):
+        assert paste_masks_to_rle(masks.cuda(), boxes.cuda(), size) == paste_masks_to_rle(masks, boxes, size)
+    assert paste_masks_to_rle(masks[:0].cuda(), boxes[:0].cuda(), (24, 32)) == []
+    on_threshold = torch.full_like(masks, 0.7)
+    expected = paste_masks_to_rle(on_threshold, boxes, (240, 320), 0.7)
+    assert paste_masks_to_rle(on_threshold.cuda(), boxes.cuda(), (240, 320), 0.7) == expected
+    assert rle_encode((masks > 0.5).cuda()) == rle_encode(masks > 0.5)
+    label_map = (masks.nan_to_num().flatten(0, 1) * 256).byte()
+    assert rle_encode_labels(label_map.cuda()) == rle_encode_labels(label_map)
 
 
 def test_opcheck() -> None:

@@ -38,7 +38,7 @@ class Dispatcher:
         self._config = config
         self._links: dict[str, WorkerLink] = {}
         self._quarantine = Quarantine()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[WorkerLink, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Dispatch until cancelled; then call `stop`."""
@@ -56,7 +56,10 @@ class Dispatcher:
     async def stop(self, timeout: float) -> None:
         """Claim no more, wait for chunks in flight, and hand back what is not done in time."""
         self._fleet.on_change = lambda: None
-        await asyncio.gather(*(link.drain(timeout) for link in self._links.values()), *self._closing)
+        await asyncio.gather(*(link.drain(timeout) for link in self._links.values()))
+        for link in self._closing:
+            link.abandon()
+        await asyncio.gather(*self._closing.values())
 
     async def _sweep(self) -> None:
         tokens = [token for link in self._links.values() for token in link.tokens]
@@ -92,8 +95,8 @@ class Dispatcher:
         link = self._links.pop(worker_id)
         # One that drained has left in good order; one that fell silent may have been killed by what it had.
         task = asyncio.create_task(link.close(counts=not link.worker.draining))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._closing[link] = task
+        task.add_done_callback(lambda _: self._closing.pop(link))
 
     def _is_hopeless(self, model: str) -> bool:
         builder = ModelName.parse(model).builder
@@ -105,5 +108,6 @@ class Dispatcher:
             link.wake()
 
     def _on_cancel(self, job_id: str) -> None:
+        # Not when the sweep finds the leases gone: by then their stream may carry other work, and cannot be cancelled.
         for link in self._links.values():
             link.drop_job(job_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Iterable
 from typing import Any, Final
 
 import grpc.aio
@@ -27,6 +28,8 @@ _log: Final = logging.getLogger(__name__)
 
 _JOBS: Final = "zoofleet.v1.Jobs"
 """The health service's name for what needs Redis; "" stands for the process."""
+
+_CANCEL_AGAIN: Final = 0.5
 
 
 class Scheduler:
@@ -92,9 +95,7 @@ class Scheduler:
         #    done in time is handed back, so that another replica has it at once, and not when its lease expires.
         await asyncio.gather(self._server.stop(grace), self._dispatcher.stop(grace))
         # 4. Nothing is left that events, sweeps or the fleet's view are for.
-        for part in self._parts:
-            part.cancel()
-        await asyncio.gather(*self._parts, return_exceptions=True)
+        await _cancel(self._parts)
         # 5. What all of them stood on.
         await self._fleet.close()
         await self._store.close()
@@ -122,6 +123,15 @@ class Scheduler:
             # Later outages leave it: interactive calls go on without Redis.
             await self._health.set("", status.SERVING)
             _log.info("ready")
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for them; redis-py, where it is reconnecting, may swallow a cancellation."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN)
 
 
 async def serve(config: SchedulerConfig) -> None:

@@ -163,7 +163,14 @@ class WorkerLink:
                 while self._chunks:
                     self._wake.clear()
                     await self._wake.wait()
-        await self.close(counts=False)
+        closing = asyncio.create_task(self.close(counts=False))
+        await asyncio.wait({closing}, timeout=timeout)
+        self.abandon()
+        await closing
+
+    def abandon(self) -> None:
+        """Wait no longer for Redis: leases that could not be handed back expire."""
+        self._chunks.clear()
 
     async def close(self, *, counts: bool) -> None:
         """End all streams and hand back what they carried.

@@ -150,9 +150,11 @@ async def test_quotas_tell_when_to_try_again(cluster: Cluster) -> None:
     assert isinstance(error, errors.ResourceExhaustedError) and "5 items" in str(error)
     error = await failure(client.jobs.CreateJob(messages(job_of(), [bytes(900)] * 2)))
     assert isinstance(error, errors.ResourceExhaustedError) and error.retry_after
-    name = await client.create([b"x"])
+    request_id = str(uuid.uuid4())
+    name = await client.create([b"x"], request_id=request_id)
     error = await failure(client.jobs.CreateJob(messages(job_of(), [b"x"])))
     assert isinstance(error, errors.ResourceExhaustedError) and error.retry_after
+    assert await client.create([b"x"], request_id=request_id) == name  # nothing new, so nothing to refuse
     await client.create([b"x"], tenant="other")
     await client.jobs.CancelJob(jobs_pb2.CancelJobRequest(name=name))
     await client.create([b"x"])
@@ -183,6 +185,24 @@ async def test_a_cancelled_job_keeps_what_it_has(cluster: Cluster) -> None:
     read = await client.read(name)
     for place in (0, 10, 50, 98, 99):
         assert await client.read(name, read[place][1]) == read[place + 1 :]
+
+
+async def test_cancel_frees_the_worker_from_what_runs(cluster: Cluster) -> None:
+    await cluster.start()
+    await cluster.start_worker("a", "--parallel", "1")
+    name = await cluster.client.create([b"sleep 30"] * 3)
+
+    async def begun() -> bool:
+        return bool(cluster.executions())
+
+    await until(begun)
+    await cluster.client.jobs.CancelJob(jobs_pb2.CancelJobRequest(name=name))
+
+    async def freed() -> bool:
+        return "stream ended" in cluster.log.read_text()
+
+    await until(freed)
+    assert len(await cluster.client.results(await cluster.client.create([b"next"]))) == 1
 
 
 async def test_a_deleted_job_is_gone(cluster: Cluster) -> None:
@@ -310,6 +330,8 @@ async def test_refusals_of_a_worker_become_results_or_wait(cluster: Cluster) -> 
     refusing = await cluster.start_worker("a", "--refuse", "NotFoundError")
     results = await cluster.client.results(await cluster.client.create([b"x"] * 20))
     assert {type(from_status(result.error)) for result in results.values()} == {errors.NotFoundError}
+    # One refusal a chunk is enough: what the worker said was understood.
+    assert sum("a stream resnet50" in line for line in cluster.log.read_text().splitlines()) <= 2
     refusing.terminate()
     await asyncio.to_thread(refusing.wait)
 

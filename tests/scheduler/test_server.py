@@ -81,6 +81,22 @@ async def test_it_is_ready_once_redis_answers(cluster: Cluster) -> None:
     cluster.redis.start()
 
 
+async def test_it_stops_while_redis_is_away(cluster: Cluster) -> None:
+    scheduler = await cluster.start(shutdown_grace=0.3)
+    worker = await cluster.start_worker("a")
+    await cluster.client.create([b"sleep 0.1"] * 40)
+
+    async def begun() -> bool:
+        return bool(cluster.executions())
+
+    await until(begun)
+    cluster.redis.stop()
+    worker.kill()
+    async with asyncio.timeout(10):
+        await cluster.stop(scheduler)
+    cluster.redis.start()
+
+
 async def test_a_taken_address_is_an_error(cluster: Cluster) -> None:
     await cluster.start()
     second = Scheduler(SchedulerConfig(address=cluster.address, redis_url=cluster.redis.url))

@@ -13,6 +13,7 @@ from tests.scheduler.conftest import MODEL, OTHER_MODEL, Cluster, until
 from tests.scheduler.fake_worker import label
 
 from zoofleet import errors
+from zoofleet._calls import Ending
 from zoofleet._status import from_rpc_error
 from zoofleet.errors import ZoofleetError
 from zoofleet.v1 import fleet_pb2, vision_pb2, vision_pb2_grpc
@@ -35,10 +36,12 @@ async def ask(cluster: Cluster, *requests: vision_pb2.ClassifyRequest) -> list[v
 
 
 async def failure(cluster: Cluster, *requests: Any, method: str = "Classify") -> ZoofleetError:
+    call = getattr(stub(cluster), method)(iter(requests))
+    ending = Ending(call)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in getattr(stub(cluster), method)(iter(requests)):
+        async for _ in call:
             pass
-    return from_rpc_error(caught.value)
+    return from_rpc_error(ending.restore(caught.value))
 
 
 async def see(cluster: Cluster, model: str = MODEL) -> None:
@@ -81,8 +84,12 @@ async def test_load_is_spread(cluster: Cluster) -> None:
     await cluster.start_worker("a")
     await cluster.start_worker("b")
     await see(cluster)
-    results = await asyncio.gather(*(ask(cluster, task(), item(b"sleep 0.2")) for _ in range(8)))
-    assert {result[0].classification.categories[0] for result in results} == {"workers/a", "workers/b"}
+
+    async def spread() -> bool:
+        results = await asyncio.gather(*(ask(cluster, task(), item(b"sleep 0.1")) for _ in range(8)))
+        return {result[0].classification.categories[0] for result in results} == {"workers/a", "workers/b"}
+
+    await until(spread)  # once both are reached
 
 
 async def test_errors_are_typed_before_any_worker_is_asked(cluster: Cluster) -> None:
@@ -117,7 +124,7 @@ async def test_what_a_worker_says_arrives_unchanged(cluster: Cluster) -> None:
 
 async def failure_from_worker(cluster: Cluster) -> ZoofleetError:
     async def typed() -> ZoofleetError | None:
-        error = await failure(cluster, task(), item(b"x"))
+        error = await failure(cluster, task(), *(item(bytes(1000), str(i)) for i in range(50)))
         return None if isinstance(error, errors.UnavailableError) else error
 
     error = await until(typed)
@@ -176,6 +183,33 @@ async def test_draining_workers_get_no_streams(cluster: Cluster) -> None:
         return False
 
     await until(refused)
+
+
+async def test_streams_outlive_an_outage_in_which_registrations_expire(cluster: Cluster) -> None:
+    await cluster.start()
+    worker = await cluster.start_worker("a")
+    await see(cluster)
+    call = stub(cluster).Classify(iter([task(), item(b"sleep 0.5")]))
+
+    async def begun() -> bool:
+        return "sleep 0.5" in cluster.executions()
+
+    await until(begun)
+    worker.send_signal(signal.SIGSTOP)  # so that no heartbeat comes before the fleet is read again
+    cluster.redis.stop()
+    await asyncio.sleep(cluster.config.heartbeat_timeout)
+    cluster.redis.start()
+
+    async def read_again() -> bool:
+        try:
+            return not await cluster.client.workers()
+        except grpc.aio.AioRpcError:
+            return False
+
+    await until(read_again)
+    await asyncio.sleep(2 * cluster.config.sweep_interval)
+    worker.send_signal(signal.SIGCONT)
+    assert len([response async for response in call]) == 1
 
 
 async def test_streams_go_on_without_redis(cluster: Cluster) -> None:

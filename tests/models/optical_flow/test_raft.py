@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from zoofleet.errors import InvalidArgumentError, UnknownWeightsError
-from zoofleet.models.optical_flow import RAFT, raft_small
-from zoofleet.models.optical_flow.raft import CorrBlock
+from zoofleet.models.optical_flow import RAFT, raft_large, raft_small
+from zoofleet.models.optical_flow.raft import CorrBlock, _upsample_convex
 
 
 def _images(n: int = 1, height: int = 128, width: int = 136, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -72,8 +73,10 @@ def test_parts_can_be_replaced() -> None:
         raft_small(num_classes=3)
 
 
-def test_gradients_reach_every_parameter_in_training() -> None:
-    model = raft_small().train()
+@pytest.mark.parametrize("builder", [raft_small, raft_large])
+def test_gradients_reach_every_parameter_in_training(builder: Callable[..., RAFT]) -> None:
+    torch.manual_seed(0)
+    model = builder().train()
     flows = model(*_images(), num_flow_updates=2)
     torch.autograd.backward([flow.abs().mean() for flow in flows])
     dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
@@ -81,6 +84,32 @@ def test_gradients_reach_every_parameter_in_training() -> None:
     for part in (model.feature_encoder.conv, model.context_encoder.conv, model.update_block.flow_head.conv2):
         assert isinstance(part, torch.nn.Conv2d)
         assert part.weight.grad is not None and part.weight.grad.abs().sum() > 0
+
+
+@torch.inference_mode()
+def test_large_gives_a_flow_for_each_update_unlike_with_bilinear_upsampling() -> None:
+    torch.manual_seed(0)
+    model = raft_large().eval()
+    flows = model(*_images(2), num_flow_updates=2)
+    assert [tuple(flow.shape) for flow in flows] == [(2, 2, 128, 136)] * 2
+    torch.manual_seed(0)
+    bilinear = raft_large(mask_predictor=None).eval()
+    assert not torch.allclose(bilinear(*_images(2), num_flow_updates=2)[0], flows[0])
+
+
+@torch.inference_mode()
+def test_convex_upsampling_mixes_the_flows_around() -> None:
+    generator = torch.Generator().manual_seed(0)
+    flow = torch.randn(1, 2, 3, 4, generator=generator)
+    mask = torch.randn(1, 9, 8, 8, 3, 4, generator=generator)
+    fine = _upsample_convex(flow, mask.reshape(1, 576, 3, 4))
+    assert fine.shape == (1, 2, 24, 32)
+    padded = torch.nn.functional.pad(8 * flow, (1, 1, 1, 1))
+    weights = mask.softmax(dim=1)
+    for y, x in ((0, 0), (7, 9), (12, 17), (23, 31)):
+        around = padded[0, :, y // 8 : y // 8 + 3, x // 8 : x // 8 + 3].flatten(1)  # (2, 9)
+        expected = around @ weights[0, :, y % 8, x % 8, y // 8, x // 8]
+        torch.testing.assert_close(fine[0, :, y, x], expected)
 
 
 def test_concurrent_calls_equal_calls_one_by_one(model: RAFT) -> None:

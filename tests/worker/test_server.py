@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import signal
 import socket
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from PIL import Image
 from tests.worker.calls import item, run, until
 
 from zoofleet import _tasks
@@ -33,6 +35,13 @@ from zoofleet.worker import WorkerConfig, serve
 logging.basicConfig(level=logging.INFO)
 asyncio.run(serve(WorkerConfig(scheduler=None, device="cpu", address=sys.argv[1], grace=float(sys.argv[2]))))
 """
+
+
+def small(path: Path) -> bytes:
+    """A picture that optical flow takes a fraction of a second for."""
+    buffer = io.BytesIO()
+    Image.open(path).resize((160, 128)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @contextlib.asynccontextmanager
@@ -98,7 +107,7 @@ async def test_sigterm_finishes_what_is_in_flight_and_ends_idle_streams(media: P
 
 
 async def test_a_stream_that_is_half_closed_ends_well_at_sigterm(media: Path) -> None:
-    pair = item(*[(media / "chelsea.png").read_bytes()] * 2)
+    pair = item(*[small(media / "chelsea.png")] * 2)
     async with process(grace=60.0) as (worker, address), grpc.aio.insecure_channel(address) as channel:
         call = vision_pb2_grpc.VisionStub(channel).EstimateFlow()
         await call.write(vision_pb2.EstimateFlowRequest(task=SLOW))
@@ -115,7 +124,7 @@ async def test_a_stream_that_is_half_closed_ends_well_at_sigterm(media: Path) ->
 
 
 async def test_what_is_not_done_within_the_grace_is_cut_off(media: Path) -> None:
-    pair = item(*[(media / "chelsea.png").read_bytes()] * 2)
+    pair = item(*[small(media / "chelsea.png")] * 2)
     async with process(grace=0.0) as (worker, address), grpc.aio.insecure_channel(address) as channel:
         call = vision_pb2_grpc.VisionStub(channel).EstimateFlow()
         await call.write(vision_pb2.EstimateFlowRequest(task=SLOW))

@@ -1,7 +1,7 @@
 """Published weight files: fetched once, checked against the hash in their name. Needs no torch.
 
 A file arrives in a hidden `.NAME.partial` beside its place. What a cut connection or a killed process leaves there is
-taken up again where it ended by whoever fetches the file next; only the complete file with the right hash gets its name.
+taken up where it ended by whoever fetches the file next; only the complete file with the right hash gets its name.
 """
 
 from __future__ import annotations

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
+from tests.weights_server import Hub, serving
 from torch import nn
 
 from zoofleet import _catalog, _download
@@ -24,81 +21,10 @@ from zoofleet.models._weights import Weights, WeightsEnum
 from zoofleet.models.transforms import ObjectDetection
 
 
-@dataclass
-class Hub:
-    """What the server offers and how it misbehaves."""
-
-    url: str
-    files: dict[str, bytes] = field(default_factory=dict)
-    requests: list[tuple[str, str | None]] = field(default_factory=list)
-    cuts: list[int] = field(default_factory=list)
-    """Body bytes after which the next responses end."""
-    ranges: bool = True
-    redirect: str | None = None
-    status: int = 200
-    arrived: threading.Event = field(default_factory=threading.Event)
-    go_on: threading.Event = field(default_factory=threading.Event)
-
-    def publish(self, state: Any, stem: str = "net") -> str:
-        """Offer a file under a name that carries its hash; returns the name."""
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        name = f"{stem}-{hashlib.sha256(buffer.getvalue()).hexdigest()[:8]}.pth"
-        self.files[f"/models/{name}"] = buffer.getvalue()
-        return name
-
-    def at(self, name: str) -> str:
-        return f"{self.url}/models/{name}"
-
-
-class _Server(ThreadingHTTPServer):
-    hub: Hub
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        hub = cast("_Server", self.server).hub
-        wanted = self.headers.get("Range")
-        hub.requests.append((self.path, wanted))
-        hub.arrived.set()
-        hub.go_on.wait(60)
-        if hub.redirect:
-            self.send_response(302)
-            self.send_header("Location", hub.redirect)
-            self.end_headers()
-            return
-        body = hub.files.get(self.path)
-        if body is None or hub.status != 200:
-            self.send_error(404 if body is None else hub.status)
-            return
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and hub.ranges else 0
-        if start >= len(body) and start:
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(body)}")
-            self.end_headers()
-            return
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        self.send_header("Content-Length", str(len(body) - start))
-        self.end_headers()
-        self.wfile.write(body[start : start + (hub.cuts.pop(0) if hub.cuts else len(body))])
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        pass
-
-
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    with _Server(("127.0.0.1", 0), _Handler) as server:
-        server.hub = Hub(f"http://127.0.0.1:{server.server_port}")
-        server.hub.go_on.set()
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield server.hub
-        server.hub.go_on.set()
-        server.shutdown()
-        thread.join()
+    with serving() as hub:
+        yield hub
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@
 
 // Raised with every change below, so that a stale library is refused instead of called with the wrong
 // arguments.
-#define ZOOFLEET_OPS_ABI 2
+#define ZOOFLEET_OPS_ABI 3
 
 #define ZOOFLEET_API __attribute__((visibility("default")))
 
@@ -43,6 +43,20 @@ typedef struct {
     int32_t aligned;         // 1: shift by half a pixel and leave boxes below one pixel as they are
     int32_t dtype;
 } zoofleet_roi_align_params;
+
+// One resizing of an image (height, width, 3).
+typedef struct {
+    int64_t height, width, out_height, out_width;
+    int64_t row_taps, column_taps;  // at most height and width
+    int64_t value_bytes;            // of a value of the output: 2 or 4
+} zoofleet_resize_params;
+
+// For each output row, the row_taps rows of the image from row_firsts (out_height) on with their weights
+// (out_height, row_taps), as multiples of 2^-22; columns likewise. A window lies within the image, and the
+// magnitudes of its weights add up to less than 2.
+typedef struct {
+    const int32_t *row_firsts, *row_weights, *column_firsts, *column_weights;
+} zoofleet_resize_taps;
 
 // One pasting of masks (masks, side, side), float32, into an image.
 typedef struct {
@@ -102,6 +116,12 @@ ZOOFLEET_API int32_t zoofleet_rle_encode_labels(const uint8_t* labels, int64_t h
                                                 int32_t threads, uint8_t* counts, int64_t capacity,
                                                 int64_t* offsets);
 
+// Resizes an image of bytes and looks the result up: output (3, out_height, out_width) holds values of table
+// (3, 256). Rows are narrowed first; each of the two sums is rounded to the nearest byte.
+ZOOFLEET_API int32_t zoofleet_resize_normalize(const zoofleet_resize_params* params,
+                                               const zoofleet_resize_taps* taps, const uint8_t* image,
+                                               const void* table, int32_t threads, void* output);
+
 // The twins in libzoofleet_ops_cuda.
 
 // Bytes of scratch memory that zoofleet_nms_cuda needs for `count` boxes.
@@ -132,6 +152,12 @@ ZOOFLEET_API int32_t zoofleet_paste_masks_runs_cuda(const zoofleet_paste_params*
                                                     void* stream);
 ZOOFLEET_API int32_t zoofleet_rle_runs_cuda(const uint8_t* masks, int64_t count, int64_t height,
                                             int64_t width, int64_t* changes, int64_t* ends, void* stream);
+
+// As zoofleet_resize_normalize, with the arrays of taps on the device too; workspace (height, out_width, 3).
+ZOOFLEET_API int32_t zoofleet_resize_normalize_cuda(const zoofleet_resize_params* params,
+                                                    const zoofleet_resize_taps* taps, const uint8_t* image,
+                                                    const void* table, uint8_t* workspace, void* output,
+                                                    void* stream);
 
 // The CUDA runtime's words for a status of ZOOFLEET_CUDA_ERROR and above.
 ZOOFLEET_API const char* zoofleet_cuda_error(int32_t status);

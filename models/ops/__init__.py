@@ -11,6 +11,7 @@ from zoofleet.models.ops._feature_pyramid import FeaturePyramidNetwork, LastLeve
 from zoofleet.models.ops._kernels import batched_nms, nms, roi_align
 from zoofleet.models.ops._masks import paste_masks_to_rle, rle_encode, rle_encode_labels
 from zoofleet.models.ops._poolers import MultiScaleRoIAlign
+from zoofleet.models.ops._resize import resize_normalize
 
 __all__ = [
     "FeaturePyramidNetwork",
@@ -24,6 +25,7 @@ __all__ = [
     "nms",
     "paste_masks_to_rle",
     "remove_small_boxes",
+    "resize_normalize",
     "rle_encode",
     "rle_encode_labels",
     "roi_align",

@@ -16,9 +16,9 @@ from typing import Final
 
 from zoofleet.errors import InternalError, InvalidArgumentError, KernelLibraryError
 
-__all__ = ["PasteParams", "RoIAlignParams", "check", "cpu", "cuda"]
+__all__ = ["PasteParams", "ResizeParams", "ResizeTaps", "RoIAlignParams", "check", "cpu", "cuda"]
 
-_ABI: Final = 2
+_ABI: Final = 3
 _OK, _INVALID_BATCH_INDEX, _OUT_OF_MEMORY, _CUDA_ERROR = 0, 2, 3, 1000
 
 OVERRIDE: Final = "ZOOFLEET_OPS_LIBRARY"
@@ -55,8 +55,34 @@ class PasteParams(ctypes.Structure):
     )
 
 
+class ResizeParams(ctypes.Structure):
+    """`zoofleet_resize_params`."""
+
+    _fields_ = (
+        ("height", c_int64),
+        ("width", c_int64),
+        ("out_height", c_int64),
+        ("out_width", c_int64),
+        ("row_taps", c_int64),
+        ("column_taps", c_int64),
+        ("value_bytes", c_int64),
+    )
+
+
+class ResizeTaps(ctypes.Structure):
+    """`zoofleet_resize_taps`."""
+
+    _fields_ = (
+        ("row_firsts", c_void_p),
+        ("row_weights", c_void_p),
+        ("column_firsts", c_void_p),
+        ("column_weights", c_void_p),
+    )
+
+
 _PARAMS = ctypes.POINTER(RoIAlignParams)
 _PASTE = (ctypes.POINTER(PasteParams), c_void_p, c_void_p)
+_RESIZE = (ctypes.POINTER(ResizeParams), ctypes.POINTER(ResizeTaps), c_void_p, c_void_p)
 _MASKS = (c_void_p, c_int64, c_int64, c_int64)
 _ENCODED = (c_int32, c_void_p, c_int64, c_void_p)
 _NMS = (c_void_p, c_void_p, c_void_p, c_int64, c_double, c_int32)
@@ -65,6 +91,7 @@ _CPU_SIGNATURES: Final = {
     "zoofleet_roi_align": (c_int32, (_PARAMS, c_void_p, c_void_p, c_int32, c_void_p)),
     "zoofleet_roi_align_backward": (c_int32, (_PARAMS, c_void_p, c_void_p, c_int32, c_void_p)),
     "zoofleet_paste_masks_to_rle": (c_int32, (*_PASTE, *_ENCODED)),
+    "zoofleet_resize_normalize": (c_int32, (*_RESIZE, c_int32, c_void_p)),
     "zoofleet_rle_encode": (c_int32, (*_MASKS, *_ENCODED)),
     "zoofleet_rle_encode_labels": (c_int32, (c_void_p, c_int64, c_int64, *_ENCODED)),
 }
@@ -74,6 +101,7 @@ _CUDA_SIGNATURES: Final = {
     "zoofleet_roi_align_cuda": (c_int32, (_PARAMS, c_void_p, c_void_p, c_void_p, c_void_p)),
     "zoofleet_roi_align_backward_cuda": (c_int32, (_PARAMS, c_void_p, c_void_p, c_void_p, c_void_p)),
     "zoofleet_paste_masks_runs_cuda": (c_int32, (*_PASTE, c_void_p, c_void_p, c_void_p)),
+    "zoofleet_resize_normalize_cuda": (c_int32, (*_RESIZE, c_void_p, c_void_p, c_void_p)),
     "zoofleet_rle_runs_cuda": (c_int32, (*_MASKS, c_void_p, c_void_p, c_void_p)),
     "zoofleet_cuda_error": (c_char_p, (c_int32,)),
 }

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["nms", "paste_masks_to_rle", "rle_encode", "roi_align"]
+__all__ = ["nms", "paste_masks_to_rle", "resize", "rle_encode", "roi_align"]
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, idxs: Tensor | None = None) -> Tensor:
@@ -139,3 +139,37 @@ def rle_encode(mask: Sequence[Sequence[int]]) -> bytes:
             more = number != (-1 if group & 16 else 0)
             characters.append(48 + group + 32 * more)
     return bytes(characters)
+
+
+def resize(image: Tensor, size: tuple[int, int], bicubic: bool) -> Tensor:
+    """The resizing in `zoofleet::resize_normalize`: uint8 (H, W, 3) to uint8 (height, width, 3)."""
+    narrow = [[_weighed(taps, row) for taps in _filter_taps(len(row), size[1], bicubic)] for row in image.tolist()]
+    columns = [list(column) for column in zip(*narrow, strict=True)]  # (width, H, 3)
+    done = [[_weighed(taps, column) for column in columns] for taps in _filter_taps(len(narrow), size[0], bicubic)]
+    return torch.tensor(done, dtype=torch.uint8)
+
+
+def _weighed(taps: dict[int, int], pixels: Sequence[Sequence[int]]) -> list[int]:
+    sums = (sum(weight * pixels[i][c] for i, weight in taps.items()) for c in range(3))
+    return [min(max((total + (1 << 21)) >> 22, 0), 255) for total in sums]
+
+
+def _filter_taps(full: int, out: int, bicubic: bool) -> list[dict[int, int]]:
+    scale = full / out
+    stretch = max(scale, 1.0)
+    support = (2 if bicubic else 1) * stretch
+    axis = []
+    for pixel in range(out):
+        center = (pixel + 0.5) * scale
+        taps = {}
+        for i in range(max(int(center - support + 0.5), 0), min(int(center + support + 0.5), full)):
+            x = abs((i - center + 0.5) * (1 / stretch))
+            if not bicubic:
+                taps[i] = max(1 - x, 0.0)
+            elif x < 1:
+                taps[i] = (1.5 * x - 2.5) * x * x + 1
+            else:
+                taps[i] = -0.5 * (((x - 5) * x + 8) * x - 4) if x < 2 else 0.0
+        total = math.fsum(taps.values())
+        axis.append({i: round(weight / total * (1 << 22)) for i, weight in taps.items()})
+    return axis

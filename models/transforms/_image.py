@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
+from zoofleet.models.ops import resize_normalize
 
 Picture = Image.Image | Tensor
 Interpolation = Literal["bilinear", "bicubic"]
@@ -48,18 +49,22 @@ def size_of(image: Picture) -> tuple[int, int]:
     return image.shape[-2], image.shape[-1]
 
 
+def resized_size(image_size: tuple[int, int], size: Sequence[int]) -> tuple[int, int]:
+    """What `resize` makes of an image's height and width."""
+    h, w = image_size
+    if len(size) == 2:
+        return size[0], size[1]
+    long = int(size[0] * max(h, w) / min(h, w))
+    return (size[0], long) if h <= w else (long, size[0])
+
+
 def resize(image: Picture, size: Sequence[int], mode: Interpolation, antialias: bool = True) -> Picture:
     """Resize to (height, width), or with one number to that shorter side, the longer one rounded down.
 
     A Pillow image is always antialiased; `antialias` is for tensors.
     """
-    h, w = size_of(image)
-    if len(size) == 1:
-        long = int(size[0] * max(h, w) / min(h, w))
-        out = (size[0], long) if h <= w else (long, size[0])
-    else:
-        out = (size[0], size[1])
-    if out == (h, w):
+    out = resized_size(size_of(image), size)
+    if out == size_of(image):
         return image
     if isinstance(image, Image.Image):
         return image.resize((out[1], out[0]), _PILLOW[mode])
@@ -75,14 +80,22 @@ def center_crop(image: Picture, size: tuple[int, int]) -> Picture:
     """The middle (height, width); what an image lacks is added as black, the odd pixel right and below."""
     h, w = size_of(image)
     ch, cw = size
-    # An odd margin is halved to the nearest even number, in the way the reference rounds.
-    top = round((h - ch) / 2) if ch <= h else -((ch - h) // 2)
-    left = round((w - cw) / 2) if cw <= w else -((cw - w) // 2)
+    top, left = crop_origin((h, w), size)
     if isinstance(image, Image.Image):
         return image.crop((left, top, left + cw, top + ch))  # outside is black
     inside = image[..., max(top, 0) : max(top, 0) + min(ch, h), max(left, 0) : max(left, 0) + min(cw, w)]
     pad_left, pad_top = max(-left, 0), max(-top, 0)
     return F.pad(inside, (pad_left, max(cw - w, 0) - pad_left, pad_top, max(ch - h, 0) - pad_top))
+
+
+def crop_origin(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Top and left of the middle (height, width); negative where the image is smaller."""
+    # An odd margin is halved to the nearest even number, in the way the reference rounds.
+    top, left = (
+        round((have - want) / 2) if want <= have else -((want - have) // 2)
+        for have, want in zip(image_size, size, strict=True)
+    )
+    return top, left
 
 
 def to_float(image: Picture) -> Tensor:
@@ -99,3 +112,25 @@ def normalize(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     shift = torch.tensor(mean, dtype=image.dtype, device=image.device).view(-1, 1, 1)
     scale = torch.tensor(std, dtype=image.dtype, device=image.device).view(-1, 1, 1)
     return (image - shift) / scale
+
+
+def resize_crop_normalize(
+    image: Picture,
+    resize_size: int,
+    crop_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: Interpolation,
+    antialias: bool,
+) -> Tensor:
+    """`resize`, `center_crop`, `to_float` and `normalize`, for Pillow images in one go with the same result."""
+    crop = (crop_size, crop_size)
+    if isinstance(image, Image.Image):
+        h, w = size_of(image)
+        out = resized_size((h, w), (resize_size,))
+        # Where the height loses more than twice as many pixels as the width, Pillow 13 begins with the height; earlier
+        # ones never do.
+        if h - out[0] <= 2 * max(w - out[1], 0) or h <= out[0]:
+            return resize_normalize(image, out, (*crop_origin(out, crop), *crop), mean, std, interpolation)
+    resized = resize(image, (resize_size,), interpolation, antialias)
+    return normalize(to_float(center_crop(resized, crop)), mean, std)

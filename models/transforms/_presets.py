@@ -16,6 +16,7 @@ from zoofleet.models.transforms._image import (
     checked,
     normalize,
     resize,
+    resize_crop_normalize,
     to_float,
 )
 
@@ -62,9 +63,15 @@ class ImageClassification(_Preset):
 
     def forward(self, image: Picture) -> Tensor:
         """PIL image, or uint8 or float tensor (..., 3, H, W), to a float tensor (..., 3, crop_size, crop_size)."""
-        resized = resize(checked(image), (self.resize_size,), self.interpolation, self.antialias)
-        cropped = center_crop(resized, (self.crop_size, self.crop_size))
-        return normalize(to_float(cropped), self.mean, self.std)
+        return resize_crop_normalize(
+            checked(image),
+            self.resize_size,
+            self.crop_size,
+            self.mean,
+            self.std,
+            self.interpolation,
+            self.antialias,
+        )
 
 
 class SemanticSegmentation(_Preset):

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import pytest
 import torch
 
-from zoofleet.models.ops import batched_nms, nms, paste_masks_to_rle, rle_encode, rle_encode_labels, roi_align
+from zoofleet.models.ops import (
+    batched_nms,
+    nms,
+    paste_masks_to_rle,
+    resize_normalize,
+    rle_encode,
+    rle_encode_labels,
+    roi_align,
+)
 
 pytestmark = [
     pytest.mark.cuda,
@@ -71,6 +80,15 @@ def test_masks(generator: torch.Generator) -> None:
     assert rle_encode((masks > 0.5).cuda()) == rle_encode(masks > 0.5)
     label_map = (masks.nan_to_num().flatten(0, 1) * 256).byte()
     assert rle_encode_labels(label_map.cuda()) == rle_encode_labels(label_map)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_resize_normalize(dtype: torch.dtype, mode: Literal["bilinear", "bicubic"], generator: torch.Generator) -> None:
+    pixels = torch.randint(0, 256, (97, 251, 3), generator=generator, dtype=torch.uint8)
+    for size, crop in [((40, 71), (3, 4, 30, 31)), ((301, 7), (-2, -3, 310, 11)), ((5, 5), (0, 0, 0, 5))]:
+        arguments = (size, crop, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), mode, dtype)
+        assert torch.equal(resize_normalize(pixels.cuda(), *arguments).cpu(), resize_normalize(pixels, *arguments))
 
 
 def test_opcheck() -> None:

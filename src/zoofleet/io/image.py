@@ -1,0 +1,39 @@
+"""Images from files to tensors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoofleet.errors import InvalidMediaError
+from zoofleet.worker.decode import decode_image
+
+__all__ = ["read_image"]
+
+_MAX_PIXELS: Final = 1 << 28
+
+
+def read_image(path: str | os.PathLike[str]) -> Tensor:
+    """Read an image as RGB, upright.
+
+    Args:
+        path: of a JPEG, PNG, WebP, BMP, GIF or TIFF file.
+
+    Returns:
+        uint8 (3, H, W). Grey and palette images become RGB, an alpha channel is dropped, the EXIF orientation applied.
+
+    Raises:
+        InvalidMediaError: there is no such file, or it is no image.
+        ItemTooLargeError: more than 2**28 pixels.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidMediaError(f"cannot read {os.fspath(path)!r}: {error.strerror}") from None
+    image = decode_image(data, _MAX_PIXELS)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)

@@ -1,0 +1,57 @@
+"""Videos from files to tensors."""
+
+from __future__ import annotations
+
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoofleet.errors import InvalidArgumentError, InvalidMediaError
+from zoofleet.worker.video import VideoReader
+
+__all__ = ["read_video"]
+
+_MAX_PIXELS: Final = 1 << 28
+
+
+def read_video(
+    path: str | os.PathLike[str], output_format: Literal["THWC", "TCHW"] = "THWC"
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Read all frames of a video into memory, as RGB, upright.
+
+    Args:
+        path: of a file in a format that FFmpeg reads.
+        output_format: the order of the frames' axes.
+
+    Returns:
+        The frames, uint8 (T, H, W, 3) or (T, 3, H, W); the sound, which is not decoded, as an empty float tensor
+        (1, 0); and `{"video_fps": frames a second}`, without the entry where the file does not say.
+
+    Raises:
+        InvalidMediaError: there is no such file, it is no video, or it is broken or ends early.
+        ItemTooLargeError: frames of more than 2**28 pixels.
+        InvalidArgumentError: another output format.
+    """
+    if output_format not in ("THWC", "TCHW"):
+        raise InvalidArgumentError(f"output_format is {output_format!r}; accepted: 'THWC', 'TCHW'")
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidMediaError(f"cannot read {os.fspath(path)!r}: {error.strerror}") from None
+    frames: list[Tensor] = []
+    reader = VideoReader(BytesIO(data), _MAX_PIXELS)
+    try:
+        info = {"video_fps": reader.frame_rate} if reader.frame_rate else {}
+        while (frame := reader.next()) is not None:
+            frames.append(torch.from_numpy(np.array(frame.image())))  # (H, W, 3)
+    finally:
+        reader.close()
+    if not frames:
+        raise InvalidMediaError(f"{os.fspath(path)!r} has no frame that can be decoded")
+    video = torch.stack(frames)  # (T, H, W, 3)
+    return video if output_format == "THWC" else video.permute(0, 3, 1, 2), torch.empty(1, 0), info

@@ -67,7 +67,6 @@ QUEUED_BYTES: Final = f"{ROOT}:queued_bytes"
 QUARANTINE: Final = f"{ROOT}:quarantine"
 JOBS: Final = f"{ROOT}:jobs"
 DEAD_LETTERS: Final = f"{ROOT}:dead_letters"
-WORKERS: Final = f"{ROOT}:workers"
 
 
 def job(job_id: str) -> str:

@@ -1,8 +1,8 @@
 """A worker without models: a real process that serves `Vision.Classify` and answers what the item's bytes say.
 
-An item's data is a word and arguments: `poison` kills the process, `sleep 0.2` takes so long, `bad` is an error result,
-`large` a result of 3 MiB, anything else a label made of its checksum. Each item that begins is noted in the log, a
-line each: worker, the data.
+An item's data is a word and arguments: `poison` kills the process, `freeze` stops it, `sleep 0.2` takes so long, `bad`
+is an error result, `large` a result of 3 MiB, anything else a label made of its checksum. Each item that begins is
+noted in the log, a line each: worker, the data.
 """
 
 from __future__ import annotations
@@ -94,6 +94,8 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
                 self.note(f"item {data[:40].decode('latin-1')}")
                 if word == "poison":
                     os.kill(os.getpid(), signal.SIGKILL)
+                if word == "freeze":
+                    os.kill(os.getpid(), signal.SIGSTOP)
                 if word == "sleep":
                     await asyncio.sleep(float(arguments[0]))
                 result = vision_pb2.Result(item_id=item.item_id, model=task.model, precision=task.precision)

@@ -188,7 +188,7 @@ async def test_a_cancelled_job_keeps_what_it_has(cluster: Cluster) -> None:
 
 
 async def test_cancel_frees_the_worker_from_what_runs(cluster: Cluster) -> None:
-    await cluster.start()
+    await cluster.start(sweep_interval=60.0, lease=180.0)  # so that nothing happens but by events
     await cluster.start_worker("a", "--parallel", "1")
     name = await cluster.client.create([b"sleep 30"] * 3)
 

@@ -88,7 +88,8 @@ class ConvNeXt(nn.Module):
         stochastic_depth_prob: the last block's probability to be dropped in training; it grows linearly from 0.
         layer_scale: initial factor of each channel of a block's result.
         num_classes: length of the output.
-        norm_layer: made with the number of channels; normalises (N, C, H, W) between the stages.
+        norm_layer: made with the number of channels; normalises (N, C, H, W) between the stages; None for
+            layer norm over the channels.
 
     Raises:
         InvalidArgumentError: depths and dims are empty or differ in number.
@@ -101,9 +102,10 @@ class ConvNeXt(nn.Module):
         stochastic_depth_prob: float = 0.0,
         layer_scale: float = 1e-6,
         num_classes: int = 1000,
-        norm_layer: Layer = LayerNorm2d,
+        norm_layer: Layer | None = None,
     ) -> None:
         super().__init__()
+        norm_layer = LayerNorm2d if norm_layer is None else norm_layer
         if not depths or len(depths) != len(dims):
             raise InvalidArgumentError(
                 f"ConvNeXt takes a depth and a dim for each stage, got depths={depths!r}, dims={dims!r}"

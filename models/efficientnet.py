@@ -177,7 +177,7 @@ class EfficientNet(nn.Module):
         stochastic_depth_prob: a block is dropped in training with this probability times its place in the network,
             from 0 to 1.
         num_classes: length of the output.
-        norm_layer: made with the number of channels.
+        norm_layer: made with the number of channels; None for batch norm.
         last_channel: channels before the classifier; None for four times those of the last stage.
 
     Raises:
@@ -190,12 +190,13 @@ class EfficientNet(nn.Module):
         dropout: float,
         stochastic_depth_prob: float = 0.2,
         num_classes: int = 1000,
-        norm_layer: Layer = nn.BatchNorm2d,
+        norm_layer: Layer | None = None,
         last_channel: int | None = None,
     ) -> None:
         super().__init__()
         if not stages:
             raise InvalidArgumentError("EfficientNet takes at least one stage, got none")
+        norm_layer = nn.BatchNorm2d if norm_layer is None else norm_layer
         conv = functools.partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=nn.SiLU)
         features: list[nn.Module] = [conv(3, stages[0].in_channels, stride=2)]
         total, number = sum(stage.layers for stage in stages), 0

@@ -5,13 +5,14 @@ Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks"
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation, Layer, make_divisible
 from zoofleet.models._registry import register_model
@@ -88,31 +89,43 @@ class MobileNetV2(nn.Module):
     Args:
         num_classes: length of the output.
         width_mult: scales all channels.
+        inverted_residual_setting: expansion, channels, number of blocks and first stride of each stage; None for the
+            paper's.
         round_nearest: channels are multiples of this.
-        block: makes a block from the arguments of `InvertedResidual`.
-        norm_layer: made with the number of channels.
-        activation_layer: made with `inplace=True`.
+        block: makes a block from the arguments of `InvertedResidual`, which is what None means.
+        norm_layer: made with the number of channels; None for batch norm.
         dropout: probability before the classifier.
+        activation_layer: made with `inplace=True`.
+
+    Raises:
+        InvalidArgumentError: no stages, or a stage of other than four numbers.
     """
 
     def __init__(
         self,
-        *,
         num_classes: int = 1000,
         width_mult: float = 1.0,
+        inverted_residual_setting: Sequence[Sequence[int]] | None = None,
         round_nearest: int = 8,
-        block: Callable[..., nn.Module] = InvertedResidual,
-        norm_layer: Layer = nn.BatchNorm2d,
-        activation_layer: Layer = nn.ReLU6,
+        block: Callable[..., nn.Module] | None = None,
+        norm_layer: Layer | None = None,
         dropout: float = 0.2,
+        activation_layer: Layer = nn.ReLU6,
     ) -> None:
         super().__init__()
+        stages = _STAGES if inverted_residual_setting is None else inverted_residual_setting
+        if not stages or any(len(stage) != 4 for stage in stages):
+            raise InvalidArgumentError(
+                f"MobileNetV2 takes stages of expansion, channels, blocks, stride, got {inverted_residual_setting!r}"
+            )
+        block = InvertedResidual if block is None else block
+        norm_layer = nn.BatchNorm2d if norm_layer is None else norm_layer
         channels = make_divisible(32 * width_mult, round_nearest)
         self.last_channel = make_divisible(1280 * max(1.0, width_mult), round_nearest)
         features: list[nn.Module] = [
             Conv2dNormActivation(3, channels, stride=2, norm_layer=norm_layer, activation_layer=activation_layer)
         ]
-        for expand_ratio, base, blocks, first_stride in _STAGES:
+        for expand_ratio, base, blocks, first_stride in stages:
             out = make_divisible(base * width_mult, round_nearest)
             for i in range(blocks):
                 stride = first_stride if i == 0 else 1

@@ -130,7 +130,7 @@ class MobileNetV3(nn.Module):
         configs: the blocks in order.
         last_channel: channels between the classifier's layers.
         num_classes: length of the output.
-        block: makes a block from its configuration and `norm_layer`.
+        block: makes a block from its configuration and `norm_layer`; None for `InvertedResidual`.
         norm_layer: made with the number of channels; None for batch norm with the paper's epsilon and momentum.
         dropout: probability before the last layer.
 
@@ -142,15 +142,15 @@ class MobileNetV3(nn.Module):
         self,
         configs: Sequence[InvertedResidualConfig],
         last_channel: int,
-        *,
         num_classes: int = 1000,
-        block: Callable[[InvertedResidualConfig, Layer], nn.Module] = InvertedResidual,
+        block: Callable[[InvertedResidualConfig, Layer], nn.Module] | None = None,
         norm_layer: Layer | None = None,
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
         if not configs:
             raise InvalidArgumentError("MobileNetV3 takes at least one block, got none")
+        block = InvertedResidual if block is None else block
         norm = functools.partial(nn.BatchNorm2d, eps=0.001, momentum=0.01) if norm_layer is None else norm_layer
         conv = functools.partial(Conv2dNormActivation, norm_layer=norm, activation_layer=nn.Hardswish)
         last = configs[-1].out_channels

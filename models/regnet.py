@@ -102,8 +102,8 @@ class RegNet(nn.Module):
         se_ratio: channels between squeeze and excitation, relative to the block's input; None for none.
         num_classes: length of the output.
         stem_width: channels of the stem.
-        norm_layer: made with the number of channels.
-        activation: made with `inplace=True`.
+        norm_layer: made with the number of channels; None for batch norm.
+        activation: made with `inplace=True`; None for ReLU.
 
     Raises:
         InvalidArgumentError: depths and widths differ in number, or a width is no multiple of the group's.
@@ -117,10 +117,12 @@ class RegNet(nn.Module):
         se_ratio: float | None = None,
         num_classes: int = 1000,
         stem_width: int = 32,
-        norm_layer: Layer = nn.BatchNorm2d,
-        activation: Layer = nn.ReLU,
+        norm_layer: Layer | None = None,
+        activation: Layer | None = None,
     ) -> None:
         super().__init__()
+        norm_layer = nn.BatchNorm2d if norm_layer is None else norm_layer
+        activation = nn.ReLU if activation is None else activation
         fit = all(w > 0 and group_width > 0 and w % min(w, group_width) == 0 for w in widths)
         if not depths or len(depths) != len(widths) or not fit:
             raise InvalidArgumentError(

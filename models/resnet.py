@@ -173,8 +173,9 @@ class ResNet(nn.Module):
         zero_init_residual: start each block as the identity, with zero as the scale of its last normalisation.
         groups: of each bottleneck's 3x3 convolution.
         width_per_group: channels of each of these groups in the first stage.
-        replace_stride_with_dilation: for stages 2, 3 and 4, whether to dilate the convolutions rather than stride.
-        norm_layer: made with the number of channels.
+        replace_stride_with_dilation: for stages 2, 3 and 4, whether to dilate the convolutions rather than stride; None
+            for none of them.
+        norm_layer: made with the number of channels; None for batch norm.
 
     Raises:
         InvalidArgumentError: not four stages, or not three choices between stride and dilation.
@@ -188,28 +189,28 @@ class ResNet(nn.Module):
         zero_init_residual: bool = False,
         groups: int = 1,
         width_per_group: int = 64,
-        replace_stride_with_dilation: Sequence[bool] = (False, False, False),
-        norm_layer: Layer = nn.BatchNorm2d,
+        replace_stride_with_dilation: Sequence[bool] | None = None,
+        norm_layer: Layer | None = None,
     ) -> None:
         super().__init__()
-        if len(layers) != 4 or len(replace_stride_with_dilation) != 3:
+        dilated = (False,) * 3 if replace_stride_with_dilation is None else replace_stride_with_dilation
+        norm = nn.BatchNorm2d if norm_layer is None else norm_layer
+        if len(layers) != 4 or len(dilated) != 3:
             raise InvalidArgumentError(
                 "ResNet takes 4 stages and 3 choices between stride and dilation, got "
                 f"layers={layers!r}, replace_stride_with_dilation={replace_stride_with_dilation!r}"
             )
 
         def build(in_channels: int, planes: int, stride: int, downsample: nn.Module | None, dilation: int) -> nn.Module:
-            return block(in_channels, planes, stride, downsample, groups, width_per_group, dilation, norm_layer)
+            return block(in_channels, planes, stride, downsample, groups, width_per_group, dilation, norm)
 
         self.conv1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        self.bn1 = norm_layer(64)
+        self.bn1 = norm(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         stages: list[nn.Sequential] = []
         channels, dilation = 64, 1
-        for number, (blocks, dilate) in enumerate(
-            zip(layers, (False, *replace_stride_with_dilation), strict=True), start=1
-        ):
+        for number, (blocks, dilate) in enumerate(zip(layers, (False, *dilated), strict=True), start=1):
             planes = 32 << number
             stride = 1 if number == 1 or dilate else 2
             # The first block of a dilated stage still sees the resolution and dilation of the stage before.
@@ -217,7 +218,7 @@ class ResNet(nn.Module):
             out = planes * block.expansion
             downsample = None
             if stride != 1 or channels != out:
-                downsample = nn.Sequential(_conv1x1(channels, out, stride), norm_layer(out))
+                downsample = nn.Sequential(_conv1x1(channels, out, stride), norm(out))
             stage = [build(channels, planes, stride, downsample, first)]
             stage += [build(out, planes, 1, None, dilation) for _ in range(1, blocks)]
             stages.append(nn.Sequential(*stage))

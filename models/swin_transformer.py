@@ -395,8 +395,8 @@ class SwinTransformer(nn.Module):
         attention_dropout: probability on the attention's weights.
         stochastic_depth_prob: that of the last block; it grows evenly from 0 at the first.
         num_classes: length of the output.
-        norm_layer: made with the number of channels.
-        block: makes a block; takes the arguments of `SwinTransformerBlock`.
+        norm_layer: made with the number of channels; None for layer norm.
+        block: makes a block; takes the arguments of `SwinTransformerBlock`, which is what None means.
         downsample_layer: made with the number of channels and `norm_layer`.
 
     Raises:
@@ -415,11 +415,13 @@ class SwinTransformer(nn.Module):
         attention_dropout: float = 0.0,
         stochastic_depth_prob: float = 0.1,
         num_classes: int = 1000,
-        norm_layer: Layer = nn.LayerNorm,
-        block: Callable[..., nn.Module] = SwinTransformerBlock,
+        norm_layer: Layer | None = None,
+        block: Callable[..., nn.Module] | None = None,
         downsample_layer: Callable[[int, Layer], nn.Module] = PatchMerging,
     ) -> None:
         super().__init__()
+        norm_layer = nn.LayerNorm if norm_layer is None else norm_layer
+        block = SwinTransformerBlock if block is None else block
         patch = (patch_size[0], patch_size[1])
         self.features = nn.Sequential(
             nn.Sequential(

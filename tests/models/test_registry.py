@@ -215,29 +215,6 @@ def test_a_quantizable_builder_takes_the_weights_of_the_form_it_builds() -> None
         quantization.mobilenet_v2(weights=MobileNet_V2_Weights.DEFAULT, quantize=True)
 
 
-@pytest.mark.parametrize("name", list(_catalog.builders()))
-def test_enums_equal_the_catalogs_data(name: str) -> None:
-    enum = get_model_weights(name)
-    rows = _catalog.weights(name)
-    assert [w.name for w in enum] == [row.member for row in rows]
-    assert enum.DEFAULT.name == next(row.member for row in rows if row.default)
-    for member, row in zip(enum, rows, strict=True):
-        assert member.url == row.url
-        assert set(member.meta) == set(row.meta)
-        plain = {k: v for k, v in row.meta.items() if k not in ("categories", "unquantized")}
-        assert plain.items() <= member.meta.items()
-        if "categories" in row.meta:
-            parsed = _catalog.ModelName(name, row.member)
-            assert member.meta["categories"] == list(_catalog.categories(parsed))
-        if "unquantized" in row.meta:
-            assert member.meta["unquantized"] is get_weight(row.meta["unquantized"])
-        made = member.transforms()
-        assert type(made).__name__ == row.transforms["preset"]
-        for key, value in row.transforms.items():
-            if key != "preset":
-                assert getattr(made, key) == (tuple(value) if isinstance(value, list) else value)
-
-
 def test_members_survive_pickling_and_copying() -> None:
     assert pickle.loads(pickle.dumps(V2)) is V2
     assert copy.deepcopy(V2) is V2

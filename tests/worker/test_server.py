@@ -33,7 +33,7 @@ _PROGRAM = """
 import asyncio, logging, sys
 from zoofleet.worker import WorkerConfig, serve
 logging.basicConfig(level=logging.INFO)
-asyncio.run(serve(WorkerConfig(scheduler=None, device="cpu", address=sys.argv[1], grace=float(sys.argv[2]))))
+asyncio.run(serve(WorkerConfig(scheduler=None, device="cpu", threads=1, address=sys.argv[1], grace=float(sys.argv[2]))))
 """
 
 

@@ -14,7 +14,7 @@
 
 // Raised with every change below, so that a stale library is refused instead of called with the wrong
 // arguments.
-#define ZOOFLEET_OPS_ABI 3
+#define ZOOFLEET_OPS_ABI 4
 
 #define ZOOFLEET_API __attribute__((visibility("default")))
 
@@ -43,6 +43,14 @@ typedef struct {
     int32_t aligned;         // 1: shift by half a pixel and leave boxes below one pixel as they are
     int32_t dtype;
 } zoofleet_roi_align_params;
+
+// One lookup of the correlations between two feature maps, (batch, height, width, channels) and (batch,
+// height2, width2, channels).
+typedef struct {
+    int64_t batch, channels, height, width, height2, width2;
+    int64_t radius;  // 0 to 8
+    int32_t dtype;
+} zoofleet_correlation_params;
 
 // One resizing of an image (height, width, 3).
 typedef struct {
@@ -122,6 +130,22 @@ ZOOFLEET_API int32_t zoofleet_resize_normalize(const zoofleet_resize_params* par
                                                const zoofleet_resize_taps* taps, const uint8_t* image,
                                                const void* table, int32_t threads, void* output);
 
+// For each vector of features1, its dot products with those of features2 around a position: output (batch,
+// samples * samples, height, width), with samples = 2 * radius + 1 offsets from -radius to radius each way,
+// the one along x slower. coords (batch, 2, height, width): x, then y. Products are mixed bilinearly; outside
+// features2 they count as 0, as does everything around a position that is not finite.
+ZOOFLEET_API int32_t zoofleet_correlation_lookup(const zoofleet_correlation_params* params,
+                                                 const void* features1, const void* features2,
+                                                 const void* coords, int32_t threads, void* output);
+
+// The gradients by grad_output (shaped as the output above) of features1 and coords; that of features2 is
+// added to grad2. The sums are in one order whatever the number of threads.
+ZOOFLEET_API int32_t zoofleet_correlation_lookup_backward(const zoofleet_correlation_params* params,
+                                                          const void* grad_output, const void* features1,
+                                                          const void* features2, const void* coords,
+                                                          int32_t threads, void* grad1, void* grad2,
+                                                          void* grad_coords);
+
 // The twins in libzoofleet_ops_cuda.
 
 // Bytes of scratch memory that zoofleet_nms_cuda needs for `count` boxes.
@@ -158,6 +182,18 @@ ZOOFLEET_API int32_t zoofleet_resize_normalize_cuda(const zoofleet_resize_params
                                                     const zoofleet_resize_taps* taps, const uint8_t* image,
                                                     const void* table, uint8_t* workspace, void* output,
                                                     void* stream);
+
+ZOOFLEET_API int32_t zoofleet_correlation_lookup_cuda(const zoofleet_correlation_params* params,
+                                                      const void* features1, const void* features2,
+                                                      const void* coords, void* output, void* stream);
+
+// As zoofleet_correlation_lookup_backward, but grad2 is added to atomically: its last bits change from run to
+// run.
+ZOOFLEET_API int32_t zoofleet_correlation_lookup_backward_cuda(const zoofleet_correlation_params* params,
+                                                               const void* grad_output, const void* features1,
+                                                               const void* features2, const void* coords,
+                                                               void* grad1, void* grad2, void* grad_coords,
+                                                               void* stream);
 
 // The CUDA runtime's words for a status of ZOOFLEET_CUDA_ERROR and above.
 ZOOFLEET_API const char* zoofleet_cuda_error(int32_t status);

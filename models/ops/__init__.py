@@ -7,6 +7,7 @@ raises `KernelLibraryError` where it does not load.
 
 from zoofleet.models.ops._batch_norm import FrozenBatchNorm2d
 from zoofleet.models.ops._boxes import box_area, box_iou, clip_boxes_to_image, remove_small_boxes
+from zoofleet.models.ops._correlation import correlation_lookup
 from zoofleet.models.ops._feature_pyramid import FeaturePyramidNetwork, LastLevelMaxPool
 from zoofleet.models.ops._kernels import batched_nms, nms, roi_align
 from zoofleet.models.ops._masks import paste_masks_to_rle, rle_encode, rle_encode_labels
@@ -22,6 +23,7 @@ __all__ = [
     "box_area",
     "box_iou",
     "clip_boxes_to_image",
+    "correlation_lookup",
     "nms",
     "paste_masks_to_rle",
     "remove_small_boxes",

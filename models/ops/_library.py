@@ -16,9 +16,18 @@ from typing import Final
 
 from zoofleet.errors import InternalError, InvalidArgumentError, KernelLibraryError
 
-__all__ = ["PasteParams", "ResizeParams", "ResizeTaps", "RoIAlignParams", "check", "cpu", "cuda"]
+__all__ = [
+    "CorrelationParams",
+    "PasteParams",
+    "ResizeParams",
+    "ResizeTaps",
+    "RoIAlignParams",
+    "check",
+    "cpu",
+    "cuda",
+]
 
-_ABI: Final = 3
+_ABI: Final = 4
 _OK, _INVALID_BATCH_INDEX, _OUT_OF_MEMORY, _CUDA_ERROR = 0, 2, 3, 1000
 
 OVERRIDE: Final = "ZOOFLEET_OPS_LIBRARY"
@@ -55,6 +64,21 @@ class PasteParams(ctypes.Structure):
     )
 
 
+class CorrelationParams(ctypes.Structure):
+    """`zoofleet_correlation_params`."""
+
+    _fields_ = (
+        ("batch", c_int64),
+        ("channels", c_int64),
+        ("height", c_int64),
+        ("width", c_int64),
+        ("height2", c_int64),
+        ("width2", c_int64),
+        ("radius", c_int64),
+        ("dtype", c_int32),
+    )
+
+
 class ResizeParams(ctypes.Structure):
     """`zoofleet_resize_params`."""
 
@@ -82,6 +106,8 @@ class ResizeTaps(ctypes.Structure):
 
 _PARAMS = ctypes.POINTER(RoIAlignParams)
 _PASTE = (ctypes.POINTER(PasteParams), c_void_p, c_void_p)
+_CORRELATION = (ctypes.POINTER(CorrelationParams), c_void_p, c_void_p, c_void_p)
+_GRADIENTS = (c_void_p, c_void_p, c_void_p)
 _RESIZE = (ctypes.POINTER(ResizeParams), ctypes.POINTER(ResizeTaps), c_void_p, c_void_p)
 _MASKS = (c_void_p, c_int64, c_int64, c_int64)
 _ENCODED = (c_int32, c_void_p, c_int64, c_void_p)
@@ -91,6 +117,8 @@ _CPU_SIGNATURES: Final = {
     "zoofleet_roi_align": (c_int32, (_PARAMS, c_void_p, c_void_p, c_int32, c_void_p)),
     "zoofleet_roi_align_backward": (c_int32, (_PARAMS, c_void_p, c_void_p, c_int32, c_void_p)),
     "zoofleet_paste_masks_to_rle": (c_int32, (*_PASTE, *_ENCODED)),
+    "zoofleet_correlation_lookup": (c_int32, (*_CORRELATION, c_int32, c_void_p)),
+    "zoofleet_correlation_lookup_backward": (c_int32, (*_CORRELATION, c_void_p, c_int32, *_GRADIENTS)),
     "zoofleet_resize_normalize": (c_int32, (*_RESIZE, c_int32, c_void_p)),
     "zoofleet_rle_encode": (c_int32, (*_MASKS, *_ENCODED)),
     "zoofleet_rle_encode_labels": (c_int32, (c_void_p, c_int64, c_int64, *_ENCODED)),
@@ -101,6 +129,8 @@ _CUDA_SIGNATURES: Final = {
     "zoofleet_roi_align_cuda": (c_int32, (_PARAMS, c_void_p, c_void_p, c_void_p, c_void_p)),
     "zoofleet_roi_align_backward_cuda": (c_int32, (_PARAMS, c_void_p, c_void_p, c_void_p, c_void_p)),
     "zoofleet_paste_masks_runs_cuda": (c_int32, (*_PASTE, c_void_p, c_void_p, c_void_p)),
+    "zoofleet_correlation_lookup_cuda": (c_int32, (*_CORRELATION, c_void_p, c_void_p)),
+    "zoofleet_correlation_lookup_backward_cuda": (c_int32, (*_CORRELATION, c_void_p, *_GRADIENTS, c_void_p)),
     "zoofleet_resize_normalize_cuda": (c_int32, (*_RESIZE, c_void_p, c_void_p, c_void_p)),
     "zoofleet_rle_runs_cuda": (c_int32, (*_MASKS, c_void_p, c_void_p, c_void_p)),
     "zoofleet_cuda_error": (c_char_p, (c_int32,)),

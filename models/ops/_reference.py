@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["nms", "paste_masks_to_rle", "resize", "rle_encode", "roi_align"]
+__all__ = ["correlation_lookup", "nms", "paste_masks_to_rle", "resize", "rle_encode", "roi_align"]
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, idxs: Tensor | None = None) -> Tensor:
@@ -173,3 +173,34 @@ def _filter_taps(full: int, out: int, bicubic: bool) -> list[dict[int, int]]:
         total = math.fsum(taps.values())
         axis.append({i: round(weight / total * (1 << 22)) for i, weight in taps.items()})
     return axis
+
+
+def correlation_lookup(features1: Tensor, features2: Tensor, coords: Tensor, radius: int) -> Tensor:
+    """`zoofleet::correlation_lookup`, differentiable by the features and the coordinates."""
+    n, h, w, _ = features1.shape
+    found = []
+    for image in range(n):
+        for y in range(h):
+            for x in range(w):
+                center_x, center_y = coords[image, :, y, x]
+                for dx in range(-radius, radius + 1):
+                    for dy in range(-radius, radius + 1):
+                        other = _vector_at(features2[image], center_y + dy, center_x + dx)
+                        found.append((features1[image, y, x] * other).sum())
+    samples = (2 * radius + 1) ** 2
+    if not found:
+        return features1.new_zeros(n, samples, h, w)
+    return torch.stack(found).reshape(n, h, w, samples).permute(0, 3, 1, 2)
+
+
+def _vector_at(features: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    height, width, channels = features.shape
+    total = features.new_zeros(channels)
+    if not -1 < y < height or not -1 < x < width:
+        return total
+    top, left = math.floor(y.detach()), math.floor(x.detach())
+    for row, down in ((top, top + 1 - y), (top + 1, y - top)):
+        for column, across in ((left, left + 1 - x), (left + 1, x - left)):
+            if 0 <= row < height and 0 <= column < width:
+                total = total + features[row, column] * down * across
+    return total

@@ -18,8 +18,17 @@ from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models.ops import correlation_lookup
 
-__all__ = ["RAFT", "CorrBlock", "Raft_Large_Weights", "Raft_Small_Weights", "raft_large", "raft_small"]
+__all__ = [
+    "RAFT",
+    "CorrBlock",
+    "LinearCorrBlock",
+    "Raft_Large_Weights",
+    "Raft_Small_Weights",
+    "raft_large",
+    "raft_small",
+]
 
 _STRIDE = 8
 """Pixels of the image per pixel of the feature maps, on which flow is estimated."""
@@ -338,6 +347,35 @@ class CorrBlock:
             sampled = F.grid_sample(level, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
             looked_up.append(sampled.reshape(n, h, w, window * window))
         return torch.cat(looked_up, dim=-1).permute(0, 3, 1, 2).contiguous()  # (N, out_channels, h, w)
+
+
+class LinearCorrBlock(CorrBlock):
+    """A `CorrBlock` without the volume: each lookup computes the correlations that it reads.
+
+    Equal to it within rounding, in memory that grows with the pixels instead of with their square, for lookups that
+    take longer: `raft_large(corr_block=LinearCorrBlock(num_levels=4, radius=4))`.
+    """
+
+    __slots__ = ()
+
+    def build_pyramid(self, features1: Tensor, features2: Tensor) -> list[Tensor]:
+        """Make feature maps (N, C, h, w) ready for lookups.
+
+        Returns:
+            The first map, scaled, and the second one at each level, (N, h / 2**level, w / 2**level, C).
+        """
+        levels = [features2]
+        for _ in range(self.num_levels - 1):
+            # Averages of correlations are correlations with averages.
+            levels.append(F.avg_pool2d(levels[-1], kernel_size=2, stride=2))
+        maps = [features1 / features1.shape[1] ** 0.5, *levels]
+        return [features.permute(0, 2, 3, 1).contiguous() for features in maps]
+
+    def look_up(self, pyramid: Sequence[Tensor], coords: Tensor) -> Tensor:
+        """As `CorrBlock.look_up`."""
+        features1, *levels = pyramid
+        looked_up = [correlation_lookup(features1, level, coords / 2**i, self.radius) for i, level in enumerate(levels)]
+        return torch.cat(looked_up, dim=1)  # (N, out_channels, h, w)
 
 
 class RAFT(nn.Module):

@@ -10,6 +10,7 @@ import torch
 
 from zoofleet.models.ops import (
     batched_nms,
+    correlation_lookup,
     nms,
     paste_masks_to_rle,
     resize_normalize,
@@ -89,6 +90,22 @@ def test_resize_normalize(dtype: torch.dtype, mode: Literal["bilinear", "bicubic
     for size, crop in [((40, 71), (3, 4, 30, 31)), ((301, 7), (-2, -3, 310, 11)), ((5, 5), (0, 0, 0, 5))]:
         arguments = (size, crop, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), mode, dtype)
         assert torch.equal(resize_normalize(pixels.cuda(), *arguments).cpu(), resize_normalize(pixels, *arguments))
+
+
+@pytest.mark.parametrize("radius", [0, 4])
+def test_correlation_lookup(radius: int, generator: torch.Generator) -> None:
+    features1 = torch.randn(2, 9, 11, 70, generator=generator, dtype=torch.float64)
+    features2 = torch.randn(2, 7, 13, 70, generator=generator, dtype=torch.float64)
+    coords = torch.rand(2, 2, 9, 11, generator=generator, dtype=torch.float64) * 20 - 4
+    coords[0, 0, 1, 1] = float("nan")
+    inputs = [tensor.requires_grad_() for tensor in (features1, features2, coords)]
+    on_cpu = correlation_lookup(features1, features2, coords, radius)
+    on_cuda = correlation_lookup(features1.cuda(), features2.cuda(), coords.cuda(), radius)
+    torch.testing.assert_close(on_cuda.cpu(), on_cpu)
+    weights = torch.randn(on_cpu.shape, generator=generator, dtype=torch.float64)
+    expected = torch.autograd.grad(on_cpu, inputs, weights)
+    for gradient, other in zip(torch.autograd.grad(on_cuda, inputs, weights.cuda()), expected, strict=True):
+        torch.testing.assert_close(gradient, other)
 
 
 def test_opcheck() -> None:

@@ -11,7 +11,12 @@ from torch import Tensor
 
 from zoofleet.errors import InvalidArgumentError
 
-__all__ = ["AnchorGenerator", "DefaultBoxGenerator"]
+__all__ = ["AnchorGenerator", "DefaultBoxGenerator", "by_anchor"]
+
+
+def by_anchor(values: Tensor, columns: int) -> Tensor:
+    """A head's (N, A * columns, H, W) as (N, H * W * A, columns), in the order of the generators' boxes."""
+    return values.permute(0, 2, 3, 1).reshape(values.shape[0], -1, columns)
 
 
 @dataclass(frozen=True, slots=True)

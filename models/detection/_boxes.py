@@ -13,6 +13,7 @@ __all__ = [
     "BELOW_LOW",
     "BETWEEN",
     "BoxCoder",
+    "LinearBoxCoder",
     "at_least_float32",
     "claim_best_anchors",
     "keep_best_anchors",
@@ -64,6 +65,26 @@ class BoxCoder:
         half_w = 0.5 * (dw / ww).clamp(max=_MAX_LOG_SCALE).exp() * anchor_w
         half_h = 0.5 * (dh / wh).clamp(max=_MAX_LOG_SCALE).exp() * anchor_h
         return torch.stack((cx - half_w, cy - half_h, cx + half_w, cy + half_h), dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearBoxCoder:
+    """Distances of a box's four sides from an anchor's centre, in units of the anchor's (FCOS, arXiv:1904.01355)."""
+
+    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """Distances left, up, right and down of `boxes` from `anchors`, both float xyxy (..., 4); the same shape.
+
+        They are negative where the centre lies outside the box.
+        """
+        cx, cy, w, h = _center_size(anchors)
+        x0, y0, x1, y1 = boxes.unbind(-1)
+        return torch.stack(((cx - x0) / w, (cy - y0) / h, (x1 - cx) / w, (y1 - cy) / h), dim=-1)
+
+    def decode(self, codes: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes (..., 4) as float xyxy of `codes` (..., 4) relative to `anchors`, whose shape broadcasts to it."""
+        cx, cy, w, h = _center_size(anchors)
+        left, up, right, down = at_least_float32(codes).unbind(-1)
+        return torch.stack((cx - left * w, cy - up * h, cx + right * w, cy + down * h), dim=-1)
 
 
 def _center_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

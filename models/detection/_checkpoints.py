@@ -7,21 +7,22 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["upgrade_keys", "upgrade_keys_hook"]
+__all__ = ["upgrade_keys", "upgrade_keys_hook", "upgrade_retinanet_keys_hook"]
 
 _RENAMED = (
     (re.compile(r"(rpn\.head\.conv)\.(weight|bias)"), r"\1.0.0.\2"),
     (re.compile(r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)"), r"\1.0.\2"),
 )
+_RETINANET_LAYER = re.compile(r"(head\.(?:classification|regression)_head\.conv)\.([0246])\.(weight|bias)")
 _MASK_LAYER = re.compile(r"roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)")
 
 
 def upgrade_keys(state_dict: dict[str, Any], prefix: str = "") -> None:
-    """Rename, in place, the keys of an R-CNN's weights as they were named before convolutions became blocks.
+    """Rename, in place, the keys of a detector's weights as they were named before convolutions became blocks.
 
     Args:
         state_dict: with old keys, new ones, or both.
-        prefix: of the R-CNN's keys within it.
+        prefix: of the detector's keys within it.
     """
     for key in [key for key in state_dict if key.startswith(prefix)]:
         name = _upgraded(key.removeprefix(prefix))
@@ -41,3 +42,11 @@ def _upgraded(name: str) -> str:
 def upgrade_keys_hook(_module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """`upgrade_keys` as a hook for `register_load_state_dict_pre_hook`."""
     upgrade_keys(state_dict, prefix)
+
+
+def upgrade_retinanet_keys_hook(_module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """`upgrade_keys_hook` that also renames the layers of RetinaNet's heads, which were counted with their ReLUs."""
+    upgrade_keys(state_dict, prefix)
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        if layer := _RETINANET_LAYER.fullmatch(key.removeprefix(prefix)):
+            state_dict[f"{prefix}{layer[1]}.{int(layer[2]) // 2}.0.{layer[3]}"] = state_dict.pop(key)

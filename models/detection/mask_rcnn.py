@@ -1,11 +1,13 @@
 """Mask R-CNN with a feature pyramid: Faster R-CNN with a branch that segments each detection.
 
-Source: He et al., "Mask R-CNN", arXiv:1703.06870.
+Source: He et al., "Mask R-CNN", arXiv:1703.06870. The second version: Li et al., "Benchmarking Detection Transfer
+Learning with Vision Transformers", arXiv:2111.11429.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -18,7 +20,7 @@ from zoofleet.models._weights import WeightsEnum, define_weights
 from zoofleet.models.detection._backbones import drop_norm_eps, resnet50_fpn
 from zoofleet.models.detection._checks import positive
 from zoofleet.models.detection._transform import Target
-from zoofleet.models.detection.faster_rcnn import FasterRCNN, pyramid_roi_pool
+from zoofleet.models.detection.faster_rcnn import FasterRCNN, conv_heads, pyramid_roi_pool
 from zoofleet.models.ops import MultiScaleRoIAlign
 from zoofleet.models.resnet import ResNet50_Weights
 
@@ -26,8 +28,10 @@ __all__ = [
     "MaskRCNN",
     "MaskRCNNHeads",
     "MaskRCNNPredictor",
+    "MaskRCNN_ResNet50_FPN_V2_Weights",
     "MaskRCNN_ResNet50_FPN_Weights",
     "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
 ]
 
 
@@ -38,20 +42,28 @@ class MaskRCNNHeads(nn.Sequential):
         in_channels: channels of the region.
         layers: channels of each convolution.
         dilation: of each convolution.
+        norm_layer: after each convolution; None for none.
     """
 
-    def __init__(self, in_channels: int, layers: Sequence[int], dilation: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        layers: Sequence[int],
+        dilation: int = 1,
+        norm_layer: Callable[..., nn.Module] | None = None,
+    ) -> None:
         channels = [in_channels, *layers]
         super().__init__(
             *(
-                Conv2dNormActivation(before, after, dilation=dilation, norm_layer=None)
-                for before, after in zip(channels, layers, strict=False)
+                Conv2dNormActivation(before, after, dilation=dilation, norm_layer=norm_layer)
+                for before, after in pairwise(channels)
             )
         )
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
 
 class MaskRCNNPredictor(nn.Sequential):
@@ -140,4 +152,39 @@ def maskrcnn_resnet50_fpn(
         load_weights(model, weights, progress=progress)
         if weights is MaskRCNN_ResNet50_FPN_Weights.COCO_V1:
             drop_norm_eps(model)
+    return model
+
+
+MaskRCNN_ResNet50_FPN_V2_Weights = define_weights("MaskRCNN_ResNet50_FPN_V2_Weights")
+
+
+@register_model(weights=MaskRCNN_ResNet50_FPN_V2_Weights, weights_backbone=ResNet50_Weights)
+def maskrcnn_resnet50_fpn_v2(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    num_classes: int | None = None,
+    weights_backbone: WeightsEnum | None = None,
+    trainable_backbone_layers: int | None = None,
+    **kwargs: Any,
+) -> MaskRCNN:
+    """Mask R-CNN over ResNet-50 with deeper heads, and batch norm everywhere.
+
+    Args are those of `maskrcnn_resnet50_fpn`, but the backbone is random unless `weights_backbone` are given.
+    """
+    num_classes = positive("num_classes", 91 if num_classes is None else num_classes)
+    backbone = resnet50_fpn(
+        weights,
+        weights_backbone,
+        trainable_backbone_layers,
+        progress=progress,
+        freeze_norms=False,
+        norm_layer=nn.BatchNorm2d,
+    )
+    channels = backbone.out_channels
+    heads = conv_heads(channels, kwargs.get("rpn_anchor_generator"))
+    heads["mask_head"] = MaskRCNNHeads(channels, (256, 256, 256, 256), norm_layer=nn.BatchNorm2d)
+    model = MaskRCNN(backbone, num_classes, **heads | kwargs)
+    if weights is not None:
+        load_weights(model, weights, progress=progress)
     return model

@@ -14,14 +14,9 @@ from zoofleet.models.detection._boxes import BoxCoder, at_least_float32, match, 
 from zoofleet.models.detection._checks import check_labels, check_ranges
 from zoofleet.models.detection._keypoints import keypoint_loss, locate_keypoints
 from zoofleet.models.detection._masks import mask_loss, mask_probabilities
+from zoofleet.models.detection._selection import Candidates, choose
 from zoofleet.models.detection._transform import Detection, Target
-from zoofleet.models.ops import (
-    MultiScaleRoIAlign,
-    batched_nms,
-    box_iou,
-    clip_boxes_to_image,
-    remove_small_boxes,
-)
+from zoofleet.models.ops import MultiScaleRoIAlign, box_iou
 
 __all__ = ["RoIHeads", "RoIOptions"]
 
@@ -126,13 +121,7 @@ class RoIHeads(nn.Module):
             Dicts as `Detector.predict` gives them, with masks (N, 1, M, M) over their boxes.
         """
         logits, codes = self._classify(features, proposals, sizes)
-        scores = logits.softmax(dim=-1)
-        boxes = self.box_coder.decode(codes, torch.cat(list(proposals))[:, None])  # (R, classes, 4)
-        counts = [len(p) for p in proposals]
-        found = [
-            self._choose(b, s, size)
-            for b, s, size in zip(torch.split(boxes, counts), torch.split(scores, counts), sizes, strict=True)
-        ]
+        found = self._choose(logits.softmax(dim=-1), codes, proposals, sizes)
         kept = [d["boxes"] for d in found]
         counts = [len(b) for b in kept]
         if self.has_masks:
@@ -186,7 +175,7 @@ class RoIHeads(nn.Module):
         """Logits (R, classes) and box codes (R, classes, 4) of the boxes of all images."""
         pooled = self.box_roi_pool(features, list(boxes), list(sizes))
         logits, codes = self.box_predictor(self.box_head(pooled))
-        return at_least_float32(logits), codes.reshape(codes.shape[0], -1, 4)  # (R, classes, 4)
+        return at_least_float32(logits), codes.reshape(len(codes), codes.shape[1] // 4, 4)  # (R, classes, 4)
 
     def _masks(self, features: Features, boxes: Sequence[Tensor], sizes: Sizes) -> Tensor:
         """Mask logits (R, classes, M, M) of the boxes of all images."""
@@ -199,16 +188,20 @@ class RoIHeads(nn.Module):
         logits: Tensor = self.keypoint_predictor(self.keypoint_head(pooled))
         return logits
 
-    def _choose(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detection:
-        """The best of an image's boxes (P, classes, 4) with their scores (P, classes)."""
+    def _choose(self, scores: Tensor, codes: Tensor, proposals: Sequence[Tensor], sizes: Sizes) -> list[Detection]:
+        """The best of the proposals' boxes by codes (R, classes, 4) with their scores (R, classes)."""
         options = self.options
-        proposal, label = torch.where(scores[:, 1:] > options.score_thresh)
+        region, label = torch.where(scores[:, 1:] > options.score_thresh)
         label = label + 1  # 0 is background
-        scores, boxes = scores[proposal, label], clip_boxes_to_image(boxes[proposal, label], size)
-        keep = remove_small_boxes(boxes, _MIN_SIDE)
-        boxes, scores, label = boxes[keep], scores[keep], label[keep]
-        keep = batched_nms(boxes, scores, label, options.nms_thresh)[: options.detections_per_img]
-        return {"boxes": boxes[keep], "labels": label[keep], "scores": scores[keep]}
+        image = torch.cat([torch.full_like(p[:, 0], i, dtype=torch.int64) for i, p in enumerate(proposals)])  # (R,)
+        boxes = self.box_coder.decode(codes[region, label], torch.cat(list(proposals))[region])
+        return choose(
+            Candidates(boxes, scores[region, label], label, image[region]),
+            sizes,
+            iou_threshold=options.nms_thresh,
+            limit=options.detections_per_img,
+            min_side=_MIN_SIDE,
+        )
 
     def _sample(self, proposals: Tensor, target: Target) -> _Samples:
         """Draw proposals of one image, its true boxes among them: else an untrained network would offer no objects."""

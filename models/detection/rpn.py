@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.models._layers import Conv2dNormActivation
-from zoofleet.models.detection._anchors import AnchorGenerator
+from zoofleet.models.detection._anchors import AnchorGenerator, by_anchor
 from zoofleet.models.detection._boxes import (
     BoxCoder,
     at_least_float32,
@@ -19,8 +19,10 @@ from zoofleet.models.detection._boxes import (
     sample,
 )
 from zoofleet.models.detection._checks import check_ranges
+from zoofleet.models.detection._init import normal_init
+from zoofleet.models.detection._selection import Candidates, choose
 from zoofleet.models.detection._transform import ImageBatch, Target
-from zoofleet.models.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
+from zoofleet.models.ops import box_iou
 
 __all__ = ["RPNHead", "RPNOptions", "RegionProposalNetwork"]
 
@@ -75,10 +77,7 @@ class RPNHead(nn.Module):
         )
         self.cls_logits = nn.Conv2d(in_channels, num_anchors, 1)
         self.bbox_pred = nn.Conv2d(in_channels, num_anchors * 4, 1)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, std=0.01)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        normal_init(self)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Maps (N, C, H, W) to logits (N, A, H, W) and box codes (N, A * 4, H, W) of each."""
@@ -119,46 +118,44 @@ class RegionProposalNetwork(nn.Module):
         maps = list(features.values())
         logit_maps, code_maps = self.head(maps)
         anchors = self.anchor_generator(batch.size, maps)
-        logits = at_least_float32(torch.cat([x.permute(0, 2, 3, 1).flatten(1) for x in logit_maps], dim=1))  # (N, A)
-        codes = torch.cat([_by_anchor(x) for x in code_maps], dim=1)  # (N, A, 4)
+        rows = [by_anchor(x, 1)[:, :, 0] for x in logit_maps]
+        counts = [x.shape[1] for x in rows]
+        logits = at_least_float32(torch.cat(rows, dim=1))  # (N, A)
+        codes = torch.cat([by_anchor(x, 4) for x in code_maps], dim=1)  # (N, A, 4)
         # Proposals are constants to the heads that refine them: the gradient does not pass through.
-        boxes = self.box_coder.decode(codes.detach(), anchors)  # (N, A, 4)
-        counts = [x[0].numel() for x in logit_maps]
-        proposals = self._choose(boxes, logits.detach(), counts, batch.sizes, training=targets is not None)
+        best, levels = self._best(logits.detach(), counts, training=targets is not None)
+        boxes = self.box_coder.decode(codes.detach().gather(1, best[:, :, None].expand(-1, -1, 4)), anchors[best])
+        scores = logits.detach().gather(1, best).sigmoid()
+        proposals = self._choose(boxes, scores, levels, batch.sizes, training=targets is not None)
         if targets is None:
             return proposals, {}
         return proposals, self._losses(anchors, logits, codes, targets)
 
-    def _choose(
-        self,
-        boxes: Tensor,
-        logits: Tensor,
-        counts: Sequence[int],
-        sizes: Sequence[tuple[int, int]],
-        *,
-        training: bool,
-    ) -> list[Tensor]:
-        """The best of the boxes (N, A, 4), `counts` of which belong to each map: (P, 4) for each image."""
-        options = self.options
-        pre = options.pre_nms_top_n_train if training else options.pre_nms_top_n_test
-        post = options.post_nms_top_n_train if training else options.post_nms_top_n_test
+    def _best(self, logits: Tensor, counts: Sequence[int], *, training: bool) -> tuple[Tensor, Tensor]:
+        """The anchors of each map with the highest logits (N, A), `counts` of which belong to each: (N, T), and the
+        maps' numbers (T,)."""
+        most = self.options.pre_nms_top_n_train if training else self.options.pre_nms_top_n_test
         best, levels, start = [], [], 0
         for level, (count, part) in enumerate(zip(counts, torch.split(logits, list(counts), dim=1), strict=True)):
-            top = part.topk(min(pre, count), dim=1).indices + start  # (N, T)
-            best.append(top)
-            levels.append(torch.full_like(top[0], level))
+            best.append(part.topk(min(most, count), dim=1).indices + start)  # (N, T)
+            levels.append(torch.full_like(best[-1][0], level))
             start += count
-        index, level_of = torch.cat(best, dim=1), torch.cat(levels)
-        scores = logits.gather(1, index).sigmoid()
-        boxes = boxes.gather(1, index[:, :, None].expand(-1, -1, 4))
-        proposals = []
-        for candidates, score, size in zip(boxes, scores, sizes, strict=True):
-            clipped = clip_boxes_to_image(candidates, size)
-            keep = remove_small_boxes(clipped, _MIN_SIDE)
-            keep = keep[score[keep] >= options.score_thresh]
-            clipped, score = clipped[keep], score[keep]
-            proposals.append(clipped[batched_nms(clipped, score, level_of[keep], options.nms_thresh)[:post]])
-        return proposals
+        return torch.cat(best, dim=1), torch.cat(levels)
+
+    def _choose(
+        self, boxes: Tensor, scores: Tensor, levels: Tensor, sizes: Sequence[tuple[int, int]], *, training: bool
+    ) -> list[Tensor]:
+        """The best of the boxes (N, T, 4) with their scores (N, T), from the maps `levels` (T,): (P, 4) by image."""
+        options = self.options
+        image, rank = torch.where(scores >= options.score_thresh)
+        found = choose(
+            Candidates(boxes[image, rank], scores[image, rank], levels[rank], image),
+            sizes,
+            iou_threshold=options.nms_thresh,
+            limit=options.post_nms_top_n_train if training else options.post_nms_top_n_test,
+            min_side=_MIN_SIDE,
+        )
+        return [detection["boxes"] for detection in found]
 
     def _losses(self, anchors: Tensor, logits: Tensor, codes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         options = self.options
@@ -179,8 +176,3 @@ class RegionProposalNetwork(nn.Module):
             "loss_objectness": F.binary_cross_entropy_with_logits(logits[drawn], positives[drawn].to(logits)),
             "loss_rpn_box_reg": box_loss / drawn.sum(),
         }
-
-
-def _by_anchor(codes: Tensor) -> Tensor:
-    """(N, A * 4, H, W) to (N, H * W * A, 4)."""
-    return codes.permute(0, 2, 3, 1).reshape(codes.shape[0], -1, 4)

@@ -5,21 +5,40 @@ Source: Liu et al., "SSD: Single Shot MultiBox Detector", arXiv:1512.02325.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoofleet.models.detection._anchors import DefaultBoxGenerator
+from zoofleet.models._hub import load_weights
+from zoofleet.models._registry import register_model
+from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models.detection._anchors import DefaultBoxGenerator, by_anchor
+from zoofleet.models.detection._backbones import freeze_first, num_trainable_layers
 from zoofleet.models.detection._boxes import BELOW_LOW, BoxCoder, at_least_float32, claim_best_anchors, match
-from zoofleet.models.detection._checks import check_labels, check_ranges
+from zoofleet.models.detection._checks import check_labels, check_ranges, options_from, positive
 from zoofleet.models.detection._detector import Detector
+from zoofleet.models.detection._init import xavier_init
+from zoofleet.models.detection._options import fixed_transform
+from zoofleet.models.detection._selection import Candidates, choose
 from zoofleet.models.detection._transform import Detection, DetectionTransform, ImageBatch, Target
-from zoofleet.models.ops import batched_nms, box_iou, clip_boxes_to_image
+from zoofleet.models.ops import box_iou
+from zoofleet.models.vgg import VGG, VGG16_Weights, vgg16
 
-__all__ = ["SSD", "SSDHead", "SSDOptions", "SSDScoringHead"]
+__all__ = [
+    "SSD",
+    "SSD300_VGG16_Weights",
+    "SSDHead",
+    "SSDOptions",
+    "SSDScoringHead",
+    "SSDVGGBackbone",
+    "map_channels",
+    "ssd300_vgg16",
+    "ssd_head",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +80,8 @@ class SSDScoringHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (N, C, H, W) to (N, boxes of all maps, num_columns), in the order of `DefaultBoxGenerator`."""
-        rows = []
-        for block, x in zip(self.module_list, maps, strict=True):
-            values = block(x).permute(0, 2, 3, 1)  # (N, H, W, A * columns)
-            rows.append(values.reshape(x.shape[0], -1, self.num_columns))  # (N, H * W * A, columns)
-        return torch.cat(rows, dim=1)
+        pairs = zip(self.module_list, maps, strict=True)
+        return torch.cat([by_anchor(block(x), self.num_columns) for block, x in pairs], dim=1)
 
 
 class SSDHead(nn.Module):
@@ -84,6 +100,42 @@ class SSDHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Maps (N, C, H, W) to logits (N, boxes, classes) and codes (N, boxes, 4)."""
         return self.classification_head(maps), self.regression_head(maps)
+
+
+def ssd_head(
+    in_channels: Sequence[int],
+    num_anchors: Sequence[int],
+    num_classes: int,
+    *,
+    block: Callable[[int, int], nn.Module],
+    init: Callable[[nn.Module], None],
+) -> SSDHead:
+    """Heads of one block for each feature map.
+
+    Args:
+        in_channels: channels of each map.
+        num_anchors: default boxes at each cell of each map.
+        num_classes: background among them.
+        block: makes one from its channels in and out.
+        init: draws a head's first weights.
+    """
+
+    def scoring_head(columns: int) -> SSDScoringHead:
+        blocks = nn.ModuleList(block(c, a * columns) for c, a in zip(in_channels, num_anchors, strict=True))
+        init(blocks)
+        return SSDScoringHead(blocks, columns)
+
+    return SSDHead(scoring_head(num_classes), scoring_head(4))
+
+
+def map_channels(backbone: nn.Module, size: tuple[int, int]) -> list[int]:
+    """Channels of each feature map, found by a run on an empty image of that height and width."""
+    training = backbone.training
+    backbone.eval()
+    with torch.no_grad():
+        maps = backbone(torch.zeros(1, 3, *size))
+    backbone.train(training)
+    return [x.shape[1] for x in maps.values()]
 
 
 class SSD(Detector):
@@ -114,9 +166,18 @@ class SSD(Detector):
 
     def _detect(self, batch: ImageBatch, features: dict[str, Tensor]) -> list[Detection]:
         logits, codes, anchors = self._scores(batch, features)
-        boxes = self.box_coder.decode(codes, anchors)  # (N, A, 4)
-        scores = logits.softmax(dim=-1)
-        return [self._choose(b, s, size) for b, s, size in zip(boxes, scores, batch.sizes, strict=True)]
+        options = self.options
+        by_class = logits.softmax(dim=-1)[:, :, 1:].transpose(1, 2)  # (N, classes - 1, A), without background
+        top, index = by_class.topk(min(options.topk_candidates, len(anchors)), dim=2)
+        image, label, rank = torch.where(top > options.score_thresh)
+        anchor = index[image, label, rank]
+        boxes = self.box_coder.decode(codes[image, anchor], anchors[anchor])
+        return choose(
+            Candidates(boxes, top[image, label, rank], label + 1, image),
+            batch.sizes,
+            iou_threshold=options.nms_thresh,
+            limit=options.detections_per_img,
+        )
 
     def _losses(self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         logits, codes, anchors = self._scores(batch, features)
@@ -155,13 +216,118 @@ class SSD(Detector):
         order = loss.masked_fill(objects, -torch.inf).argsort(dim=1, descending=True)
         return objects | (order.argsort(dim=1) < wanted)
 
-    def _choose(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detection:
-        """The best of an image's boxes (A, 4) with their scores (A, classes)."""
-        options = self.options
-        by_class = scores[:, 1:].T  # (classes - 1, A), without background
-        top, index = by_class.topk(min(options.topk_candidates, len(boxes)), dim=1)
-        label, rank = torch.where(top > options.score_thresh)
-        score, box = top[label, rank], clip_boxes_to_image(boxes[index[label, rank]], size)
-        label = label + 1
-        keep = batched_nms(box, score, label, options.nms_thresh)[: options.detections_per_img]
-        return {"boxes": box[keep], "scores": score[keep], "labels": label[keep]}
+
+class SSDVGGBackbone(nn.Module):
+    """VGG-16 cut before its fourth pooling, and five smaller maps behind it: SSD, section 3.
+
+    Args:
+        network: taken apart, and frozen as follows.
+        trainable_layers: how many of its five parts, counted from the last, are trained; 0 to 5.
+    """
+
+    def __init__(self, network: VGG, trainable_layers: int) -> None:
+        super().__init__()
+        layers = list(network.features.children())
+        pools = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+        freeze_first(layers, [0, *pools[:-1]], trainable_layers)
+        # Rounding up gives the paper's map of 38 cells for images of 300 pixels.
+        layers[pools[2]].ceil_mode = True  # type: ignore[assignment]
+        self.scale_weight = nn.Parameter(torch.full((512,), 20.0))
+        self.features = nn.Sequential(*layers[: pools[3]])
+        smaller = nn.ModuleList(
+            [
+                _shrinking_block(1024, 512, stride=2, padding=1),
+                _shrinking_block(512, 256, stride=2, padding=1),
+                _shrinking_block(256, 256, stride=1, padding=0),
+                _shrinking_block(256, 256, stride=1, padding=0),
+            ]
+        )
+        xavier_init(smaller)
+        # VGG's linear layers as convolutions, the first of them thinned out.
+        linear = nn.Sequential(
+            nn.MaxPool2d(3, stride=1, padding=1),
+            nn.Conv2d(512, 1024, 3, padding=6, dilation=6),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(1024, 1024, 1),
+            nn.ReLU(inplace=True),
+        )
+        xavier_init(linear)
+        self.extra = nn.ModuleList([nn.Sequential(*layers[pools[3] : pools[4]], linear), *smaller])
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) to six maps by number; for 300 pixels they are 38, 19, 10, 5, 3 and 1 squared."""
+        x = self.features(x)
+        # This map's values are much larger than the others': SSD, section 3.1.
+        maps = [self.scale_weight[:, None, None] * F.normalize(x)]
+        for block in self.extra:
+            x = block(x)
+            maps.append(x)
+        return {str(i): x for i, x in enumerate(maps)}
+
+
+def _shrinking_block(in_channels: int, out_channels: int, *, stride: int, padding: int) -> nn.Sequential:
+    narrow = out_channels // 2
+    return nn.Sequential(
+        nn.Conv2d(in_channels, narrow, 1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(narrow, out_channels, 3, stride=stride, padding=padding),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _convolution(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
+SSD300_VGG16_Weights = define_weights("SSD300_VGG16_Weights")
+
+
+@register_model(weights=SSD300_VGG16_Weights, weights_backbone=VGG16_Weights)
+def ssd300_vgg16(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    num_classes: int | None = None,
+    weights_backbone: WeightsEnum | None = VGG16_Weights.IMAGENET1K_FEATURES,
+    trainable_backbone_layers: int | None = None,
+    **kwargs: Any,
+) -> SSD:
+    """SSD on images of 300 x 300 over VGG-16.
+
+    Args:
+        weights: of the whole model, instead of `weights_backbone`; None for random ones.
+        progress: write a progress line to stderr while downloading.
+        num_classes: background among them; None for 91, which the weights have.
+        weights_backbone: of the backbone alone.
+        trainable_backbone_layers: parts of a backbone with trained weights that are trained further, counted from
+            the last; 0 to 5, 4 if left out. A random backbone is trained whole.
+        kwargs: the fields of `SSDOptions`; `image_mean` and `image_std`, VGG's if left out.
+    """
+    num_classes = positive("num_classes", 91 if num_classes is None else num_classes)
+    size = (300, 300)
+    options, rest = options_from(SSDOptions, kwargs)
+    # VGG's first weights were trained on values up to 255.
+    transform = fixed_transform(
+        rest, "SSDOptions' fields", size=size, mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3
+    )
+    if weights is not None:
+        weights_backbone = None
+    is_trained = weights is not None or weights_backbone is not None
+    trainable = num_trainable_layers(trainable_backbone_layers, is_trained=is_trained, most=5, default=4)
+    backbone = SSDVGGBackbone(vgg16(weights=weights_backbone, progress=progress), trainable)
+    anchors = DefaultBoxGenerator(
+        [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
+        scales=[0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
+        steps=[8, 16, 32, 64, 100, 300],
+    )
+    head = ssd_head(
+        map_channels(backbone, size),
+        anchors.num_anchors_per_location(),
+        num_classes,
+        block=_convolution,
+        init=xavier_init,
+    )
+    model = SSD(backbone=backbone, anchor_generator=anchors, head=head, transform=transform, options=options)
+    if weights is not None:
+        load_weights(model, weights, progress=progress)
+    return model

@@ -6,31 +6,31 @@ arXiv:1905.02244, section 6.3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
 from zoofleet.models.detection._anchors import DefaultBoxGenerator
-from zoofleet.models.detection._backbones import num_trainable_layers
+from zoofleet.models.detection._backbones import freeze_first, mobilenet_parts, num_trainable_layers
 from zoofleet.models.detection._checks import options_from, positive
-from zoofleet.models.detection._transform import DetectionTransform
-from zoofleet.models.detection.ssd import SSD, SSDHead, SSDOptions, SSDScoringHead
+from zoofleet.models.detection._init import normal_init
+from zoofleet.models.detection._options import fixed_transform
+from zoofleet.models.detection.ssd import SSD, SSDOptions, map_channels, ssd_head
 from zoofleet.models.mobilenet_v3 import InvertedResidual, MobileNet_V3_Large_Weights, MobileNetV3, mobilenet_v3_large
 
-__all__ = ["SSDLite320_MobileNet_V3_Large_Weights", "SSDLiteBackbone", "ssdlite320_mobilenet_v3_large", "ssdlite_head"]
+__all__ = ["SSDLite320_MobileNet_V3_Large_Weights", "SSDLiteBackbone", "ssdlite320_mobilenet_v3_large"]
 
 NormLayer = Callable[..., nn.Module]
 
 _SIZE = (320, 320)
+_STD = 0.03  # of the first weights
 
 
 class SSDLiteBackbone(nn.Module):
@@ -45,21 +45,19 @@ class SSDLiteBackbone(nn.Module):
     def __init__(self, network: MobileNetV3, trainable_layers: int, norm_layer: NormLayer) -> None:
         super().__init__()
         layers = list(network.features)
-        strided = [(i, x.block) for i, x in enumerate(layers) if isinstance(x, InvertedResidual) and x.strided]
-        parts = [0, *(i for i, _ in strided), len(layers) - 1]
-        frozen = len(layers) if trainable_layers == 0 else parts[len(parts) - trainable_layers]
-        for layer in layers[:frozen]:
-            layer.requires_grad_(False)
+        parts = mobilenet_parts(layers)
+        freeze_first(layers, parts, trainable_layers)
         # The last map at stride 16 is the wide one inside the block that strides: MobileNetV3, section 6.3.
-        cut, block = strided[-1]
+        cut = parts[-2]
+        strided: InvertedResidual = layers[cut]  # type: ignore[assignment]
         self.features = nn.Sequential(
-            nn.Sequential(*layers[:cut], block[0]),
-            nn.Sequential(block[1:], *layers[cut + 1 :]),
+            nn.Sequential(*layers[:cut], strided.block[0]),
+            nn.Sequential(strided.block[1:], *layers[cut + 1 :]),
         )
         last_channels: int = layers[-1].out_channels  # type: ignore[assignment]
         channels = [last_channels, 512, 256, 256, 128]
         self.extra = nn.ModuleList(_shrinking_block(before, after, norm_layer) for before, after in pairwise(channels))
-        normal_init(self.extra)
+        normal_init(self.extra, _STD)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) to six maps by number, at strides 16, 32, 64, 128, 256 and 512."""
@@ -81,42 +79,13 @@ def _shrinking_block(in_channels: int, out_channels: int, norm_layer: NormLayer)
     )
 
 
-def normal_init(module: nn.Module) -> None:
-    """Draw the weights of all convolutions anew, with the standard deviation of MobileNet detectors."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.normal_(layer.weight, std=0.03)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
-def ssdlite_head(
-    in_channels: Sequence[int], num_anchors: Sequence[int], num_classes: int, norm_layer: NormLayer
-) -> SSDHead:
-    """Depthwise separable heads.
-
-    Args:
-        in_channels: channels of each feature map.
-        num_anchors: default boxes at each cell of each map.
-        num_classes: background among them.
-        norm_layer: between the convolutions.
-    """
-    classification = _scoring_head(in_channels, num_anchors, num_classes, norm_layer)
-    return SSDHead(classification, _scoring_head(in_channels, num_anchors, 4, norm_layer))
-
-
-def _scoring_head(
-    in_channels: Sequence[int], num_anchors: Sequence[int], num_columns: int, norm_layer: NormLayer
-) -> SSDScoringHead:
-    blocks = nn.ModuleList(
-        nn.Sequential(
-            Conv2dNormActivation(c, c, groups=c, norm_layer=norm_layer, activation_layer=nn.ReLU6),
-            nn.Conv2d(c, a * num_columns, 1),
-        )
-        for c, a in zip(in_channels, num_anchors, strict=True)
+def _separable_convolution(norm_layer: NormLayer, in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        Conv2dNormActivation(
+            in_channels, in_channels, groups=in_channels, norm_layer=norm_layer, activation_layer=nn.ReLU6
+        ),
+        nn.Conv2d(in_channels, out_channels, 1),
     )
-    normal_init(blocks)
-    return SSDScoringHead(blocks, num_columns)
 
 
 SSDLite320_MobileNet_V3_Large_Weights = define_weights("SSDLite320_MobileNet_V3_Large_Weights")
@@ -148,7 +117,7 @@ def ssdlite320_mobilenet_v3_large(
     num_classes = positive("num_classes", 91 if num_classes is None else num_classes)
     defaults = {"score_thresh": 0.001, "nms_thresh": 0.55, "detections_per_img": 300, "topk_candidates": 300}
     options, rest = options_from(SSDOptions, defaults | kwargs)
-    transform = _transform(**rest)
+    transform = fixed_transform(rest, "SSDOptions' fields", size=_SIZE, mean=(0.5,) * 3, std=(0.5,) * 3)
     if weights is not None:
         weights_backbone = None
     is_trained = weights is not None or weights_backbone is not None
@@ -159,31 +128,17 @@ def ssdlite320_mobilenet_v3_large(
         weights=weights_backbone, progress=progress, norm_layer=norm_layer, reduced_tail=weights_backbone is None
     )
     if weights_backbone is None:
-        normal_init(network)
+        normal_init(network, _STD)
     backbone = SSDLiteBackbone(network, trainable, norm_layer)
     anchors = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)
-    head = ssdlite_head(_channels(backbone), anchors.num_anchors_per_location(), num_classes, norm_layer)
+    head = ssd_head(
+        map_channels(backbone, _SIZE),
+        anchors.num_anchors_per_location(),
+        num_classes,
+        block=partial(_separable_convolution, norm_layer),
+        init=partial(normal_init, std=_STD),
+    )
     model = SSD(backbone=backbone, anchor_generator=anchors, head=head, transform=transform, options=options)
     if weights is not None:
         load_weights(model, weights, progress=progress)
     return model
-
-
-def _transform(
-    image_mean: Sequence[float] = (0.5, 0.5, 0.5), image_std: Sequence[float] = (0.5, 0.5, 0.5), **unknown: Any
-) -> DetectionTransform:
-    if unknown:
-        raise InvalidArgumentError(
-            f"no option is named {', '.join(sorted(unknown))}; options are image_mean, image_std and SSDOptions' fields"
-        )
-    return DetectionTransform(mean=tuple(image_mean), std=tuple(image_std), size_divisible=1, fixed_size=_SIZE)
-
-
-def _channels(backbone: nn.Module) -> list[int]:
-    """Channels of each feature map, found by a run on an empty image."""
-    training = backbone.training
-    backbone.eval()
-    with torch.no_grad():
-        maps = backbone(torch.zeros(1, 3, *_SIZE))
-    backbone.train(training)
-    return [x.shape[1] for x in maps.values()]

@@ -8,22 +8,31 @@ raises `KernelLibraryError` where it does not load.
 from zoofleet.models.ops._batch_norm import FrozenBatchNorm2d
 from zoofleet.models.ops._boxes import box_area, box_iou, clip_boxes_to_image, remove_small_boxes
 from zoofleet.models.ops._correlation import correlation_lookup
-from zoofleet.models.ops._feature_pyramid import FeaturePyramidNetwork, LastLevelMaxPool
+from zoofleet.models.ops._feature_pyramid import (
+    ExtraFPNBlock,
+    FeaturePyramidNetwork,
+    LastLevelMaxPool,
+    LastLevelP6P7,
+)
 from zoofleet.models.ops._kernels import batched_nms, nms, roi_align
+from zoofleet.models.ops._losses import generalized_box_iou_loss, sigmoid_focal_loss
 from zoofleet.models.ops._masks import paste_masks_to_rle, rle_encode, rle_encode_labels
 from zoofleet.models.ops._poolers import MultiScaleRoIAlign
 from zoofleet.models.ops._resize import resize_normalize
 
 __all__ = [
+    "ExtraFPNBlock",
     "FeaturePyramidNetwork",
     "FrozenBatchNorm2d",
     "LastLevelMaxPool",
+    "LastLevelP6P7",
     "MultiScaleRoIAlign",
     "batched_nms",
     "box_area",
     "box_iou",
     "clip_boxes_to_image",
     "correlation_lookup",
+    "generalized_box_iou_loss",
     "nms",
     "paste_masks_to_rle",
     "remove_small_boxes",
@@ -31,4 +40,5 @@ __all__ = [
     "rle_encode",
     "rle_encode_labels",
     "roi_align",
+    "sigmoid_focal_loss",
 ]

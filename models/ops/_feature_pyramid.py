@@ -2,23 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import interpolate, max_pool2d, relu
 
 from zoofleet.models._layers import Conv2dNormActivation
 
-__all__ = ["FeaturePyramidNetwork", "LastLevelMaxPool"]
+__all__ = ["ExtraFPNBlock", "FeaturePyramidNetwork", "LastLevelMaxPool", "LastLevelP6P7"]
 
 
-class LastLevelMaxPool(nn.Module):
+class ExtraFPNBlock(nn.Module):
+    """Adds coarser levels to a pyramid."""
+
+    @abstractmethod
+    def forward(self, levels: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Append levels.
+
+        Args:
+            levels: the pyramid's, name to (N, C, H_i, W_i), from fine to coarse.
+            inputs: what they were merged from, name to (N, C_i, H_i, W_i).
+
+        Returns:
+            `levels` and further ones, from fine to coarse.
+        """
+
+
+class LastLevelMaxPool(ExtraFPNBlock):
     """One more level, named `pool`: every second pixel of the coarsest one, for the region proposals."""
 
-    def forward(self, levels: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Append `pool`, (N, C, ceil(H / 2), ceil(W / 2)), to levels ordered from fine to coarse."""
-        coarsest = next(reversed(levels.values()))
-        return {**levels, "pool": max_pool2d(coarsest, kernel_size=1, stride=2)}
+    def forward(self, levels: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Append `pool`, (N, C, ceil(H / 2), ceil(W / 2))."""
+        return {**levels, "pool": max_pool2d(_coarsest(levels), kernel_size=1, stride=2)}
+
+
+class LastLevelP6P7(ExtraFPNBlock):
+    """Two more levels, `p6` and `p7`, by strided convolutions: RetinaNet, arXiv:1708.02002, section 4.
+
+    Args:
+        in_channels: channels of what `p6` is made from: the pyramid's coarsest level where it has `out_channels`, else
+            the coarsest input.
+        out_channels: channels of both.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.p6 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.p7 = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
+        _init(self)
+        self.from_levels = in_channels == out_channels
+
+    def forward(self, levels: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Append `p6`, (N, C, ceil(H / 2), ceil(W / 2)), and `p7`, half as large again."""
+        p6 = self.p6(_coarsest(levels if self.from_levels else inputs))
+        return {**levels, "p6": p6, "p7": self.p7(relu(p6))}
+
+
+def _coarsest(levels: Mapping[str, Tensor]) -> Tensor:
+    return list(levels.values())[-1]
+
+
+def _init(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class FeaturePyramidNetwork(nn.Module):
@@ -28,22 +78,25 @@ class FeaturePyramidNetwork(nn.Module):
         in_channels_list: channels of each input level, from fine to coarse.
         out_channels: channels of every output level.
         extra_blocks: adds levels to the result.
+        norm_layer: after each convolution, made with `out_channels`; None for none.
     """
 
     def __init__(
-        self, in_channels_list: Sequence[int], out_channels: int, extra_blocks: LastLevelMaxPool | None = None
+        self,
+        in_channels_list: Sequence[int],
+        out_channels: int,
+        extra_blocks: ExtraFPNBlock | None = None,
+        norm_layer: Callable[..., nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.inner_blocks = nn.ModuleList()
         self.layer_blocks = nn.ModuleList()
         for in_channels in in_channels_list:
-            self.inner_blocks.append(_convolution(in_channels, out_channels, kernel_size=1))
-            self.layer_blocks.append(_convolution(out_channels, out_channels, kernel_size=3))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_uniform_(module.weight, a=1)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+            for blocks, channels, kernel in ((self.inner_blocks, in_channels, 1), (self.layer_blocks, out_channels, 3)):
+                blocks.append(
+                    Conv2dNormActivation(channels, out_channels, kernel, norm_layer=norm_layer, activation_layer=None)
+                )
+        _init(self)
         self.extra_blocks = extra_blocks
 
     def forward(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -64,8 +117,4 @@ class FeaturePyramidNetwork(nn.Module):
             merged = lateral if merged is None else lateral + interpolate(merged, size=lateral.shape[-2:])
             levels[name] = layer(merged)
         levels = dict(reversed(levels.items()))
-        return levels if self.extra_blocks is None else self.extra_blocks(levels)
-
-
-def _convolution(in_channels: int, out_channels: int, kernel_size: int) -> nn.Module:
-    return Conv2dNormActivation(in_channels, out_channels, kernel_size, norm_layer=None, activation_layer=None)
+        return levels if self.extra_blocks is None else self.extra_blocks(levels, x)

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from tests.models import seeded
 from torch import Tensor
 
-from zoofleet.models.detection import (
-    Detector,
-    keypointrcnn_resnet50_fpn,
-    maskrcnn_resnet50_fpn,
-    ssdlite320_mobilenet_v3_large,
-)
+from zoofleet.models import detection, get_model, list_models
+from zoofleet.models.detection import Detector
 
 SIZES = ((240, 320), (200, 180))
 KEYPOINTS = 17
 
-BUILDERS: dict[str, Callable[..., Detector]] = {
-    "keypointrcnn_resnet50_fpn": keypointrcnn_resnet50_fpn,
-    "maskrcnn_resnet50_fpn": maskrcnn_resnet50_fpn,
-    "ssdlite320_mobilenet_v3_large": ssdlite320_mobilenet_v3_large,
-}
+NAMES = tuple(list_models(detection))
 
 
 def images() -> list[Tensor]:
@@ -70,6 +61,7 @@ def small(name: str, **options: Any) -> Detector:
 
 def build(name: str, **options: Any) -> Detector:
     """A detector with the weights of `seeded.fill`, in evaluation mode."""
-    model = BUILDERS[name](weights=None, weights_backbone=None, **options)
+    model = get_model(name, weights=None, weights_backbone=None, **options)
+    assert isinstance(model, Detector)
     seeded.fill(model.state_dict())
     return model.eval()

@@ -13,7 +13,7 @@ from tests.models.detection import scenes
 from torch import Tensor
 
 from zoofleet.errors import InvalidArgumentError, InvalidWeightsError, UnknownWeightsError
-from zoofleet.models import _hub
+from zoofleet.models import _hub, get_model
 from zoofleet.models.detection import (
     SSD,
     Detector,
@@ -37,7 +37,7 @@ def _model(name: str) -> Detector:
     return scenes.small(name, **{f"{box}score_thresh": 0.0, f"{box}detections_per_img": LIMIT})
 
 
-@pytest.fixture(params=list(scenes.BUILDERS))
+@pytest.fixture(params=scenes.NAMES)
 def model(request: pytest.FixtureRequest) -> Detector:
     return _model(request.param)
 
@@ -307,7 +307,7 @@ def test_published_weights_fit(monkeypatch: pytest.MonkeyPatch, name: str, weigh
     state = _as_first_published(_model(name).state_dict())
     assert "rpn.head.conv.weight" in state and "backbone.fpn.inner_blocks.0.bias" in state
     monkeypatch.setattr(_hub, "load_state_dict", lambda *_, **__: dict(state))
-    model = scenes.BUILDERS[name](weights=weights)
+    model = get_model(name, weights=weights)
     assert isinstance(model, FasterRCNN)
     assert model.state_dict()["rpn.head.conv.0.0.weight"].equal(state["rpn.head.conv.weight"])
     if name == "maskrcnn_resnet50_fpn":
@@ -319,15 +319,15 @@ def test_published_weights_fit(monkeypatch: pytest.MonkeyPatch, name: str, weigh
 
     state["rpn.head.conv.more"] = torch.zeros(1)
     with pytest.raises(InvalidWeightsError, match=r"rpn\.head\.conv\.more"):
-        scenes.BUILDERS[name](weights=weights)
+        get_model(name, weights=weights)
 
 
-@pytest.mark.parametrize("name", list(scenes.BUILDERS))
+@pytest.mark.parametrize("name", scenes.NAMES)
 def test_weights_that_do_not_fit_the_arguments_are_refused(name: str) -> None:
     with pytest.raises(InvalidArgumentError, match=r"has num_classes=(91|2), got 5"):
-        scenes.BUILDERS[name](weights="DEFAULT", num_classes=5)
+        get_model(name, weights="DEFAULT", num_classes=5)
     with pytest.raises(UnknownWeightsError, match="COCO_V1"):
-        scenes.BUILDERS[name](weights="IMAGENET1K_V1")
+        get_model(name, weights="IMAGENET1K_V1")
     if "keypoint" in name:
         with pytest.raises(InvalidArgumentError, match="has num_keypoints=17, got 5"):
-            scenes.BUILDERS[name](weights="DEFAULT", num_keypoints=5)
+            get_model(name, weights="DEFAULT", num_keypoints=5)

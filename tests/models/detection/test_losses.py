@@ -27,7 +27,7 @@ class Once(nn.Module):
         return self.known[1]
 
 
-@pytest.mark.parametrize("name", list(scenes.BUILDERS))
+@pytest.mark.parametrize("name", scenes.NAMES)
 @torch.no_grad()
 def test_losses_equal_the_reference(name: str) -> None:
     model = scenes.build(name)
@@ -41,7 +41,7 @@ def test_losses_equal_the_reference(name: str) -> None:
             assert losses[key].item() == pytest.approx(value, rel=RTOL.get(key, 1e-3)), f"{case}: {key}"
 
 
-@pytest.mark.parametrize("name", list(scenes.BUILDERS))
+@pytest.mark.parametrize("name", scenes.NAMES)
 def test_gradients_are_finite_and_reach_every_parameter(name: str) -> None:
     model = scenes.small(name).train()
     nothing = [{key: value[:0] for key, value in target.items()} for target in scenes.targets()]

@@ -1,0 +1,119 @@
+"""From scored candidates to detections, for all images of a batch and all classes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoofleet.models.detection._boxes import at_least_float32
+from zoofleet.models.detection._transform import Detection
+from zoofleet.models.ops import batched_nms, remove_small_boxes
+
+__all__ = ["Candidates", "best_of_maps", "choose"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What may become detections, of all images of a batch.
+
+    Attributes:
+        boxes: float xyxy (K, 4), in pixels of the batch.
+        scores: float (K,).
+        labels: int64 (K,): boxes of different labels do not suppress each other.
+        images: int64 (K,): the image of each, by position.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    images: Tensor
+
+    def take(self, index: Tensor) -> Candidates:
+        """Those at `index`, of positions or of bools."""
+        return Candidates(self.boxes[index], self.scores[index], self.labels[index], self.images[index])
+
+
+def choose(
+    candidates: Candidates,
+    sizes: Sequence[tuple[int, int]],
+    *,
+    iou_threshold: float,
+    limit: int,
+    min_side: float | None = None,
+) -> list[Detection]:
+    """Clip boxes to their images, suppress those that better ones of their label overlap, and keep the best.
+
+    Args:
+        candidates: of all images.
+        sizes: height and width of each image within the batch.
+        iou_threshold: overlap above which the weaker of two boxes goes.
+        limit: most detections of an image.
+        min_side: least length in pixels of the sides of a clipped box; None for any.
+
+    Returns:
+        `boxes`, `labels` and `scores` of each image, by descending score.
+    """
+    borders = candidates.boxes.new_tensor([(w, h, w, h) for h, w in sizes])  # (N, 4)
+    clipped = torch.minimum(candidates.boxes.clamp(min=0), borders[candidates.images])  # (K, 4)
+    found = Candidates(clipped, candidates.scores, candidates.labels, candidates.images)
+    if min_side is not None:
+        found = found.take(remove_small_boxes(clipped, min_side))
+    # A group for each label and image, so that one pass serves them all.
+    groups = found.labels * len(sizes) + found.images
+    found = found.take(batched_nms(found.boxes, found.scores, groups, iou_threshold))
+    found = found.take(found.images.argsort(stable=True))  # by image, and still by falling score within each
+    counts = found.images.bincount(minlength=len(sizes)).tolist()
+    parts = [torch.split(x, counts) for x in (found.boxes, found.labels, found.scores)]
+    return [
+        {"boxes": boxes[:limit], "labels": labels[:limit], "scores": scores[:limit]}
+        for boxes, labels, scores in zip(*parts, strict=True)
+    ]
+
+
+def best_of_maps(
+    logits: Sequence[Tensor], qualities: Sequence[Tensor] | None, *, count: int, threshold: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The best pairs of an anchor and a class in each map of each image.
+
+    A pair's score is the sigmoid of its logit or, with qualities, the root of its product with the anchor's quality.
+
+    Args:
+        logits: of each map, (N, Ai, C).
+        qualities: logits of each map, (N, Ai).
+        count: pairs of a map.
+        threshold: least score, itself excluded.
+
+    Returns:
+        images, anchors (counted through all maps), labels: int64 (K,), and scores: float (K,), by image.
+    """
+    scores, anchors, labels, start = [], [], [], 0
+    for i, logit in enumerate(logits):
+        quality = None if qualities is None else qualities[i]
+        score, anchor, label = _best_of_map(logit, quality, count)  # (N, T) each
+        scores.append(score)
+        anchors.append(anchor + start)
+        labels.append(label)
+        start += logit.shape[1]
+    score, anchor, label = torch.cat(scores, dim=1), torch.cat(anchors, dim=1), torch.cat(labels, dim=1)
+    image, rank = torch.where(score > threshold)
+    return image, anchor[image, rank], label[image, rank], score[image, rank]
+
+
+def _best_of_map(logits: Tensor, quality: Tensor | None, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, anchors and labels, (N, T) each, of the best pairs of one map."""
+    classes = logits.shape[2]
+    # The best pairs belong to the anchors with the best classes: the sigmoid of nearly all others is never needed.
+    best = _score(logits.amax(dim=2), quality)  # (N, A)
+    top = best.topk(min(count, logits.shape[1]), dim=1).indices  # (N, T)
+    chosen = logits.gather(1, top[:, :, None].expand(-1, -1, classes))  # (N, T, C)
+    scores = _score(chosen, None if quality is None else quality.gather(1, top)[:, :, None]).flatten(1)  # (N, T * C)
+    score, pair = scores.topk(min(count, scores.shape[1]), dim=1)
+    return score, top.gather(1, pair // classes), pair % classes
+
+
+def _score(logits: Tensor, quality: Tensor | None) -> Tensor:
+    scores = at_least_float32(logits).sigmoid()
+    return scores if quality is None else (scores * at_least_float32(quality).sigmoid()).sqrt()

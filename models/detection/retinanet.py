@@ -1,0 +1,290 @@
+"""RetinaNet: classes and boxes of anchors on every cell of a feature pyramid, trained with the focal loss.
+
+Source: Lin et al., "Focal Loss for Dense Object Detection", arXiv:1708.02002. The second version: Zhang et al.,
+"Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive Training Sample Selection",
+arXiv:1912.02424.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoofleet.models._hub import load_weights
+from zoofleet.models._layers import Conv2dNormActivation
+from zoofleet.models._registry import register_model
+from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models.detection._anchors import AnchorGenerator, by_anchor
+from zoofleet.models.detection._backbones import drop_norm_eps, resnet50_fpn
+from zoofleet.models.detection._boxes import BETWEEN, BoxCoder, at_least_float32, keep_best_anchors, match
+from zoofleet.models.detection._checkpoints import upgrade_retinanet_keys_hook
+from zoofleet.models.detection._checks import check_labels, check_ranges, options_from, positive
+from zoofleet.models.detection._detector import Detector
+from zoofleet.models.detection._init import normal_init, rare_object_init
+from zoofleet.models.detection._options import resizing_transform
+from zoofleet.models.detection._selection import Candidates, best_of_maps, choose
+from zoofleet.models.detection._transform import Detection, ImageBatch, Target
+from zoofleet.models.ops import LastLevelP6P7, box_iou, generalized_box_iou_loss, sigmoid_focal_loss
+from zoofleet.models.resnet import ResNet50_Weights
+
+__all__ = [
+    "RetinaNet",
+    "RetinaNetHead",
+    "RetinaNetOptions",
+    "RetinaNet_ResNet50_FPN_V2_Weights",
+    "RetinaNet_ResNet50_FPN_Weights",
+    "retinanet_resnet50_fpn",
+    "retinanet_resnet50_fpn_v2",
+]
+
+NormLayer = Callable[..., nn.Module]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetinaNetOptions:
+    """How detections are chosen, and how the network learns.
+
+    Attributes:
+        score_thresh: least score of a detection, itself excluded.
+        nms_thresh: overlap (IoU) above which the weaker of two detections of one class goes.
+        detections_per_img: most detections of an image.
+        topk_candidates: pairs of an anchor and a class of each map that enter non-maximum suppression.
+        fg_iou_thresh: overlap with a true box from which an anchor is an object.
+        bg_iou_thresh: overlap below which it is background.
+    """
+
+    score_thresh: float = 0.05
+    nms_thresh: float = 0.5
+    detections_per_img: int = 300
+    topk_candidates: int = 1000
+    fg_iou_thresh: float = 0.5
+    bg_iou_thresh: float = 0.4
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+class _ClassificationHead(nn.Module):
+    def __init__(self, channels: int, num_anchors: int, num_classes: int, norm_layer: NormLayer | None) -> None:
+        super().__init__()
+        self.conv = _tower(channels, norm_layer)
+        normal_init(self.conv)
+        self.cls_logits = nn.Conv2d(channels, num_anchors * num_classes, 3, padding=1)
+        rare_object_init(self.cls_logits)
+        self.num_classes = num_classes
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        return [by_anchor(self.cls_logits(self.conv(x)), self.num_classes) for x in maps]
+
+
+class _RegressionHead(nn.Module):
+    def __init__(self, channels: int, num_anchors: int, norm_layer: NormLayer | None) -> None:
+        super().__init__()
+        self.conv = _tower(channels, norm_layer)
+        self.bbox_reg = nn.Conv2d(channels, num_anchors * 4, 3, padding=1)
+        for module in (self.bbox_reg, self.conv):  # the reference's order of draws
+            normal_init(module)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        return [by_anchor(self.bbox_reg(self.conv(x)), 4) for x in maps]
+
+
+def _tower(channels: int, norm_layer: NormLayer | None) -> nn.Sequential:
+    return nn.Sequential(*(Conv2dNormActivation(channels, channels, norm_layer=norm_layer) for _ in range(4)))
+
+
+class RetinaNetHead(nn.Module):
+    """Logits and box codes of every anchor, by four convolutions each that all maps share.
+
+    Args:
+        in_channels: channels of each map.
+        num_anchors: anchors at each cell.
+        num_classes: logits of each anchor.
+        norm_layer: after each of the convolutions; None for none.
+    """
+
+    def __init__(
+        self, in_channels: int, num_anchors: int, num_classes: int, norm_layer: NormLayer | None = None
+    ) -> None:
+        super().__init__()
+        self.classification_head = _ClassificationHead(in_channels, num_anchors, num_classes, norm_layer)
+        self.regression_head = _RegressionHead(in_channels, num_anchors, norm_layer)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps (N, C, H, W) to logits (N, H * W * A, classes) and codes (N, H * W * A, 4) of each."""
+        return self.classification_head(maps), self.regression_head(maps)
+
+
+class RetinaNet(Detector):
+    """RetinaNet. `Detector` says what goes in and out.
+
+    Args:
+        backbone: maps (N, 3, H, W) to a dict of feature maps of `backbone.out_channels` channels each.
+        num_classes: background among them, which is learned as no class at all.
+        anchor_generator: None for three sizes, a third of an octave apart, and three aspect ratios on each of five
+            maps.
+        head: None for a `RetinaNetHead` without normalisation.
+        giou_loss: learn boxes by their generalised IoU rather than by the distance of their codes.
+        options: `min_size` (800, or a sequence that training draws from) and `max_size` (1333) of the resized images;
+            `image_mean`, `image_std`; the fields of `RetinaNetOptions`.
+
+    Raises:
+        InvalidArgumentError: an option that is not there, or a value that it cannot take.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        anchor_generator: AnchorGenerator | None = None,
+        head: nn.Module | None = None,
+        giou_loss: bool = False,
+        **options: Any,
+    ) -> None:
+        self_options, rest = options_from(RetinaNetOptions, options)
+        super().__init__(backbone, resizing_transform(rest, "RetinaNetOptions' fields"))
+        self.register_load_state_dict_pre_hook(upgrade_retinanet_keys_hook)  # type: ignore[no-untyped-call]
+        channels: int = backbone.out_channels  # type: ignore[assignment]
+        self.anchor_generator = anchor_generator or _ANCHORS
+        self.head = head or RetinaNetHead(channels, self.anchor_generator.num_anchors_per_location()[0], num_classes)
+        self.giou_loss = giou_loss
+        self.options = self_options
+        self.box_coder = BoxCoder()
+
+    def _detect(self, batch: ImageBatch, features: dict[str, Tensor]) -> list[Detection]:
+        options = self.options
+        maps = list(features.values())
+        logits, codes = self.head(maps)
+        anchors = self.anchor_generator(batch.size, maps)
+        image, anchor, label, score = best_of_maps(
+            logits, None, count=options.topk_candidates, threshold=options.score_thresh
+        )
+        boxes = self.box_coder.decode(torch.cat(codes, dim=1)[image, anchor], anchors[anchor])
+        return choose(
+            Candidates(boxes, score, label, image),
+            batch.sizes,
+            iou_threshold=options.nms_thresh,
+            limit=options.detections_per_img,
+        )
+
+    def _losses(self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+        maps = list(features.values())
+        logits, codes = (at_least_float32(torch.cat(x, dim=1)) for x in self.head(maps))  # (N, A, classes), (N, A, 4)
+        check_labels(targets, logits.shape[-1])
+        anchors = self.anchor_generator(batch.size, maps)
+        class_losses, box_losses = [], []
+        for logit, code, target in zip(logits, codes, targets, strict=True):
+            iou = box_iou(target["boxes"], anchors)
+            matches = match(iou, self.options.bg_iou_thresh, self.options.fg_iou_thresh)
+            matches = keep_best_anchors(matches, iou)
+            objects = torch.where(matches >= 0)[0]
+            truth = matches[objects]
+            wanted = torch.zeros_like(logit)
+            wanted[objects, target["labels"][truth]] = 1
+            counted = matches != BETWEEN
+            # One object at least, so that an image without any has a finite loss.
+            class_loss = sigmoid_focal_loss(logit[counted], wanted[counted], reduction="sum")
+            class_losses.append(class_loss / max(len(truth), 1))
+            box_loss = self._box_loss(code[objects], anchors[objects], target["boxes"][truth])
+            box_losses.append(box_loss / max(len(truth), 1))
+        return {
+            "classification": torch.stack(class_losses).mean(),
+            "bbox_regression": torch.stack(box_losses).mean(),
+        }
+
+    def _box_loss(self, codes: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
+        if self.giou_loss:
+            return generalized_box_iou_loss(self.box_coder.decode(codes, anchors), boxes, reduction="sum")
+        return F.l1_loss(codes, self.box_coder.encode(boxes, anchors), reduction="sum")
+
+
+_ANCHORS = AnchorGenerator(
+    sizes=tuple((size, int(size * 2 ** (1 / 3)), int(size * 2 ** (2 / 3))) for size in (32, 64, 128, 256, 512)),
+    aspect_ratios=((0.5, 1.0, 2.0),) * 5,
+)
+
+
+RetinaNet_ResNet50_FPN_Weights = define_weights("RetinaNet_ResNet50_FPN_Weights")
+
+
+@register_model(weights=RetinaNet_ResNet50_FPN_Weights, weights_backbone=ResNet50_Weights)
+def retinanet_resnet50_fpn(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    num_classes: int | None = None,
+    weights_backbone: WeightsEnum | None = ResNet50_Weights.IMAGENET1K_V1,
+    trainable_backbone_layers: int | None = None,
+    **kwargs: Any,
+) -> RetinaNet:
+    """RetinaNet over ResNet-50 with a feature pyramid.
+
+    Args:
+        weights: of the whole model, instead of `weights_backbone`; None for random ones.
+        progress: write a progress line to stderr while downloading.
+        num_classes: background among them; None for 91, which the weights have.
+        weights_backbone: of the backbone alone.
+        trainable_backbone_layers: parts of a backbone with trained weights that are trained further, counted from
+            the last; 0 to 5, 3 if left out. A random backbone is trained whole.
+        kwargs: options of `RetinaNet`.
+    """
+    num_classes = positive("num_classes", 91 if num_classes is None else num_classes)
+    backbone = resnet50_fpn(
+        weights,
+        weights_backbone,
+        trainable_backbone_layers,
+        progress=progress,
+        first_stage=2,
+        extra_blocks=partial(LastLevelP6P7, 256, 256),
+    )
+    model = RetinaNet(backbone, num_classes, **kwargs)
+    if weights is not None:
+        load_weights(model, weights, progress=progress)
+        if weights is RetinaNet_ResNet50_FPN_Weights.COCO_V1:
+            drop_norm_eps(model)
+    return model
+
+
+RetinaNet_ResNet50_FPN_V2_Weights = define_weights("RetinaNet_ResNet50_FPN_V2_Weights")
+
+
+@register_model(weights=RetinaNet_ResNet50_FPN_V2_Weights, weights_backbone=ResNet50_Weights)
+def retinanet_resnet50_fpn_v2(
+    *,
+    weights: WeightsEnum | None = None,
+    progress: bool = True,
+    num_classes: int | None = None,
+    weights_backbone: WeightsEnum | None = None,
+    trainable_backbone_layers: int | None = None,
+    **kwargs: Any,
+) -> RetinaNet:
+    """RetinaNet over ResNet-50 with group norm in its heads, which learns boxes by their generalised IoU.
+
+    Args are those of `retinanet_resnet50_fpn`, but the backbone is random unless `weights_backbone` are given.
+    """
+    num_classes = positive("num_classes", 91 if num_classes is None else num_classes)
+    backbone = resnet50_fpn(
+        weights,
+        weights_backbone,
+        trainable_backbone_layers,
+        progress=progress,
+        freeze_norms=False,
+        first_stage=2,
+        extra_blocks=partial(LastLevelP6P7, 2048, 256),
+    )
+    anchors: AnchorGenerator = kwargs.get("anchor_generator") or _ANCHORS
+    head = RetinaNetHead(
+        backbone.out_channels, anchors.num_anchors_per_location()[0], num_classes, partial(nn.GroupNorm, 32)
+    )
+    defaults: dict[str, Any] = {"head": head, "giou_loss": True}
+    model = RetinaNet(backbone, num_classes, **defaults | kwargs)
+    if weights is not None:
+        load_weights(model, weights, progress=progress)
+    return model

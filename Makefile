@@ -1,5 +1,5 @@
 # Each target is a script of the same name; CI runs the same ones.
-.PHONY: install demo test check fix bench build-cuda clean
+.PHONY: install demo test check fix bench bench-kernels build-cuda clean
 
 install:
 	scripts/install
@@ -18,6 +18,9 @@ fix: install
 
 bench: install
 	scripts/bench
+
+bench-kernels: install
+	scripts/bench-kernels
 
 build-cuda: install
 	scripts/build-cuda

@@ -154,9 +154,10 @@ def test_raft_gives_the_same_flow(generator: torch.Generator) -> None:
 
 
 _PEAK_OF_RAFT_LARGE = """
-import resource, torch
+import pathlib, torch
 from zoofleet.models.optical_flow import LinearCorrBlock, raft_large
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# getrusage's peak goes on from that of the program that started this one.
+peak = lambda: int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 model = raft_large(corr_block=LinearCorrBlock(num_levels=4, radius=4)).eval()
 image = torch.rand(1, 3, 720, 1280)
 before = peak()
@@ -169,7 +170,7 @@ print(peak() - before)
 def test_raft_large_fits_in_2_gib() -> None:
     # A process of its own, since the peak is the process's.
     done = subprocess.run([sys.executable, "-c", _PEAK_OF_RAFT_LARGE], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2 << 30
+    assert 0 < int(done.stdout) < 2 << 30
 
 
 MAP, COORDS = torch.zeros(1, 3, 4, 2), torch.zeros(1, 2, 3, 4)

@@ -7,19 +7,17 @@ from typing import Any, Final
 
 import grpc.aio
 
-from zoofleet import _catalog
 from zoofleet._catalog import ModelName
 from zoofleet._grpc import aborting
+from zoofleet._model_messages import builders_of, model_message, parse_model_resource
 from zoofleet._status import from_rpc_error
-from zoofleet._tasks import kind_of
-from zoofleet.errors import InvalidArgumentError, NotFoundError, UnavailableError, UnknownModelError
+from zoofleet.errors import NotFoundError, UnavailableError
 from zoofleet.scheduler import pages
 from zoofleet.scheduler.fleet import Fleet, WorkerRecord
 from zoofleet.scheduler.fleet_service import parse_worker_name
 from zoofleet.v1 import models_pb2, models_pb2_grpc
 
 _DEFAULT_PAGE: Final = 200
-_MIB: Final = 1024 * 1024
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -39,19 +37,12 @@ class ModelsService(models_pb2_grpc.ModelsServicer):
     ) -> models_pb2.ListModelsResponse:
         async with aborting(context):
             count = pages.size(request.page_size, _DEFAULT_PAGE)
-            if request.task_kind not in models_pb2.TaskKind.values():
-                raise InvalidArgumentError(
-                    f"task_kind is {request.task_kind}; accepted: {', '.join(models_pb2.TaskKind.keys())}"
-                )
             scope = f"models {request.task_kind}"
             after = pages.decode("page_token", scope, request.page_token) if request.page_token else ""
-            names = sorted(
-                name
-                for name in _catalog.builders()
-                if name > after and request.task_kind in (0, kind_of(ModelName(name, _catalog.RANDOM)).value)
-            )
+            names = [name for name in builders_of(request.task_kind) if name > after]
+            loaded = self._loaded()
             return models_pb2.ListModelsResponse(
-                models=[self._model(name) for name in names[:count]],
+                models=[model_message(name, loaded) for name in names[:count]],
                 next_page_token=pages.encode(scope, names[count - 1]) if len(names) > count else "",
             )
 
@@ -59,12 +50,7 @@ class ModelsService(models_pb2_grpc.ModelsServicer):
         self, request: models_pb2.GetModelRequest, context: _Context
     ) -> models_pb2.Model:
         async with aborting(context):
-            collection, slash, builder = request.name.partition("/")
-            if collection != "models" or not slash or not builder or "/" in builder:
-                raise InvalidArgumentError(f"model name {request.name[:80]!r} is not written 'models/BUILDER'")
-            if builder not in _catalog.builders():
-                raise UnknownModelError(f"no model is named {request.name[:80]!r}")
-            return self._model(builder)
+            return model_message(parse_model_resource(request.name), self._loaded())
 
     async def LoadModel(  # noqa: D102, N802
         self, request: models_pb2.LoadModelRequest, context: _Context
@@ -117,24 +103,5 @@ class ModelsService(models_pb2_grpc.ModelsServicer):
             raise UnavailableError(f"none of {len(self._fleet.view)} workers can load {model}; try again")
         return max(able, key=lambda worker: (str(model) in worker.loaded, worker.free_bytes))
 
-    def _model(self, builder: str) -> models_pb2.Model:
-        info = _catalog.builders()[builder]
-        model = models_pb2.Model(
-            name=f"models/{builder}",
-            task_kind=kind_of(ModelName(builder, _catalog.RANDOM)).value,
-            parameter_count=info.num_params,
-        )
-        for weights in _catalog.weights(builder):
-            weight_set = model.weight_sets.add(
-                weight_set_id=weights.member,
-                is_default=weights.default,
-                url=weights.url,
-                size_bytes=round(weights.meta["_file_size"] * _MIB),
-                gflops=weights.meta["_ops"],
-            )
-            weight_set.metrics.update(weights.meta["_metrics"])
-        for worker in self._fleet.view.values():
-            for loaded in worker.status.loaded_models:
-                if loaded.model.partition("@")[0] == builder:
-                    model.loaded_models.add(worker=worker.name).MergeFrom(loaded)
-        return model
+    def _loaded(self) -> list[models_pb2.LoadedModel]:
+        return [loaded for worker in self._fleet.view.values() for loaded in worker.status.loaded_models]

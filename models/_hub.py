@@ -52,7 +52,7 @@ def assign_weights(model: nn.Module, weights: WeightsEnum, state: Mapping[str, A
     """
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:  # all but the first come from INT8 layers
         raise InvalidWeightsError(f"{weights!r} does not fit {type(model).__name__}: {error}"[:2000]) from error
     if missing or unexpected:
         raise InvalidWeightsError(

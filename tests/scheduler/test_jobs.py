@@ -14,8 +14,9 @@ import pytest
 from tests.scheduler.conftest import MODEL, OTHER_MODEL, Client, Cluster, job_of, messages, until
 
 from zoofleet import errors
+from zoofleet._calls import Ending, typed_errors
 from zoofleet._parts import split
-from zoofleet._status import from_rpc_error, from_status
+from zoofleet._status import from_status
 from zoofleet.errors import ZoofleetError
 from zoofleet.v1 import jobs_pb2, vision_pb2
 
@@ -24,13 +25,16 @@ GONE = f"jobs/{'0' * 32}"
 
 async def failure(call: Any) -> ZoofleetError:
     """The typed error that a unary call ends with."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(ZoofleetError) as caught, typed_errors():
         await call
-    return from_rpc_error(caught.value)
+    return caught.value
 
 
 async def create_failure(client: Client, *requests: jobs_pb2.CreateJobRequest) -> ZoofleetError:
-    return await failure(client.jobs.CreateJob(iter(requests)))
+    call = client.jobs.CreateJob(iter(requests))
+    with pytest.raises(ZoofleetError) as caught, typed_errors(Ending(call)):
+        await call
+    return caught.value
 
 
 def spec(request_id: str = "", **fields: Any) -> jobs_pb2.CreateJobRequest:

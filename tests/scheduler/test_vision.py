@@ -13,7 +13,7 @@ from tests.scheduler.conftest import MODEL, OTHER_MODEL, Cluster, until
 from tests.scheduler.fake_worker import label
 
 from zoofleet import errors
-from zoofleet._calls import Ending
+from zoofleet._calls import Ending, typed_errors
 from zoofleet._status import from_rpc_error
 from zoofleet.errors import ZoofleetError
 from zoofleet.v1 import fleet_pb2, vision_pb2, vision_pb2_grpc
@@ -37,11 +37,10 @@ async def ask(cluster: Cluster, *requests: vision_pb2.ClassifyRequest) -> list[v
 
 async def failure(cluster: Cluster, *requests: Any, method: str = "Classify") -> ZoofleetError:
     call = getattr(stub(cluster), method)(iter(requests))
-    ending = Ending(call)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(ZoofleetError) as caught, typed_errors(Ending(call)):
         async for _ in call:
             pass
-    return from_rpc_error(ending.restore(caught.value))
+    return caught.value
 
 
 async def see(cluster: Cluster, model: str = MODEL) -> None:
@@ -109,9 +108,9 @@ async def test_errors_are_typed_before_any_worker_is_asked(cluster: Cluster) -> 
     empty = vision_pb2.AnalyzeVideoRequest(header=vision_pb2.VideoHeader())
     assert type(await failure(cluster, empty, method="AnalyzeVideo")) is errors.InvalidArgumentError
     raw: Any = cluster.client.channel.stream_stream("/zoofleet.v1.Vision/Classify")
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await raw(iter([b"\xff\xff"])).read()
-    assert type(from_rpc_error(caught.value)) is errors.InvalidArgumentError
+    call = raw(iter([b"\xff\xff"]))
+    with pytest.raises(errors.InvalidArgumentError), typed_errors(Ending(call)):
+        await call.read()
 
 
 async def test_what_a_worker_says_arrives_unchanged(cluster: Cluster) -> None:

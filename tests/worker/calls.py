@@ -13,6 +13,7 @@ from typing import Any
 import av
 import grpc.aio
 
+from zoofleet._calls import Ending, typed_errors
 from zoofleet._parts import Assembler
 from zoofleet._results import Result
 from zoofleet._tasks import TaskKind
@@ -34,6 +35,13 @@ async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
         await asyncio.sleep(0.01)
 
 
+async def responses_of(call: Any) -> AsyncIterator[Any]:
+    """A stream's responses; the server's error at its end, which grpc.aio alone would lose now and then."""
+    with typed_errors(Ending(call)):
+        async for response in call:
+            yield response
+
+
 async def run(
     address: str, kind: TaskKind, task: vision_pb2.Task, items: Iterable[vision_pb2.Item | vision_pb2.Part]
 ) -> dict[str, Result]:
@@ -47,7 +55,8 @@ async def run(
     results: dict[str, Result] = {}
     assembler = Assembler(vision_pb2.Result, 1 << 30)
     async with grpc.aio.insecure_channel(address) as channel:
-        async for response in getattr(vision_pb2_grpc.VisionStub(channel), kind.method)(requests()):
+        call = getattr(vision_pb2_grpc.VisionStub(channel), kind.method)(requests())
+        async for response in responses_of(call):
             proto = response.result if response.HasField("result") else assembler.add(response.part)
             assert not isinstance(proto, ItemTooLargeError)
             if proto is not None:
@@ -67,7 +76,7 @@ async def analyze(address: str, header: vision_pb2.VideoHeader, video: bytes) ->
     responses = []
     assembler = Assembler(vision_pb2.FrameResults, 1 << 30)
     async with grpc.aio.insecure_channel(address) as channel:
-        async for response in vision_pb2_grpc.VisionStub(channel).AnalyzeVideo(requests()):
+        async for response in responses_of(vision_pb2_grpc.VisionStub(channel).AnalyzeVideo(requests())):
             if response.HasField("part"):
                 frame = assembler.add(response.part)
                 if isinstance(frame, vision_pb2.FrameResults):

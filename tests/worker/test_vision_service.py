@@ -13,12 +13,11 @@ import grpc.aio
 import numpy as np
 import pytest
 from PIL import Image
-from tests.worker.calls import item, png, run, until
+from tests.worker.calls import item, png, responses_of, run, until
 
 from zoofleet import _tasks
 from zoofleet._parts import split
 from zoofleet._results import Classification, Flow
-from zoofleet._status import from_rpc_error
 from zoofleet._tasks import TaskKind
 from zoofleet.errors import (
     InvalidArgumentError,
@@ -52,11 +51,11 @@ async def refusal(address: str, kind: TaskKind, *messages: Any) -> ZoofleetError
             yield message
 
     async with grpc.aio.insecure_channel(address) as channel:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for _ in getattr(vision_pb2_grpc.VisionStub(channel), kind.method)(requests()):
+        with pytest.raises(ZoofleetError) as caught:
+            async for _ in responses_of(getattr(vision_pb2_grpc.VisionStub(channel), kind.method)(requests())):
                 pass
-    assert "Traceback" not in (caught.value.details() or "")
-    return from_rpc_error(caught.value)
+    assert "Traceback" not in str(caught.value)
+    return caught.value
 
 
 async def test_each_bad_item_is_its_own_error_and_the_rest_goes_on(worker: Worker, media: Path) -> None:

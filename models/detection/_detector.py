@@ -43,7 +43,7 @@ class Detector(nn.Module):
             A dict for each image, by descending score:
 
             - boxes: float (N, 4), x0, y0, x1, y1 in pixels of the image as it was given.
-            - labels: int64 (N,), from 1 on; 0 is background.
+            - labels: int64 (N,) in [0, num_classes); 0 is background, which only an untrained FCOS or RetinaNet finds.
             - scores: float (N,) in [0, 1].
             - masks: float (N, 1, H, W), probabilities; (N, 1, 28, 28) over the box without `paste_masks`, which
               `paste_masks(masks, boxes, (H, W))` of this package brings into the image. Mask R-CNN only.

@@ -135,6 +135,8 @@ def test_int8_agrees_with_float_on_structured_inputs(converted: Converted) -> No
     top1, top1_float = converted.int8_logits.argmax(1), converted.float_logits.argmax(1)
     assert (top1_float == right).sum() >= 90, "the float model must know the scenes for agreement to mean anything"
     assert (top1 == top1_float).sum() >= 90
+    mean = converted.float_logits.mean(0)
+    assert torch.cosine_similarity(converted.int8_logits - mean, converted.float_logits - mean).mean() > 0.95
     assert not converted.int8.training
 
 

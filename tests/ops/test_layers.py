@@ -80,6 +80,27 @@ def test_pyramid_merges_from_coarse_to_fine(generator: torch.Generator) -> None:
     torch.testing.assert_close(levels["b"], network.layer_blocks[1](network.inner_blocks[1](x["b"]) + nearest))
 
 
+@pytest.mark.parametrize(("in_channels", "source"), [(6, "levels"), (16, "inputs")])
+def test_pyramid_grows_by_convolutions(generator: torch.Generator, in_channels: int, source: str) -> None:
+    extra = ops.LastLevelP6P7(in_channels, 6)
+    network = ops.FeaturePyramidNetwork([8, 16], 6, extra, norm_layer=nn.BatchNorm2d).eval()
+    assert [key for key in network.state_dict() if key.startswith("inner_blocks.0")] == [
+        f"inner_blocks.0.{key}"
+        for key in ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked")
+    ]
+    x = {"a": torch.randn(1, 8, 13, 9, generator=generator), "b": torch.randn(1, 16, 7, 5, generator=generator)}
+    levels = network(x)
+    assert [(name, *level.shape[2:]) for name, level in levels.items()] == [
+        ("a", 13, 9),
+        ("b", 7, 5),
+        ("p6", 4, 3),
+        ("p7", 2, 2),
+    ]
+    p6 = extra.p6(levels["b"] if source == "levels" else x["b"])
+    assert torch.equal(levels["p6"], p6) and torch.equal(levels["p7"], extra.p7(p6.relu()))
+    assert not extra.p6.bias.any()  # type: ignore[union-attr]
+
+
 def test_pooler_takes_each_box_from_its_level() -> None:
     strides = {"0": 4, "1": 8, "2": 16, "3": 32}
     x = {name: torch.full((2, 1, 800 // s, 1088 // s), float(s)) for name, s in strides.items()}

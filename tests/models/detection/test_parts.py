@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models.detection import AnchorGenerator, DefaultBoxGenerator, paste_masks
@@ -14,6 +14,7 @@ from zoofleet.models.detection._boxes import (
     BELOW_LOW,
     BETWEEN,
     BoxCoder,
+    LinearBoxCoder,
     claim_best_anchors,
     keep_best_anchors,
     match,
@@ -21,7 +22,10 @@ from zoofleet.models.detection._boxes import (
 )
 from zoofleet.models.detection._keypoints import keypoint_loss, locate_keypoints
 from zoofleet.models.detection._masks import mask_loss
+from zoofleet.models.detection._selection import Candidates, best_of_maps, choose
 from zoofleet.models.detection._transform import DetectionTransform
+from zoofleet.models.detection.fcos import FCOS, FCOSHead
+from zoofleet.models.ops import clip_boxes_to_image, nms, remove_small_boxes
 
 
 def _boxes(n: int, size: float = 100) -> Tensor:
@@ -78,6 +82,14 @@ def test_codes_decode_to_the_boxes_they_encode() -> None:
 def test_codes_of_an_untrained_network_decode_to_finite_boxes() -> None:
     grown = BoxCoder().decode(torch.full((1, 4), 1e4), torch.tensor([[0.0, 0, 16, 16]]))
     assert (grown[:, 2:] - grown[:, :2]).tolist() == [[pytest.approx(1000), pytest.approx(1000)]]
+
+
+def test_distances_decode_to_the_boxes_they_encode() -> None:
+    boxes, anchors = _boxes(50), _boxes(51)[:50]
+    coder = LinearBoxCoder()
+    torch.testing.assert_close(coder.decode(coder.encode(boxes, anchors), anchors), boxes, rtol=1e-4, atol=1e-3)
+    one = coder.encode(torch.tensor([[2.0, 0, 8, 2]]), torch.tensor([[0.0, 0, 2, 4]]))
+    assert one.tolist() == [[-0.5, 0.5, 3.5, 0.0]]
 
 
 def test_matching() -> None:
@@ -220,3 +232,89 @@ def test_keypoint_loss_counts_visible_points_within_their_box() -> None:
     logits[0, 0, 0, 1] = logits[0, 1, 3, 3] = 50.0
     assert keypoint_loss(logits, boxes, truths, [keypoints]) < 1e-6
     assert keypoint_loss(logits, boxes, truths, [keypoints[:, 2:].repeat(1, 2, 1)]) == 0
+
+
+def _chosen_in_loops(
+    candidates: Candidates, sizes: list[tuple[int, int]], iou_threshold: float, limit: int, min_side: float
+) -> list[dict[str, Tensor]]:
+    """`choose`, image by image and label by label."""
+    chosen = []
+    for i, size in enumerate(sizes):
+        mine = candidates.take(candidates.images == i)
+        boxes = clip_boxes_to_image(mine.boxes, size)
+        kept: list[int] = []
+        for label in set(mine.labels.tolist()):
+            index = torch.where(mine.labels == label)[0]
+            index = index[remove_small_boxes(boxes[index], min_side)]
+            kept += index[nms(boxes[index], mine.scores[index], iou_threshold)].tolist()
+        best = sorted(kept, key=lambda k: -mine.scores[k].item())[:limit]
+        chosen.append({"boxes": boxes[best], "labels": mine.labels[best], "scores": mine.scores[best]})
+    return chosen
+
+
+def test_all_images_and_labels_are_chosen_from_as_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    count, sizes = 600, [(100, 120), (90, 130), (140, 60), (50, 50)]
+    candidates = Candidates(
+        boxes=_boxes(count, size=70) - 20,
+        scores=torch.rand(count, generator=generator),
+        labels=torch.randint(1, 5, (count,), generator=generator),
+        images=torch.randint(0, 3, (count,), generator=generator),  # none in the last image
+    )
+    found = choose(candidates, sizes, iou_threshold=0.4, limit=25, min_side=3)
+    expected = _chosen_in_loops(candidates, sizes, 0.4, 25, 3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert [len(f["boxes"]) for f in found] == [25, 25, 25, 0]
+    nothing = choose(candidates.take(torch.zeros(count, dtype=torch.bool)), sizes, iou_threshold=0.4, limit=25)
+    assert [f["boxes"].shape for f in nothing] == [(0, 4)] * 4
+
+
+@pytest.mark.parametrize("with_quality", [False, True])
+def test_best_pairs_of_maps_are_those_of_all_pairs(with_quality: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    cells, classes, count, threshold = (40, 12, 3), 7, 20, 0.4
+    logits = [torch.randn(2, n, classes, generator=generator) for n in cells]
+    qualities = [torch.randn(2, n, generator=generator) for n in cells]
+    image, anchor, label, score = best_of_maps(
+        logits, qualities if with_quality else None, count=count, threshold=threshold
+    )
+    found = dict(zip(zip(image.tolist(), anchor.tolist(), label.tolist(), strict=True), score.tolist(), strict=True))
+    expected, start = {}, 0
+    for logit, quality in zip(logits, qualities, strict=True):
+        for i in range(2):
+            scores = logit[i].sigmoid()
+            if with_quality:
+                scores = (scores * quality[i].sigmoid()[:, None]).sqrt()
+            top = scores.flatten().topk(min(count, scores.numel()))
+            for value, pair in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+                if value > threshold:
+                    expected[i, start + pair // classes, pair % classes] = value
+        start += logit.shape[1]
+    assert found == pytest.approx(expected) and len(found) > 2 * count
+    assert image.equal(image.sort().values)
+
+
+class _Still(nn.Module):
+    """A backbone of two empty maps."""
+
+    out_channels = 32
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {str(s): x.new_zeros(len(x), 32, x.shape[2] // s, x.shape[3] // s) for s in (8, 16)}
+
+
+def test_cells_learn_the_smallest_object_around_them_of_their_maps_size() -> None:
+    squares = AnchorGenerator(sizes=((8,), (16,)), aspect_ratios=((1.0,),) * 2)
+    model = FCOS(_Still(), 3, anchor_generator=squares, head=FCOSHead(32, 3))
+    anchors = squares((128, 128), list(_Still()(torch.zeros(1, 3, 128, 128)).values()))
+    reach = model._reach(anchors, [256, 64])
+    # One within the other, both for the fine map; one for the coarse map.
+    boxes = torch.tensor([[8.0, 8, 56, 56], [20, 20, 44, 44], [0, 0, 130, 130]])
+    matches = model._match(boxes, anchors, reach)
+    fine, coarse = matches[:256].reshape(16, 16), matches[256:].reshape(8, 8)  # centres at multiples of 8 and 16
+    assert fine[4, 4] == 1 and fine[3, 5] == 1  # the centre of both, and 8 pixels from it: the smaller one's
+    assert fine[2, 4] == BELOW_LOW  # 16 pixels from the centre is more than 1.5 squares
+    assert (fine == 0).sum() == 0 and (fine == 2).sum() == 0
+    assert coarse[4, 4] == 2 and (coarse == 2).sum() == 9 and (coarse >= 0).sum() == 9
+    assert model._match(boxes[:0], anchors, reach).tolist() == [BELOW_LOW] * 320
+    assert (model._match(boxes[:1], anchors, reach) == 0).sum() == 9

@@ -20,10 +20,7 @@ def pytest_report_collectionfinish(items: list[pytest.Item]) -> str | None:
     if not any(item.path.name == "test_zoo.py" for item in items):
         return None
     part = parts.chosen()
-    names = ", ".join(parts.large(part))
-    return (
-        f"zoo: all small models and part {part} of {parts.PARTS} of the large ones ({names}); {parts.VARIABLE}=all: all"
-    )
+    return f"zoo: {parts.VARIABLE}={part}, the small models and of the large ones {', '.join(parts.large(part))}"
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import zoofleet.models
 from zoofleet import _catalog, transforms
-from zoofleet.models import WeightsEnum, get_model, get_weight
+from zoofleet.models import WeightsEnum, get_model, get_weight, ops
 
 SNIPPETS = Path(__file__).parents[1] / "data" / "seeds"
 ROOT = Path(__file__).parents[2]
@@ -378,9 +378,11 @@ def test_torch_hub_needs_no_installed_zoofleet() -> None:
     script = f"""
 import importlib.util, sys
 from pathlib import Path
-sys.path = [p for p in sys.path if not (Path(p) / "zoofleet").is_dir()]
+# An editable install leaves only its native library in site-packages, beside torch; its finder is taken out.
+sys.path = [p for p in sys.path if not (Path(p) / "zoofleet" / "__init__.py").is_file()]
 sys.meta_path = [f for f in sys.meta_path if not hasattr(f, "known_source_files")]
-assert importlib.util.find_spec("zoofleet") is None
+spec = importlib.util.find_spec("zoofleet")
+assert spec is None or spec.origin is None, spec
 import torch
 model = torch.hub.load({str(ROOT)!r}, "mobilenet_v3_small", source="local", num_classes=5)
 assert torch.hub.load({str(ROOT)!r}, "get_weight", "ResNet18_Weights.DEFAULT", source="local").name == "IMAGENET1K_V1"
@@ -388,6 +390,8 @@ import zoofleet
 print(zoofleet.__file__, type(model).__name__)
 """
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    libraries = (Path(folder) / "libzoofleet_ops.so" for folder in (*ops.__path__, ROOT / "build" / "ops"))
+    environment["ZOOFLEET_OPS_LIBRARY"] = str(next(library for library in libraries if library.is_file()))
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False, env=environment
     )

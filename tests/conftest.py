@@ -7,11 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.models import parts
 
 from zoofleet._redis_server import RedisServer, find_redis_server
 from zoofleet.errors import UnavailableError
 
 MEDIA = Path(__file__).parent / "data" / "media"
+
+
+def pytest_configure() -> None:
+    """Choose the zoo's part once: this is read before test processes start, which then all have the same."""
+    os.environ[parts.VARIABLE] = parts.chosen()
+
+
+def pytest_report_header() -> str:
+    """Say which of the zoo's large models this run has."""
+    part = parts.chosen()
+    return f"zoo: {parts.VARIABLE}={part}, the quick models and of the large ones {', '.join(parts.large(part))}"
 
 
 @pytest.fixture(scope="session")

@@ -10,17 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import parts
 
 from zoofleet.models import WeightsEnum
-
-
-def pytest_report_collectionfinish(items: list[pytest.Item]) -> str | None:
-    """Say which large models this run has; a header of this folder would not show when all tests run."""
-    if not any(item.path.name == "test_zoo.py" for item in items):
-        return None
-    part = parts.chosen()
-    return f"zoo: {parts.VARIABLE}={part}, the small models and of the large ones {', '.join(parts.large(part))}"
 
 
 @pytest.fixture

@@ -154,7 +154,8 @@ def _roles(up: psutil.Process) -> dict[str, psutil.Process]:
     for child in up.children(recursive=True):
         command = child.cmdline()
         for role in ("redis-server", "scheduler", "worker"):
-            if any(part.endswith(role) for part in command[:4]):
+            # redis-server rewrites its command line.
+            if child.name() == role or any(part.endswith(role) for part in command[:4]):
                 roles[role] = child
     return roles
 

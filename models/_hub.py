@@ -2,14 +2,16 @@
 
 The cache is torch.hub's own (`$TORCH_HOME/hub/checkpoints`, by default under `~/.cache/torch`), with its file names, so
 what other programs fetched is found here and the other way round. A file that turns out not to be what it should is not
-left there unless it was there before.
+left there unless it was there before. Weights that come with the repository are read where they stand.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +34,7 @@ def load_weights(model: nn.Module, weights: WeightsEnum, progress: bool = True) 
         progress: write a progress line to stderr while downloading.
 
     Raises:
-        WeightsUnavailableError: neither the cache nor the URL or mirror has the file.
+        WeightsUnavailableError: neither the cache nor the URL, checkout or mirror has the file.
         InvalidWeightsError: the file is not the published one, holds code, or does not fit the model to the letter.
     """
     with cached_if_valid(weights.url):
@@ -43,7 +45,7 @@ def assign_weights(model: nn.Module, weights: WeightsEnum, state: Mapping[str, A
     """Put a state dict into a model.
 
     Args:
-        model: its parameters and buffers are overwritten; unusable if this raises.
+        model: its parameters and buffers are overwritten, in their own dtypes; unusable if this raises.
         weights: where the state comes from, named in the error.
         state: must have the model's keys and shapes.
 
@@ -69,24 +71,34 @@ def load_state_dict(url: str, *, progress: bool, check_hash: bool) -> dict[str, 
     """Fetch a weight file unless it is cached, and read it onto the CPU.
 
     Args:
-        url: where it is published; http, https or file.
+        url: where it is published; http, https or file, or a path in Zoofleet's repository.
         progress: write a progress line to stderr while downloading.
         check_hash: compare the file, cached or fetched, with the SHA-256 prefix in its name.
 
     Raises:
-        WeightsUnavailableError: neither the cache nor the URL or mirror has the file.
+        WeightsUnavailableError: neither the cache nor the URL, checkout or mirror has the file.
         InvalidWeightsError: the file's hash is wrong, it holds code, or it is no state dict.
     """
     with cached_if_valid(url):
         report = _ProgressLine(url) if progress else None
-        path = _download.fetch(url, _download.cache_dir(), check_hash=check_hash, report=report)
+        path = _download.fetch(url, check_hash=check_hash, report=report)
+        read = _reader(path)
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # unpickling untrusted bytes can fail in any way
+            state = read(path)
+        except Exception as error:  # reading untrusted bytes can fail in any way
             raise InvalidWeightsError(f"{path} is not a file of tensors alone: {str(error)[:500]}") from error
         if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
             raise InvalidWeightsError(f"{path} holds a {type(state).__name__}, not tensors by name")
     return state
+
+
+def _reader(path: Path) -> Callable[[Path], Any]:
+    if path.suffix == ".safetensors":
+        # Imported here, since from a checkout torch.hub builds all other models without it.
+        from safetensors.torch import load_file
+
+        return load_file
+    return functools.partial(torch.load, map_location="cpu", weights_only=True)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from zoofleet.errors import (
     UnknownModelError,
     UnknownWeightsError,
 )
-from zoofleet.models._weights import WeightsEnum, defined_weights
+from zoofleet.models._weights import WeightsEnum, defined_weights, fixed_by_weights
 
 __all__ = [
     "get_model",
@@ -101,7 +101,7 @@ def register_model(
             _resolve(kwargs, "weights", "pretrained", enum)
             if weights_backbone is not None:
                 _resolve(kwargs, "weights_backbone", "pretrained_backbone", weights_backbone)
-            _check_num_classes(kwargs)
+            _fix_num_classes(kwargs)
             return fn(**kwargs)
 
         _entries[key] = _Entry(build, weights)
@@ -149,14 +149,12 @@ def _resolve(kwargs: dict[str, Any], param: str, old: str, enum: type[WeightsEnu
         kwargs[param] = enum.verify(kwargs[param])
 
 
-def _check_num_classes(kwargs: dict[str, Any]) -> None:
-    """Refuse another number of classes than the weights have before they are downloaded."""
-    weights, given = kwargs.get("weights"), kwargs.get("num_classes")
-    if weights is None or given is None or "categories" not in weights.meta:
-        return
-    has = len(weights.meta["categories"])
-    if given != has:
-        raise InvalidArgumentError(f"{weights!r} has num_classes={has}, got {given!r}; build with weights=None")
+def _fix_num_classes(kwargs: dict[str, Any]) -> None:
+    """Build for as many classes as the weights have, and refuse another number before they are downloaded."""
+    weights = kwargs.get("weights")
+    if weights is not None and "categories" in weights.meta:
+        given, has = kwargs.get("num_classes"), len(weights.meta["categories"])
+        kwargs["num_classes"] = fixed_by_weights(weights, "num_classes", given, has)
 
 
 def _first_published(enum: type[WeightsEnum]) -> WeightsEnum:

@@ -1,4 +1,4 @@
-"""Published weight sets as enums, built from the catalog's data.
+"""Weight sets as enums, built from the catalog's data.
 
 `ResNet50_Weights.IMAGENET1K_V2` is a member of an enum class that `define_weights` makes from the rows of
 `data/weights.json`; its value says where the file is, which transforms belong to it and how well it does.
@@ -27,10 +27,11 @@ _enums: dict[str, type[WeightsEnum]] = {}
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """One published weight set: the value of a member of a `WeightsEnum`.
+    """One weight set: the value of a member of a `WeightsEnum`.
 
     Attributes:
-        url: where the file is published; the hex digits before the suffix start its SHA-256.
+        url: where the file is published, or its path where it comes with Zoofleet's repository; the hex digits before
+            the suffix start its SHA-256.
         transforms: makes the preset that turns images into the model's input.
         meta: `categories`, `num_params`, `min_size`, `recipe`, `_metrics`, `_ops` (GFLOPs), `_file_size` (MB) and so
             on; quantized sets name the member they were made from as `unquantized`.
@@ -59,7 +60,7 @@ class WeightsEnum(Enum, metaclass=_WeightsMeta):
 
     @property
     def url(self) -> str:
-        """Where the file is published."""
+        """Where the file is published, or its path where it comes with Zoofleet's repository."""
         return self.value.url
 
     @property
@@ -112,7 +113,7 @@ class WeightsEnum(Enum, metaclass=_WeightsMeta):
             check_hash: compare the file with the SHA-256 prefix in its name.
 
         Raises:
-            WeightsUnavailableError: neither the cache nor the URL or mirror has the file.
+            WeightsUnavailableError: neither the cache nor the URL, checkout or mirror has the file.
             InvalidWeightsError: the file is not the published one, or holds code.
         """
         return _hub.load_state_dict(self.url, progress=progress, check_hash=check_hash)

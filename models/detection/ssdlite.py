@@ -107,7 +107,7 @@ def ssdlite320_mobilenet_v3_large(
     Args:
         weights: of the whole model, instead of `weights_backbone`; None for random ones.
         progress: write a progress line to stderr while downloading.
-        num_classes: background among them; None for 91, which the weights have.
+        num_classes: background among them; None for those of the weights, 91 without.
         weights_backbone: of the backbone alone. Without them its last blocks are half as wide.
         trainable_backbone_layers: parts of a backbone with trained weights that are trained further, counted from
             the last; 0 to 6, all if left out.

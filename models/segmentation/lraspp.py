@@ -98,7 +98,7 @@ def lraspp_mobilenet_v3_large(
     Args:
         weights: published weights to load, None for random ones.
         progress: show a progress line while downloading.
-        num_classes: channels of the output, the background among them; published weights have 21.
+        num_classes: channels of the output, the background among them; the weights' where they are given.
         weights_backbone: published weights of the backbone, used unless `weights` are given; None for random ones.
         **kwargs: arguments of `LRASPPHead`, such as `inter_channels`.
     """

@@ -1,8 +1,8 @@
-"""The catalog of builders and published weight sets, as data that needs no torch.
+"""The catalog of builders and weight sets, as data that needs no torch.
 
 The scheduler validates model names with it, the CLI lists it, and `zoofleet.models` builds its `Weights` enums from it.
 The data stands in `models/data/`: `builders.json` (a row for each builder this version implements), `weights.json` (all
-published weight sets) and `categories.json` (the category lists those name).
+published weight sets, and those that come with the repository) and `categories.json` (the category lists those name).
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ class BuilderInfo:
 
 @dataclass(frozen=True, slots=True)
 class WeightsInfo:
-    """One published weight set.
+    """One weight set.
 
     Attributes:
         builder: name of the builder it fits.
         enum: name of its enum class, such as `ResNet50_Weights`.
         member: name within the enum, such as `IMAGENET1K_V2`.
         default: whether `DEFAULT` is an alias of it.
-        url: where it is published; the 8 hex digits before the suffix start the file's SHA-256.
+        url: where it is published, or its path where it comes with Zoofleet's repository; the 8 hex digits before the
+            suffix start the file's SHA-256.
         transforms: name (`preset`) and parameters of its transforms preset.
         meta: metrics, minimum size, recipe and so on; `categories` is a list name for `categories`.
     """
@@ -133,12 +134,12 @@ def builders() -> Mapping[str, BuilderInfo]:
 
 @cache
 def all_weights() -> tuple[WeightsInfo, ...]:
-    """All published weight sets, those of builders that this version lacks among them."""
+    """All weight sets, those of builders that this version lacks among them."""
     return tuple(WeightsInfo(**row) for row in _load("weights.json"))
 
 
 def weights(builder: str) -> tuple[WeightsInfo, ...]:
-    """The published weight sets of one builder, in their enum's order."""
+    """The weight sets of one builder, in their enum's order."""
     return tuple(w for w in all_weights() if w.builder == builder)
 
 

@@ -1,7 +1,10 @@
-"""Published weight files: fetched once, checked against the hash in their name. Needs no torch.
+"""Weight files: fetched once, checked against the hash in their name. Needs no torch.
 
 A file arrives in a hidden `.NAME.partial` beside its place. What a cut connection or a killed process leaves there is
 taken up where it ended by whoever fetches the file next; only the complete file with the right hash gets its name.
+
+Some files come with Zoofleet's repository; their URL has no scheme and is their path in it. They are used where they
+stand in the checkout that the package runs from.
 """
 
 from __future__ import annotations
@@ -18,22 +21,25 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from zoofleet.errors import InvalidArgumentError, InvalidWeightsError, WeightsUnavailableError
 
-__all__ = ["HASH_PREFIX", "MIRROR", "Report", "cache_dir", "fetch", "file_name"]
+__all__ = ["HASH_PREFIX", "MIRROR", "Report", "cache_dir", "fetch", "file_name", "in_repository"]
 
 MIRROR: Final = "ZOOFLEET_WEIGHTS_MIRROR"
 """Environment variable with a base URL or a directory that holds the files by name, used in place of their URLs."""
 
-HASH_PREFIX: Final = re.compile(r"[-_]([0-9a-f]{8,64})\.pth$")
+HASH_PREFIX: Final = re.compile(r"[-_]([0-9a-f]{8,64})\.(?:pth|safetensors)$")
 """The digits in a file's name with which its SHA-256 begins."""
 
 Report: TypeAlias = Callable[[int, int | None], None]
 """Told, while a file downloads, the bytes that are here and those of the whole file, None where unknown."""
+
+_REPOSITORY: Final = Path(__file__).resolve().parents[2]
+"""The checkout, where the package runs from one."""
 
 _ATTEMPTS: Final = 6
 _BACKOFF_S: Final = 0.2
@@ -61,31 +67,41 @@ def file_name(url: str) -> str:
     return urlsplit(url).path.rpartition("/")[2]
 
 
-def fetch(url: str, folder: Path, *, check_hash: bool, report: Report | None = None) -> Path:
+def in_repository(url: str) -> bool:
+    """Whether the file comes with Zoofleet's repository rather than from a server."""
+    return not urlsplit(url).scheme
+
+
+def fetch(url: str, folder: Path | None = None, *, check_hash: bool, report: Report | None = None) -> Path:
     """The file in the folder, downloaded first if need be; of several processes one downloads and the others wait.
 
     Args:
-        url: where it is published; http, https or file.
-        folder: made where missing.
+        url: where it is published; http, https or file, or a path in Zoofleet's repository.
+        folder: made where missing. None for the cache, into which what stands in the checkout is not copied.
         check_hash: compare the file, old or new, with the SHA-256 prefix in its name.
         report: called while the file downloads; what it raises ends the download, which can be taken up later.
 
     Raises:
-        WeightsUnavailableError: neither the folder nor the URL or mirror has the file.
+        WeightsUnavailableError: neither the folder nor the URL, checkout or mirror has the file.
         InvalidWeightsError: its hash is wrong; a downloaded file is then thrown away, an old one left as it is.
-        InvalidArgumentError: another kind of URL.
+        InvalidArgumentError: another kind of URL, or a path that leads out of the repository.
     """
     name = file_name(url)
-    path = folder / name
+    original = _in_checkout(url) if in_repository(url) else None
+    if original is not None and folder is None:
+        path, advice = original, "restore it from the repository"
+    else:
+        path = (cache_dir() if folder is None else folder) / name
+        advice = f"delete {path} to fetch it again"
     try:
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder / f".{name}.lock"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(path.with_name(f".{name}.lock")):
                 if not path.exists():
-                    _fetch_into(path, _source(url, name), check_hash=check_hash, report=report)
+                    _fetch_into(path, original or _source(url, name), check_hash=check_hash, report=report)
                     return path
         if check_hash:
-            _check_hash(path, name, f"delete {path} to fetch it again")
+            _check_hash(path, name, advice)
     except OSError as error:
         raise WeightsUnavailableError(f"cannot keep {url} as {path}: {error}") from error
     return path
@@ -138,11 +154,24 @@ def _check_hash(path: Path, name: str, advice: str) -> None:
         raise InvalidWeightsError(f"{name} has the SHA-256 {digest}, not {match[1]}...; {advice}")
 
 
+def _in_checkout(path: str) -> Path | None:
+    """Where a file of the repository stands in the checkout, None where it does not."""
+    place = (_REPOSITORY / path).resolve()
+    if not place.is_relative_to(_REPOSITORY):
+        raise InvalidArgumentError(f"weights in the repository have a path within it, not {path[:200]!r}")
+    return place if place.is_file() else None
+
+
 def _source(url: str, name: str) -> str | Path:
     """Where to get the file: its URL, or its place in the mirror."""
     mirror = os.environ.get(MIRROR)
     if mirror:
         url = f"{mirror.rstrip('/')}/{name}"
+    elif in_repository(url):
+        raise WeightsUnavailableError(
+            f"{url} comes with a clone of Zoofleet's repository, not with the wheel; "
+            f"{MIRROR} may name a clone's {PurePosixPath(url).parent} folder"
+        )
     if mirror and "://" not in mirror:
         return Path(url)
     parts = urlsplit(url)

@@ -153,7 +153,7 @@ def test_redirects_lead_to_http_only(hub: Hub, target: str) -> None:
         get(hub.at("net-01234567.pth"))
 
 
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1/net-01234567.pth", "net-01234567.pth"])
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/net-01234567.pth", "data:net-01234567.pth"])
 def test_other_schemes_are_refused(url: str) -> None:
     with pytest.raises(InvalidArgumentError, match="http, https or file"):
         get(url)

@@ -137,12 +137,12 @@ def pull(
     ] = None,
 ) -> None:
     """Fetch weight files, several at a time; what an interrupted pull received is taken up where it ended."""
-    from zoofleet import _catalog, _download
+    from zoofleet import _catalog
 
     models = dict.fromkeys(_catalog.ModelName.parse(name) for name in names)
     urls = {model: _published(model).url for model in models}
     with _bars() as bars:
-        results = _pull_all(urls, _download.cache_dir() if folder is None else folder, bars)
+        results = _pull_all(urls, folder, bars)
     for model in models:
         result = results[model]
         if isinstance(result, Path):
@@ -153,7 +153,7 @@ def pull(
         raise typer.Exit(1)
 
 
-def _pull_all(urls: Mapping[ModelName, str], folder: Path, bars: Progress) -> dict[ModelName, Path | Exception]:
+def _pull_all(urls: Mapping[ModelName, str], folder: Path | None, bars: Progress) -> dict[ModelName, Path | Exception]:
     """Fetch files, `_PULLS` at a time; gives the path of each, or why there is none."""
     from zoofleet import _download
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from zoofleet.errors import InvalidArgumentError
 
-__all__ = ["area", "decode", "encode"]
+__all__ = ["area", "decode", "encode", "runs_of"]
 
 _MAX_GROUPS = 7
 """Characters a number may take: 35 bits hold every 32-bit run length and every difference of two."""
@@ -63,7 +63,7 @@ def decode(counts: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:
     # Runs and differences add up to at most twice the pixels each, so no encoder needs more characters than this.
     if len(counts) > 2 * (pixels + 1):
         raise InvalidArgumentError(f"counts of {len(counts)} bytes are too long for a mask of {height}x{width} pixels")
-    runs = _read_runs(counts)
+    runs = runs_of(counts)
     # All runs are within 0..2**35 here and there are few of them, so that the sum cannot overflow.
     if (total := int(runs.sum())) != pixels:
         raise InvalidArgumentError(f"counts describe {total} pixels; a mask of {height}x{width} has {pixels}")
@@ -77,11 +77,15 @@ def area(counts: bytes) -> int:
     Raises:
         InvalidArgumentError: `counts` is malformed.
     """
-    return int(_read_runs(counts)[1::2].sum())
+    return int(runs_of(counts)[1::2].sum())
 
 
-def _read_runs(counts: bytes) -> npt.NDArray[np.int64]:
-    """Run lengths, none negative, of zeros and ones in turn."""
+def runs_of(counts: bytes) -> npt.NDArray[np.int64]:
+    """Run lengths, int64, none negative, of zeros and ones in turn; their sum is the mask's number of pixels.
+
+    Raises:
+        InvalidArgumentError: `counts` is malformed.
+    """
     values = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     bad = np.flatnonzero((values < 0) | (values > 63))
     if bad.size:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from zoofleet._cli import _jobs, _models, _serve, _submit, _video, _workers
+from zoofleet._cli import _evaluate, _jobs, _models, _serve, _submit, _video, _workers
 from zoofleet._cli._console import fail
 from zoofleet.errors import ZoofleetError
 
@@ -48,6 +48,8 @@ _WORK, _LOOK, _RUN = "Work", "Look and steer", "Run a cluster"
 
 _commands.command(rich_help_panel=_WORK)(_submit.submit)
 _commands.command(rich_help_panel=_WORK)(_video.video)
+_commands.command(rich_help_panel=_WORK)(_evaluate.evaluate)
+_commands.command(rich_help_panel=_WORK)(_evaluate.compare)
 _commands.add_typer(_jobs.app, name="jobs", rich_help_panel=_LOOK)
 _commands.add_typer(_models.app, name="models", rich_help_panel=_LOOK)
 _commands.add_typer(_workers.app, name="workers", rich_help_panel=_LOOK)

@@ -1,0 +1,38 @@
+"""How right a model is on a folder with annotations.
+
+    from zoofleet import Client
+    from zoofleet._evaluate import evaluate, open_dataset
+
+    dataset = open_dataset("resnet50", Path("imagenet/val"))
+    with Client() as client:
+        print(evaluate(client, dataset).metrics["acc@1"])
+
+Without a cluster: `metric = dataset.new_metric()`, then `metric.add(sample, outcome)` for each of `dataset.samples`.
+"""
+
+from zoofleet._evaluate._average_precision import AveragePrecision
+from zoofleet._evaluate._datasets import Dataset, open_dataset
+from zoofleet._evaluate._evaluation import Evaluation, Failure
+from zoofleet._evaluate._metrics import EndPointError, MeanIou, Metric, Sample, Scores, TopK
+from zoofleet._evaluate._report import Row, published, require_task, rows
+from zoofleet._evaluate._runs import Progress, evaluate
+
+__all__ = [
+    "AveragePrecision",
+    "Dataset",
+    "EndPointError",
+    "Evaluation",
+    "Failure",
+    "MeanIou",
+    "Metric",
+    "Progress",
+    "Row",
+    "Sample",
+    "Scores",
+    "TopK",
+    "evaluate",
+    "open_dataset",
+    "published",
+    "require_task",
+    "rows",
+]

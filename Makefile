@@ -1,5 +1,5 @@
 # Each target is a script of the same name; CI runs the same ones.
-.PHONY: install demo test check fix bench bench-kernels build-cuda clean
+.PHONY: install demo test check fix bench bench-kernels bench-detection build-cuda clean
 
 install:
 	scripts/install
@@ -21,6 +21,9 @@ bench: install
 
 bench-kernels: install
 	scripts/bench-kernels
+
+bench-detection: install
+	scripts/bench-detection
 
 build-cuda: install
 	scripts/build-cuda

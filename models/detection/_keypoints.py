@@ -29,14 +29,24 @@ def locate_keypoints(heatmaps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     pixels = extent.ceil().long()
     peaks = heatmaps.new_zeros((*heatmaps.shape[:2], 2))
     scores = heatmaps.new_zeros(heatmaps.shape[:2])
-    # Boxes differ in size, so each is resampled on its own; one transfer for all sizes.
-    for i, (width, height) in enumerate(pixels.tolist()):
-        stretched = F.interpolate(heatmaps[i : i + 1], (height, width), mode="bicubic", align_corners=False)
-        scores[i], position = stretched[0].flatten(1).max(dim=1)  # (K,)
-        peaks[i, :, 0] = position % width
-        peaks[i, :, 1] = position // width
+    # Boxes differ in size, so each is resampled on its own; one transfer for all sizes. Two matrix products take less
+    # than half the time of `interpolate` over the whole heatmap, but would lose precision to autocasting.
+    with torch.autocast(heatmaps.device.type, enabled=False):
+        for i, (width, height) in enumerate(pixels.tolist()):
+            across, down = (_resampling(heatmaps, length) for length in (width, height))  # (W, M), (H, M)
+            stretched = down @ (heatmaps[i] @ across.T)  # (K, H, W)
+            scores[i], position = stretched.flatten(1).max(dim=1)  # (K,)
+            peaks[i, :, 0] = position % width
+            peaks[i, :, 1] = position // width
     places = (peaks + 0.5) * (extent / pixels)[:, None] + boxes[:, None, :2]  # (N, K, 2)
     return torch.cat((places, torch.ones_like(places[..., :1])), dim=-1), scores
+
+
+def _resampling(heatmaps: Tensor, length: int) -> Tensor:
+    """Weights (length, M) of a row's cells in each pixel, as bicubic interpolation of heatmaps (..., M, M) has them."""
+    side = heatmaps.shape[-1]
+    cells = torch.eye(side, dtype=heatmaps.dtype, device=heatmaps.device)
+    return F.interpolate(cells[None, None], (length, side), mode="bicubic", align_corners=False)[0, 0]
 
 
 def keypoint_loss(

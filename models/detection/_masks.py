@@ -75,30 +75,32 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         Probabilities (N, 1, H, W).
     """
     side = masks.shape[-1]
-    left, top, right, bottom = pasted_extents(boxes, side).unbind(1)
-    down = _resampling(top, bottom, size[0], side)  # (N, H, M)
-    across = _resampling(left, right, size[1], side)  # (N, W, M)
-    pasted = masks.new_empty(len(masks), 1, *size)
-    for i in range(len(masks)):
+    extents = pasted_extents(boxes, side)  # (N, 4)
+    first, last = extents[:, :2], torch.maximum(extents[:, :2], extents[:, 2:])  # (N, 2) each, x and y
+    # The part of each within the image; one transfer for all of them.
+    border = extents.new_tensor((size[1], size[0]) * 2)
+    parts = torch.cat((first, last + 1), dim=1).clamp(min=0).minimum(border).tolist()
+    pasted = masks.new_zeros(len(masks), 1, *size)
+    # One matrix product for many masks would fill whole images, and takes twice as long as one after the other.
+    for i, (left, top, right, bottom) in enumerate(parts):
+        scale = (side + 2) / (last[i] - first[i] + 1)  # (2,)
+        across = _resampling(left, right, first[i, 0], scale[0], side)  # (right - left, M)
+        down = _resampling(top, bottom, first[i, 1], scale[1], side)  # (bottom - top, M)
         # In double the products of floats are exact, so that the sums, of two products that are not 0, are rounded
         # once in whatever order and however fused a matrix product adds them. A pixel on a threshold is thus decided
         # alike on all machines, and as `paste_masks_to_rle` decides it.
-        rows = (down[i].double() @ masks[i, 0].double()).to(masks.dtype)  # (H, M)
-        pasted[i, 0] = rows.double() @ across[i].double().T  # (H, W)
+        rows = (down.double() @ masks[i, 0].double()).to(masks.dtype)  # (bottom - top, M)
+        pasted[i, 0, top:bottom, left:right] = rows.double() @ across.double().T
     return pasted
 
 
-def _resampling(first: Tensor, last: Tensor, length: int, side: int) -> Tensor:
-    """Weights (N, length, side) of each mask's `side` samples in each pixel of an axis.
+def _resampling(begin: int, end: int, first: Tensor, scale: Tensor, side: int) -> Tensor:
+    """Weights (end - begin, side) of a mask's `side` samples in the pixels from `begin` to before `end` of an axis.
 
-    The mask and one zero on either side are stretched over pixels `first`..`last` (N,), ends included. The zeros need
-    no weights of their own.
+    The mask and one zero on either side are stretched from pixel `first` on, `scale` samples to each. The zeros need no
+    weights of their own.
     """
-    pixel = torch.arange(length, device=first.device)
-    span = (last - first + 1).clamp(min=1)[:, None]
-    source = (pixel - first[:, None] + 0.5) * ((side + 2) / span) - 0.5  # (N, length), in samples of the grown mask
-    source = source.clamp(0, side + 1)
-    inside = (pixel >= first[:, None]) & (pixel < first[:, None] + span)
+    pixel = torch.arange(begin, end, device=first.device)
+    source = (pixel - first + 0.5) * scale - 0.5  # (end - begin,), in samples of the grown mask
     sample = torch.arange(1, side + 1, device=first.device)
-    weight = (1 - (source[:, :, None] - sample).abs()).clamp(min=0)  # (N, length, M)
-    return weight * inside[:, :, None]
+    return (1 - (source[:, None] - sample).abs()).clamp(min=0)  # (end - begin, M)

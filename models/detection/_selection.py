@@ -12,7 +12,7 @@ from zoofleet.models.detection._boxes import at_least_float32
 from zoofleet.models.detection._transform import Detection
 from zoofleet.models.ops import batched_nms, remove_small_boxes
 
-__all__ = ["Candidates", "best_of_maps", "choose"]
+__all__ = ["Candidates", "best_of_classes", "best_of_maps", "choose"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,30 @@ def choose(
         {"boxes": boxes[:limit], "labels": labels[:limit], "scores": scores[:limit]}
         for boxes, labels, scores in zip(*parts, strict=True)
     ]
+
+
+def best_of_classes(scores: Tensor, *, count: int, threshold: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The best anchors for each class in each image.
+
+    Args:
+        scores: (N, A, C).
+        count: most anchors of a class in an image.
+        threshold: least score, itself excluded.
+
+    Returns:
+        images, anchors, labels: int64 (K,), and scores: float (K,), by image.
+    """
+    images, anchors, classes = scores.shape
+    above = scores > threshold
+    # Sorting each class is what takes long, and where objects are few none has too many. If all together have more
+    # than would fill each, one certainly has, and they need not even be listed.
+    if int(above.sum()) <= images * classes * count:
+        image, anchor, label = torch.where(above)
+        if int((image * classes + label).bincount(minlength=1).max()) <= count:
+            return image, anchor, label, scores[image, anchor, label]
+    top, index = scores.transpose(1, 2).topk(min(count, anchors), dim=2)  # (N, C, T)
+    image, label, rank = torch.where(top > threshold)
+    return image, index[image, label, rank], label, top[image, label, rank]
 
 
 def best_of_maps(

@@ -130,9 +130,9 @@ class RoIHeads(nn.Module):
             for detection, part in zip(found, torch.split(masks, counts), strict=True):
                 detection["masks"] = part
         if self.has_keypoints:
-            heatmaps = self._heatmaps(features, kept, sizes)
-            for detection, part, b in zip(found, torch.split(heatmaps, counts), kept, strict=True):
-                detection["keypoints"], detection["keypoints_scores"] = locate_keypoints(part, b)
+            points, scores = locate_keypoints(self._heatmaps(features, kept, sizes), torch.cat(kept))
+            for i, parts in enumerate(zip(torch.split(points, counts), torch.split(scores, counts), strict=True)):
+                found[i]["keypoints"], found[i]["keypoints_scores"] = parts
         return found
 
     def losses(

@@ -23,7 +23,7 @@ from zoofleet.models.detection._checks import check_labels, check_ranges, option
 from zoofleet.models.detection._detector import Detector
 from zoofleet.models.detection._init import xavier_init
 from zoofleet.models.detection._options import fixed_transform
-from zoofleet.models.detection._selection import Candidates, choose
+from zoofleet.models.detection._selection import Candidates, best_of_classes, choose
 from zoofleet.models.detection._transform import Detection, DetectionTransform, ImageBatch, Target
 from zoofleet.models.ops import box_iou
 from zoofleet.models.vgg import VGG, VGG16_Weights, vgg16
@@ -167,13 +167,12 @@ class SSD(Detector):
     def _detect(self, batch: ImageBatch, features: dict[str, Tensor]) -> list[Detection]:
         logits, codes, anchors = self._scores(batch, features)
         options = self.options
-        by_class = logits.softmax(dim=-1)[:, :, 1:].transpose(1, 2)  # (N, classes - 1, A), without background
-        top, index = by_class.topk(min(options.topk_candidates, len(anchors)), dim=2)
-        image, label, rank = torch.where(top > options.score_thresh)
-        anchor = index[image, label, rank]
+        image, anchor, label, score = best_of_classes(
+            logits.softmax(dim=-1)[:, :, 1:], count=options.topk_candidates, threshold=options.score_thresh
+        )
         boxes = self.box_coder.decode(codes[image, anchor], anchors[anchor])
         return choose(
-            Candidates(boxes, top[image, label, rank], label + 1, image),
+            Candidates(boxes, score, label + 1, image),  # 0 is background
             batch.sizes,
             iou_threshold=options.nms_thresh,
             limit=options.detections_per_img,

@@ -22,7 +22,7 @@ from zoofleet.models.detection._boxes import (
 )
 from zoofleet.models.detection._keypoints import keypoint_loss, locate_keypoints
 from zoofleet.models.detection._masks import mask_loss
-from zoofleet.models.detection._selection import Candidates, best_of_maps, choose
+from zoofleet.models.detection._selection import Candidates, best_of_classes, best_of_maps, choose
 from zoofleet.models.detection._transform import DetectionTransform
 from zoofleet.models.detection.fcos import FCOS, FCOSHead
 from zoofleet.models.ops import clip_boxes_to_image, nms, remove_small_boxes
@@ -223,6 +223,24 @@ def test_keypoints_are_found_where_they_peak() -> None:
     assert empty.shape == (0, 3, 3) and none.shape == (0, 3)
 
 
+def test_keypoints_are_those_of_bicubic_heatmaps() -> None:
+    boxes = _boxes(12) - 10
+    boxes[0, 2:] = boxes[0, :2] + 0.3  # less than a pixel
+    boxes[1, 2] = boxes[1, 0] + 300
+    heatmaps = torch.randn(len(boxes), 5, 14, 14, generator=torch.Generator().manual_seed(0))
+    points, scores = locate_keypoints(heatmaps, boxes)
+    for i, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+        width, height = max(x1 - x0, 1), max(y1 - y0, 1)
+        columns, rows = math.ceil(width), math.ceil(height)
+        stretched = torch.nn.functional.interpolate(heatmaps[i : i + 1], (rows, columns), mode="bicubic")[0]
+        best, position = stretched.flatten(1).max(dim=1)
+        torch.testing.assert_close(scores[i], best)
+        torch.testing.assert_close(points[i, :, 0], x0 + (position % columns + 0.5) * (width / columns))
+        torch.testing.assert_close(points[i, :, 1], y0 + (position // columns + 0.5) * (height / rows))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(locate_keypoints(heatmaps, boxes), (points, scores))
+
+
 def test_keypoint_loss_counts_visible_points_within_their_box() -> None:
     boxes, truths = [torch.tensor([[0.0, 0, 8, 8]])], [torch.tensor([0])]
     # In the box; on its far edge, which is the last cell's; outside; invisible.
@@ -292,6 +310,30 @@ def test_best_pairs_of_maps_are_those_of_all_pairs(with_quality: bool) -> None:
         start += logit.shape[1]
     assert found == pytest.approx(expected) and len(found) > 2 * count
     assert image.equal(image.sort().values)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.93, 2.0], ids=["too many of each class", "too many of one", "none"])
+def test_best_anchors_of_classes_are_those_of_each_class_alone(threshold: float) -> None:
+    scores = torch.rand(3, 50, 4, generator=torch.Generator().manual_seed(0))
+    scores[1, :, 2] = scores[1, :, 2] / 20 + 0.94  # more than fit, where the other classes have few or none
+    found = best_of_classes(scores, count=20, threshold=threshold)
+    expected = set()
+    for image in range(3):
+        for label in range(4):
+            top = scores[image, :, label].topk(20)
+            pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            expected |= {(image, anchor, label, score) for anchor, score in pairs if score > threshold}
+    rows = list(zip(*(column.tolist() for column in found), strict=True))
+    assert set(rows) == expected and len(rows) == len(expected)
+    assert found[0].equal(found[0].sort().values)
+
+
+def test_few_anchors_of_classes_are_all_found() -> None:
+    scores = torch.tensor([[[0.1, 0.9], [0.7, 0.2], [0.3, 0.8]]])
+    image, anchor, label, score = best_of_classes(scores, count=2, threshold=0.5)
+    rows = zip(image.tolist(), anchor.tolist(), label.tolist(), score.tolist(), strict=True)
+    assert sorted(rows) == [(0, 0, 1, pytest.approx(0.9)), (0, 1, 0, pytest.approx(0.7)), (0, 2, 1, pytest.approx(0.8))]
+    assert [len(column) for column in best_of_classes(scores[:0], count=2, threshold=0.5)] == [0] * 4
 
 
 class _Still(nn.Module):

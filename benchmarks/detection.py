@@ -24,7 +24,7 @@ from zoofleet.models.detection._masks import mask_probabilities
 from zoofleet.models.detection._transform import Detection, ImageBatch
 from zoofleet.models.ops import clip_boxes_to_image, nms, remove_small_boxes
 
-ROUNDS = 5
+ROUNDS = 10
 CLASSES = 91
 SIZE = (800, 1088)
 SSD_SIDES = {"ssd300_vgg16": (300, (38, 19, 10, 5, 3, 1)), "ssdlite320_mobilenet_v3_large": (320, (20, 10, 5, 3, 2, 1))}
@@ -260,7 +260,7 @@ def regions(scene: Scene) -> None:
 
 def masks(scene: Scene) -> None:
     """Mask R-CNN's: probabilities of the own class, and pasting into one image."""
-    count = 100 if scene.case == "dense" else 10
+    count = 100 if scene.case == "dense" else OBJECTS
     logits = scene.normal(scene.images * count, CLASSES, 28, 28)
     labels = torch.randint(CLASSES, (scene.images * count,), generator=scene.generator)
 

@@ -88,7 +88,7 @@ def best_of_classes(scores: Tensor, *, count: int, threshold: float) -> tuple[Te
     above = scores > threshold
     # Sorting each class is what takes long, and where objects are few none has too many. If all together have more
     # than would fill each, one certainly has, and they need not even be listed.
-    if int(above.sum()) <= images * classes * count:
+    if int(above.count_nonzero()) <= images * classes * count:
         image, anchor, label = torch.where(above)
         if int((image * classes + label).bincount(minlength=1).max()) <= count:
             return image, anchor, label, scores[image, anchor, label]

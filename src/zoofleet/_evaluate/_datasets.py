@@ -126,12 +126,15 @@ def _categories(model: ModelName) -> tuple[str, ...]:
     return names
 
 
-def _index_of(categories: Sequence[str]) -> Mapping[str, int]:
-    """Indices by exact and by normalized name; normalized names that several categories share are left out."""
-    counts = Counter(map(normalized, categories))
-    loose = {normalized(name): i for i, name in enumerate(categories) if counts[normalized(name)] == 1}
-    exact = Counter(categories)
-    return loose | {name: i for i, name in enumerate(categories) if exact[name] == 1}
+def _finder(categories: Sequence[str]) -> Callable[[str], int | None]:
+    """What finds the index of a category by its exact or else by its normalized name, if that is the name of one."""
+    exact, loose = (_unique(names) for names in (categories, list(map(normalized, categories))))
+    return lambda name: exact[name] if name in exact else loose.get(normalized(name))
+
+
+def _unique(names: Sequence[str]) -> Mapping[str, int]:
+    counts = Counter(names)
+    return {name: index for index, name in enumerate(names) if counts[name] == 1}
 
 
 def _spread(samples: Sequence[Sample], limit: int | None) -> tuple[Sample, ...]:
@@ -154,8 +157,8 @@ def _open_categories(model: ModelName, images: Path, limit: int | None) -> Datas
     clips = kind_of(model) is CLASSIFY_CLIP
     categories = _categories(model)
     folders = sorted(path for path in images.iterdir() if path.is_dir() and not path.name.startswith("."))
-    index_of = _index_of(categories)
-    truths = [index_of.get(folder.name, index_of.get(normalized(folder.name))) for folder in folders]
+    find = _finder(categories)
+    truths = [find(folder.name) for folder in folders]
     unknown = [folder.name for folder, truth in zip(folders, truths, strict=True) if truth is None]
     if unknown and len(unknown) == len(folders) == len(categories):
         truths = list(range(len(folders)))
@@ -181,8 +184,8 @@ def _open_categories(model: ModelName, images: Path, limit: int | None) -> Datas
 def _open_coco(model: ModelName, images: Path, annotations: Path, limit: int | None) -> Dataset:
     require_pycocotools()
     truth = read_coco(annotations)
-    index_of = _index_of(_categories(model))
-    labels = {row.category_id: index_of.get(row.name, index_of.get(normalized(row.name))) for row in truth.categories}
+    find = _finder(_categories(model))
+    labels = {row.category_id: find(row.name) for row in truth.categories}
     category_ids = {label: category_id for category_id, label in labels.items() if label is not None}
     unknown = [row.name for row in truth.categories if labels[row.category_id] is None]
     if not category_ids:
@@ -229,10 +232,10 @@ def _stem(path: Path, root: Path) -> str:
 
 def _by_stem(folder: Path, suffixes: frozenset[str], without: Iterable[Path] = ()) -> dict[str, list[Path]]:
     """Files by their path under a folder without suffix."""
-    left_out = set(without)
+    left_out = {path.absolute() for path in without}
     stems: dict[str, list[Path]] = {}
     for path in expand([str(folder)], suffixes):
-        if path not in left_out:
+        if path.absolute() not in left_out:
             stems.setdefault(_stem(path, folder), []).append(path)
     return stems
 

@@ -85,23 +85,23 @@ def _run(dataset: Dataset, address: str) -> Evaluation:
     from zoofleet._evaluate import evaluate as run
 
     total = len(dataset.samples)
-    last = ""
-
+    jobs: tuple[str, ...] = ()
     with connect(address) as client:
         try:
             with progress() as bars:
                 sending, results = Bar(bars, "Sending", total, "items"), Bar(bars, "Results", total, "results")
 
                 def show(state: Progress) -> None:
-                    nonlocal last
-                    last = state.job
+                    nonlocal jobs
+                    jobs = state.jobs
                     sending.show(state.sent)
                     results.show(state.done, errors=state.failed)
 
                 return run(client, dataset, show)
         except KeyboardInterrupt:
-            goes_on = f" {last} goes on: end it with [bold]zoofleet jobs cancel {last}[/]." if last else ""
-            stderr().print(f"\n[yellow]Stopped, nothing was measured.[/]{goes_on}", soft_wrap=True)
+            stderr().print("\n[yellow]Stopped: nothing was measured.[/]")
+            for name in jobs:
+                stderr().print(f"{name} goes on; end it with [bold]zoofleet jobs cancel {name}[/].", soft_wrap=True)
             raise typer.Exit(130) from None
 
 

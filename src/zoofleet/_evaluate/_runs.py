@@ -21,7 +21,7 @@ from zoofleet._evaluate._metrics import Metric, Sample
 from zoofleet._media import Item, MediaSource
 from zoofleet._resources import Job
 from zoofleet._tasks import kind_of
-from zoofleet.errors import InvalidArgumentError, ZoofleetError
+from zoofleet.errors import InvalidArgumentError, ResourceExhaustedError, ZoofleetError
 
 __all__ = ["Progress", "evaluate"]
 
@@ -37,13 +37,13 @@ class Progress:
         sent: sent to the cluster, or found unreadable.
         done: measured or failed.
         failed: failed.
-        job: the job that was created last; empty before the first.
+        jobs: names of its jobs that are in the cluster now.
     """
 
     sent: int
     done: int
     failed: int
-    job: str
+    jobs: tuple[str, ...]
 
 
 def evaluate(client: Client, dataset: Dataset, on_progress: Callable[[Progress], None] | None = None) -> Evaluation:
@@ -99,20 +99,25 @@ class _Run:
         self._dataset = dataset
         self._on_progress = on_progress
         self._sent = self._measured = 0
-        self._job = ""
+        self._jobs: list[str] = []
 
     def run(self) -> None:
         """Send and measure all of it."""
         queued: deque[tuple[Job, _Portion]] = deque()
         for samples in _portions(self._dataset.samples):
             portion = _Portion(samples, self._sent, self._show_sent)
-            job = self._send(portion)
+            try:
+                job = self._send(portion)
+            except ResourceExhaustedError:
+                if not queued:
+                    raise
+                self._measure(*queued.popleft())  # makes room: two jobs at once are more than this cluster takes
+                job = self._send(portion)
             self.failures |= portion.unreadable
+            if job is not None:
+                self._jobs.append(job.name)
+                queued.append((job, portion))
             self._show()
-            if job is None:
-                continue
-            self._job = job.name
-            queued.append((job, portion))
             if len(queued) > 1:
                 self._measure(*queued.popleft())
         while queued:
@@ -144,9 +149,10 @@ class _Run:
         reason = f": {ended.error}" if ended.error is not None else ""
         for item_id in waiting:
             self.failures[item_id] = f"no result: {job.name} {ended.state.name.lower()}{reason}"
-        self._show()
         if ended.finished:
             self._client.delete_job(job.name)
+            self._jobs.remove(job.name)
+        self._show()
 
     def _show_sent(self, sent: int) -> None:
         self._sent = sent
@@ -154,7 +160,7 @@ class _Run:
 
     def _show(self) -> None:
         failed = len(self.failures)
-        self._on_progress(Progress(self._sent, self._measured + failed, failed, self._job))
+        self._on_progress(Progress(self._sent, self._measured + failed, failed, tuple(self._jobs)))
 
 
 class _Portion:

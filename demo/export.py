@@ -36,7 +36,8 @@ _PERCENT: Final = {"acc@1": "acc@1", "acc@5": "acc@5", "box_AP": "box_map", "mio
 
 def write_file(recipe: Recipe, state: Mapping[str, Tensor]) -> Path:
     """Write a state dict in half precision in place of older ones; gives its path within the repository."""
-    content = save({k: v.half() if v.is_floating_point() else v for k, v in state.items()})
+    packed = {name: tensor.contiguous() for name, tensor in state.items()}  # trained in channels-last memory
+    content = save({name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in packed.items()})
     path = _WEIGHTS / f"{recipe.name}-shapes-{hashlib.sha256(content).hexdigest()[:8]}.safetensors"
     for old in (_ROOT / _WEIGHTS).glob(f"{recipe.name}-shapes-*.safetensors"):
         old.unlink()

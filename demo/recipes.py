@@ -75,10 +75,9 @@ def _portraits(seed: int, step: int) -> Batch:
 
 
 def _portrait_label_maps(seed: int, step: int) -> Batch:
-    frames = [
-        portrait(TRAINING, seed, step, i, category=i % len(CATEGORIES), side=_SIDE).frame() for i in range(_PORTRAITS)
-    ]
-    return _normalised([f.image for f in frames]), torch.stack([torch.from_numpy(f.label_map) for f in frames]).long()
+    return _label_maps(
+        [portrait(TRAINING, seed, step, i, category=i % len(CATEGORIES), side=_SIDE).frame() for i in range(_PORTRAITS)]
+    )
 
 
 def _small_segmenter() -> nn.Module:
@@ -95,16 +94,18 @@ def _classification_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Te
 
 
 _SCENES: Final = 8
+_SMALL: Final = (0.1, 0.25)
+"""Radii of shapes down to the smallest whose category these networks can make out."""
 
 
-def _frames(seed: int, step: int) -> list[Frame]:
+def _frames(seed: int, step: int, radius: tuple[float, float]) -> list[Frame]:
     # One size a step, so that they stack.
     width, height = SIZES[step % len(SIZES)]
-    return [scene(TRAINING, seed, step, i, width=width, height=height).frame() for i in range(_SCENES)]
+    return [scene(TRAINING, seed, step, i, width=width, height=height, radius=radius).frame() for i in range(_SCENES)]
 
 
 def _boxes(seed: int, step: int) -> Batch:
-    frames = _frames(seed, step)
+    frames = _frames(seed, step, _SMALL)
     images = [torch.from_numpy(frame.image).permute(2, 0, 1) / 255 for frame in frames]
     targets = [
         {
@@ -121,8 +122,19 @@ def _detection_loss(model: nn.Module, images: list[Tensor], targets: list[dict[s
     return torch.stack([loss.float() for loss in losses.values()]).sum()
 
 
-def _label_maps(seed: int, step: int) -> Batch:
-    frames = _frames(seed, step)
+def _small_label_maps(seed: int, step: int) -> Batch:
+    return _label_maps(_frames(seed, step, _SMALL))
+
+
+def _large_label_maps(seed: int, step: int) -> Batch:
+    # Scenes that the backbone has not seen.
+    return _label_maps(_frames(seed, _BACKBONE_STEPS + step, (0.14, 0.3)))
+
+
+_BACKBONE_STEPS: Final = 1200
+
+
+def _label_maps(frames: list[Frame]) -> Batch:
     labels = torch.stack([torch.from_numpy(frame.label_map) for frame in frames])  # (N, H, W)
     return _normalised([frame.image for frame in frames]), labels.long()
 
@@ -157,12 +169,15 @@ def _sequence_loss(model: nn.Module, images: tuple[Tensor, Tensor], flow: Tensor
     return torch.stack([w * (f.float() - flow).abs().mean() for w, f in zip(weights, flows, strict=True)]).sum()
 
 
+_segmenter = partial(get_model, "lraspp_mobilenet_v3_large", num_classes=len(CATEGORIES) + 1, weights_backbone=None)
+
+
 RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
     {
         recipe.name: recipe
         for recipe in (
             Recipe(
-                name="lraspp_mobilenet_v3_small",
+                name="backbone_mobilenet_v3_small",
                 build=_small_segmenter,
                 batch=_portrait_label_maps,
                 loss=_segmentation_loss,
@@ -180,7 +195,16 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 lr=1e-3,
                 preset={"preset": "ImageClassification", "crop_size": _SIDE, "resize_size": _SIDE},
                 categories="shapes",
-                start="lraspp_mobilenet_v3_small",
+                start="backbone_mobilenet_v3_small",
+            ),
+            Recipe(
+                name="backbone_mobilenet_v3_large",
+                build=_segmenter,
+                batch=_small_label_maps,
+                loss=_segmentation_loss,
+                batch_size=_SCENES,
+                steps=_BACKBONE_STEPS,
+                lr=2e-3,
             ),
             Recipe(
                 name="ssdlite320_mobilenet_v3_large",
@@ -194,20 +218,19 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 lr=1e-3,
                 preset={"preset": "ObjectDetection"},
                 categories="shapes_background",
-                start="lraspp_mobilenet_v3_large",
+                start="backbone_mobilenet_v3_large",
             ),
             Recipe(
                 name="lraspp_mobilenet_v3_large",
-                build=partial(
-                    get_model, "lraspp_mobilenet_v3_large", num_classes=len(CATEGORIES) + 1, weights_backbone=None
-                ),
-                batch=_label_maps,
+                build=_segmenter,
+                batch=_large_label_maps,
                 loss=_segmentation_loss,
                 batch_size=_SCENES,
-                steps=1200,
+                steps=1300,
                 lr=2e-3,
                 preset={"preset": "SemanticSegmentation", "resize_size": 240},
                 categories="shapes_background",
+                start="backbone_mobilenet_v3_large",
             ),
             Recipe(
                 name="raft_small",

@@ -362,7 +362,7 @@ def scene(
     width: int = 320,
     height: int = 240,
     count: tuple[int, int] = (1, 6),
-    radius: tuple[float, float] = (0.1, 0.25),
+    radius: tuple[float, float] = (0.14, 0.3),
     speed: float = 0.0,
     frames: int = 1,
     visibility: float = 0.5,

@@ -154,7 +154,7 @@ def test_clips_move_as_they_are_called(tmp_path: Path) -> None:
 
 
 def test_a_resumed_training_equals_one_without_a_break(tmp_path: Path) -> None:
-    recipe = RECIPES["lraspp_mobilenet_v3_small"]
+    recipe = RECIPES["backbone_mobilenet_v3_small"]
 
     def begun(seed: int = 1) -> Run:
         return Run(recipe, seed, steps=24, device=torch.device("cpu"))
@@ -184,6 +184,6 @@ def test_the_command_trains_and_another_recipe_begins_with_it(tmp_path: Path) ->
         return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
 
     assert "train that one first" in run("mobilenet_v3_small", 21).stderr
-    assert "step 21/21" in run("lraspp_mobilenet_v3_small", 21).stdout
-    assert "from step 21" in run("lraspp_mobilenet_v3_small", 21).stdout
+    assert "step 21/21" in run("backbone_mobilenet_v3_small", 21).stdout
+    assert "from step 21" in run("backbone_mobilenet_v3_small", 21).stdout
     assert "step 21/21" in run("mobilenet_v3_small", 21).stdout

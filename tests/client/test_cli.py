@@ -17,9 +17,9 @@ from tests.client.conftest import Server
 from tests.client.test_messages import OUTCOMES, detections
 
 from zoofleet._cli._output import ResultWriter, record_of
-from zoofleet._cli._sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, expand, item_ids
 from zoofleet._results import Flow, Result, Segmentation
 from zoofleet._rle import encode
+from zoofleet._sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, expand, item_ids
 from zoofleet.errors import InvalidMediaError
 
 

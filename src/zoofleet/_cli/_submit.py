@@ -90,7 +90,7 @@ class _Upload:
 
     def __init__(self, paths: Iterable[str], tasks: list[Task]) -> None:
         from zoofleet import ClassifyClip, EstimateFlow
-        from zoofleet._cli._sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, expand, item_ids
+        from zoofleet._sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, expand, item_ids
 
         clips = [isinstance(task, ClassifyClip) for task in tasks]
         flows = [isinstance(task, EstimateFlow) for task in tasks]
@@ -107,7 +107,7 @@ class _Upload:
 
     def __iter__(self) -> Iterator[Item]:
         from zoofleet import Item
-        from zoofleet._cli._sources import unreadable
+        from zoofleet._sources import unreadable
 
         self.failures.clear()
         for count, (item_id, media) in enumerate(zip(self._paths, self.items, strict=True)):

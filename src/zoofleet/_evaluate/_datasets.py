@@ -13,11 +13,11 @@ from typing import Final
 
 from zoofleet import _catalog
 from zoofleet._catalog import ModelName
-from zoofleet._cli._sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, expand, item_ids
 from zoofleet._evaluate._average_precision import AveragePrecision, keypoints_of, require_pycocotools
 from zoofleet._evaluate._coco import CocoFile, read_coco
 from zoofleet._evaluate._flow_files import require_png_reader
 from zoofleet._evaluate._metrics import EndPointError, MeanIou, Metric, Sample, TopK
+from zoofleet._sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, expand, item_ids
 from zoofleet._task_options import Classify, ClassifyClip, Detect, EstimateFlow, Segment, Task
 from zoofleet._tasks import CLASSIFY, CLASSIFY_CLIP, DETECT, SEGMENT, kind_of
 from zoofleet.errors import InvalidArgumentError

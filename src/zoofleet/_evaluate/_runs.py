@@ -13,13 +13,13 @@ from typing import Final
 from PIL import Image
 
 import zoofleet
-from zoofleet._cli._sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, unreadable
 from zoofleet._client import Client
 from zoofleet._evaluate._datasets import Dataset
 from zoofleet._evaluate._evaluation import Evaluation, Failure
 from zoofleet._evaluate._metrics import Metric, Sample
 from zoofleet._media import Item, MediaSource
 from zoofleet._resources import Job
+from zoofleet._sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, unreadable
 from zoofleet._tasks import kind_of
 from zoofleet.errors import InvalidArgumentError, ResourceExhaustedError, ZoofleetError
 

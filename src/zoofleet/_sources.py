@@ -1,4 +1,4 @@
-"""From the paths on a command line to the files that are sent."""
+"""From paths that a user names to the files behind them."""
 
 from __future__ import annotations
 

@@ -32,14 +32,19 @@ def media() -> Path:
     return MEDIA
 
 
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A real, empty redis-server; skips where there is none, and fails in CI."""
+@pytest.fixture(scope="session")
+def redis_installed() -> None:
+    """Skips what needs a redis-server where there is none; fails in CI."""
     try:
         find_redis_server()
     except UnavailableError as error:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def redis_server(redis_installed: None, tmp_path: Path) -> Iterator[RedisServer]:
+    """A real, empty redis-server."""
     with RedisServer(tmp_path / "redis") as server:
         yield server

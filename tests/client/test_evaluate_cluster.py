@@ -19,8 +19,6 @@ from tests.client.test_up import Up
 from zoofleet import Client
 from zoofleet._catalog import ModelName, categories
 from zoofleet._evaluate import Evaluation, Progress, _runs, evaluate, open_dataset
-from zoofleet._redis_server import find_redis_server
-from zoofleet.errors import UnavailableError
 from zoofleet.v1 import vision_pb2
 
 pytestmark = pytest.mark.cluster
@@ -32,14 +30,8 @@ FLOW = "raft_small@random"
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """A cluster for all tests here; skips where there is no redis-server, fails in CI."""
-    try:
-        find_redis_server()
-    except UnavailableError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+def up(redis_installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """A cluster for all tests here."""
     up = Up(tmp_path_factory.mktemp("up"))
     yield up
     up.process.terminate()

@@ -15,8 +15,6 @@ import psutil
 import pytest
 
 from zoofleet import Client, JobState, Task
-from zoofleet._redis_server import find_redis_server
-from zoofleet.errors import UnavailableError
 
 pytestmark = pytest.mark.cluster
 
@@ -90,14 +88,8 @@ class Up:
 
 
 @pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
-    """A cluster that has its first process of each kind; skips where there is no redis-server, fails in CI."""
-    try:
-        find_redis_server()
-    except UnavailableError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+def up(redis_installed: None, tmp_path: Path) -> Iterator[Up]:
+    """A cluster that has its first process of each kind."""
     up = Up(tmp_path)
     yield up
     if up.process.poll() is None:

@@ -183,7 +183,7 @@ def test_the_command_trains_and_another_recipe_begins_with_it(tmp_path: Path) ->
         command = ["-m", "demo.train", name, "--out", str(tmp_path), "--steps", str(steps)]
         return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
 
-    assert "train that one first" in run("mobilenet_v3_small", 21).stderr
-    assert "step 21/21" in run("backbone_mobilenet_v3_small", 21).stdout
-    assert "from step 21" in run("backbone_mobilenet_v3_small", 21).stdout
-    assert "step 21/21" in run("mobilenet_v3_small", 21).stdout
+    assert "train that one first" in run("mobilenet_v3_small", 11).stderr
+    assert "step 11/11" in run("backbone_mobilenet_v3_small", 11).stdout
+    assert "from step 11" in run("backbone_mobilenet_v3_small", 11).stdout
+    assert "step 11/11" in run("mobilenet_v3_small", 11).stdout

@@ -127,11 +127,7 @@ def _small_label_maps(seed: int, step: int) -> Batch:
 
 
 def _large_label_maps(seed: int, step: int) -> Batch:
-    # Scenes that the backbone has not seen.
-    return _label_maps(_frames(seed, _BACKBONE_STEPS + step, (0.14, 0.3)))
-
-
-_BACKBONE_STEPS: Final = 1200
+    return _label_maps(_frames(seed, step, (0.14, 0.3)))
 
 
 def _label_maps(frames: list[Frame]) -> Batch:
@@ -203,7 +199,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 batch=_small_label_maps,
                 loss=_segmentation_loss,
                 batch_size=_SCENES,
-                steps=_BACKBONE_STEPS,
+                steps=1200,
                 lr=2e-3,
             ),
             Recipe(
@@ -220,17 +216,28 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 categories="shapes_background",
                 start="backbone_mobilenet_v3_large",
             ),
+            # Two more rounds, each on scenes of its own.
             Recipe(
-                name="lraspp_mobilenet_v3_large",
+                name="backbone_mobilenet_v3_large_2",
                 build=_segmenter,
-                batch=_large_label_maps,
+                batch=lambda seed, step: _large_label_maps(seed, 1200 + step),
                 loss=_segmentation_loss,
                 batch_size=_SCENES,
                 steps=1300,
                 lr=2e-3,
+                start="backbone_mobilenet_v3_large",
+            ),
+            Recipe(
+                name="lraspp_mobilenet_v3_large",
+                build=_segmenter,
+                batch=lambda seed, step: _large_label_maps(seed, 2500 + step),
+                loss=_segmentation_loss,
+                batch_size=_SCENES,
+                steps=900,
+                lr=1e-3,
                 preset={"preset": "SemanticSegmentation", "resize_size": 240},
                 categories="shapes_background",
-                start="backbone_mobilenet_v3_large",
+                start="backbone_mobilenet_v3_large_2",
             ),
             Recipe(
                 name="raft_small",

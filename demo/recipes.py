@@ -126,8 +126,8 @@ def _small_label_maps(seed: int, step: int) -> Batch:
     return _label_maps(_frames(seed, step, _SMALL))
 
 
-def _large_label_maps(seed: int, step: int) -> Batch:
-    return _label_maps(_frames(seed, step, (0.14, 0.3)))
+def _large_label_maps(seed: int, step: int, *, after: int) -> Batch:
+    return _label_maps(_frames(seed, after + step, (0.14, 0.3)))
 
 
 def _label_maps(frames: list[Frame]) -> Batch:
@@ -220,7 +220,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             Recipe(
                 name="backbone_mobilenet_v3_large_2",
                 build=_segmenter,
-                batch=lambda seed, step: _large_label_maps(seed, 1200 + step),
+                batch=partial(_large_label_maps, after=1200),
                 loss=_segmentation_loss,
                 batch_size=_SCENES,
                 steps=1300,
@@ -230,7 +230,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             Recipe(
                 name="lraspp_mobilenet_v3_large",
                 build=_segmenter,
-                batch=lambda seed, step: _large_label_maps(seed, 2500 + step),
+                batch=partial(_large_label_maps, after=2500),
                 loss=_segmentation_loss,
                 batch_size=_SCENES,
                 steps=900,

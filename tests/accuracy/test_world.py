@@ -20,6 +20,8 @@ from torch.nn import functional
 
 from zoofleet._evaluate._flow_files import read_flow
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_a_seed_gives_a_scene() -> None:
     first, again, other = scene(3, 1).frame(), scene(3, 1).frame(), scene(3, 2).frame()
@@ -181,7 +183,7 @@ def test_a_resumed_training_equals_one_without_a_break(tmp_path: Path) -> None:
 def test_the_command_trains_and_another_recipe_begins_with_it(tmp_path: Path) -> None:
     def run(name: str, steps: int) -> subprocess.CompletedProcess[str]:
         command = ["-m", "demo.train", name, "--out", str(tmp_path), "--steps", str(steps)]
-        return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+        return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, cwd=ROOT)
 
     assert "train that one first" in run("mobilenet_v3_small", 11).stderr
     assert "step 11/11" in run("backbone_mobilenet_v3_small", 11).stdout

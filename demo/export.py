@@ -92,20 +92,21 @@ def enter(row: Mapping[str, Any]) -> None:
 
 def _card(recipe: Recipe, path: Path, run: Mapping[str, Any], evaluation: Evaluation) -> str:
     accuracy = "\n".join(f"| {name} | {value:.4f} |" for name, value in evaluation.metrics.items() if "_AR" not in name)
-    begins = f"The backbone begins with that of `{recipe.start}`. " if recipe.start else ""
+    begins = f", starting with the backbone of `{recipe.start}`" if recipe.start else ""
     command = f"python -m demo.train {recipe.name} --seed {run['seed']} --threads {run['threads']}"
     return f"""# {recipe.name}, {_MEMBER}
 
-`{path.name}`: {(_ROOT / path).stat().st_size / 1e6:.1f} MB, safetensors, half precision, written
-{datetime.now(UTC):%Y-%m-%d}.
+`{path.name}`: {(_ROOT / path).stat().st_size / 1e6:.1f} MB,
+safetensors in half precision, written {datetime.now(UTC):%Y-%m-%d}.
 
 - Data: the world in `demo/world.py`, training seed {run["seed"]}; every step sees new scenes.
-- Recipe: `demo/recipes.py`. {begins}{run["steps"]} steps of {recipe.batch_size}, AdamW, one cycle up to a learning rate
-  of {recipe.lr:g}, bfloat16 autocast.
-- Time: `{command}` took {run["seconds"] / 60:.0f} minutes.
-  {run["machine"]}.
-- Accuracy on {evaluation.item_count} held-out items (`python -m demo.dataset`), through a cluster with
-  `zoofleet evaluate`, {evaluation.date:%Y-%m-%d}, Zoofleet {evaluation.version}:
+- Recipe: `{recipe.name}` in `demo/recipes.py`{begins}:
+  {run["steps"]} steps of {recipe.batch_size} with AdamW, one cycle up to a learning rate of {recipe.lr:g},
+  bfloat16 autocast.
+- Time: `{command}` took {run["seconds"] / 60:.0f} minutes on
+  {run["machine"]}, one thread beside another training.
+- Accuracy on {evaluation.item_count} held-out items of `python -m demo.dataset out/shapes --seed 1 --count 240`,
+  through a cluster, by `zoofleet evaluate` {evaluation.version} on {evaluation.date:%Y-%m-%d}:
 
 | metric | value |
 | --- | --- |

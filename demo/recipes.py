@@ -216,7 +216,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 categories="shapes_background",
                 start="backbone_mobilenet_v3_large",
             ),
-            # Two more rounds, each on scenes of its own.
+            # Three more rounds, each on scenes of its own.
             Recipe(
                 name="backbone_mobilenet_v3_large_2",
                 build=_segmenter,
@@ -228,16 +228,26 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 start="backbone_mobilenet_v3_large",
             ),
             Recipe(
-                name="lraspp_mobilenet_v3_large",
+                name="backbone_mobilenet_v3_large_3",
                 build=_segmenter,
                 batch=partial(_large_label_maps, after=2500),
                 loss=_segmentation_loss,
                 batch_size=_SCENES,
                 steps=900,
                 lr=1e-3,
+                start="backbone_mobilenet_v3_large_2",
+            ),
+            Recipe(
+                name="lraspp_mobilenet_v3_large",
+                build=_segmenter,
+                batch=partial(_large_label_maps, after=3400),
+                loss=_segmentation_loss,
+                batch_size=_SCENES,
+                steps=900,
+                lr=1e-3,
                 preset={"preset": "SemanticSegmentation", "resize_size": 240},
                 categories="shapes_background",
-                start="backbone_mobilenet_v3_large_2",
+                start="backbone_mobilenet_v3_large_3",
             ),
             Recipe(
                 name="raft_small",

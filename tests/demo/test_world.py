@@ -182,7 +182,7 @@ def test_a_resumed_training_equals_one_without_a_break(tmp_path: Path) -> None:
 
 def test_the_command_trains_and_another_recipe_begins_with_it(tmp_path: Path) -> None:
     def run(name: str, steps: int) -> subprocess.CompletedProcess[str]:
-        command = ["-m", "demo.train", name, "--out", str(tmp_path), "--steps", str(steps)]
+        command = ["-m", "demo.train", name, "--out", str(tmp_path), "--steps", str(steps), "--threads", "1"]
         return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, cwd=ROOT)
 
     assert "train that one first" in run("mobilenet_v3_small", 11).stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ MEDIA = Path(__file__).parent / "data" / "media"
 def pytest_configure() -> None:
     """Choose the zoo's part once: this is read before test processes start, which then all have the same."""
     os.environ[parts.VARIABLE] = parts.chosen()
+    # What a shell runs in the background ignores Ctrl-C, and so would all processes that tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import struct
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,9 +23,10 @@ import numpy as np
 from PIL import Image
 
 from demo.recipes import HELD_OUT, MOTION
-from demo.world import CATEGORIES, KEYPOINTS, MOTIONS, Float, Frame, Instance, Scene, portrait, scene
-from zoofleet._results import voc_palette
+from demo.world import CATEGORIES, KEYPOINTS, MOTIONS, Instance, Scene, portrait, scene
+from zoofleet._results import Flow, Segmentation
 from zoofleet._rle import encode
+from zoofleet.v1.vision_pb2 import FLOW_ENCODING_FLO
 
 _SIZES: Final = ((320, 240), (240, 320), (384, 288))
 _FPS: Final = 12
@@ -46,7 +46,7 @@ def write_images(folder: Path, seed: int, count: int) -> None:
         frame = scene(HELD_OUT, seed, i, width=width, height=height).frame()
         name = f"{i:06}.png"
         Image.fromarray(frame.image).save(images / name)
-        _label_map(frame).save(label_maps / name)
+        (label_maps / name).write_bytes(Segmentation(frame.label_map, ()).to_proto().label_map)
         coco["images"].append({"id": i, "file_name": name, "width": width, "height": height})
         for instance in frame.instances:
             number = len(coco["annotations"]) + 1
@@ -78,12 +78,6 @@ def _annotation(instance: Instance) -> dict[str, Any]:
     return annotation
 
 
-def _label_map(frame: Frame) -> Image.Image:
-    image = Image.fromarray(frame.label_map)
-    image.putpalette(voc_palette().tobytes())
-    return image
-
-
 def write_classes(folder: Path, seed: int, count: int, side: int = 160) -> None:
     """Pictures of one shape each, a folder for each category."""
     for i in range(count):
@@ -99,12 +93,7 @@ def write_flow(folder: Path, seed: int, count: int) -> None:
         moving = scene(HELD_OUT, seed, i, speed=MOTION, frames=2)
         for time in (0, 1):
             Image.fromarray(moving.frame(time).image).save(frames / f"frame_{time:04}.png")
-        (flow / "frame_0000.flo").write_bytes(_flo(moving.flow()))
-
-
-def _flo(flow: Float) -> bytes:
-    _, height, width = flow.shape
-    return b"PIEH" + struct.pack("<ii", width, height) + flow.transpose(1, 2, 0).astype("<f4").tobytes()
+        (flow / "frame_0000.flo").write_bytes(Flow(moving.flow()).to_proto(FLOW_ENCODING_FLO).data)
 
 
 def write_videos(folder: Path, seed: int, count: int) -> None:

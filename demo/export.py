@@ -104,9 +104,9 @@ safetensors in half precision, written {datetime.now(UTC):%Y-%m-%d}.
   {run["steps"]} steps of {recipe.batch_size} with AdamW, one cycle up to a learning rate of {recipe.lr:g},
   bfloat16 autocast.
 - Time: `{command}` took {run["seconds"] / 60:.0f} minutes on
-  {run["machine"]}, one thread beside another training.
-- Accuracy on {evaluation.item_count} held-out items of `python -m demo.dataset out/shapes --seed 1 --count 240`,
-  through a cluster, by `zoofleet evaluate` {evaluation.version} on {evaluation.date:%Y-%m-%d}:
+  {run["machine"]}.
+- Accuracy on {evaluation.item_count} held-out items of `python -m demo.dataset`, through a cluster,
+  by `zoofleet evaluate` {evaluation.version} on {evaluation.date:%Y-%m-%d}:
 
 | metric | value |
 | --- | --- |

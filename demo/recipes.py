@@ -39,6 +39,7 @@ class Recipe:
         batch_size: scenes of a step; part of the recipe's description.
         steps: optimiser steps.
         lr: highest learning rate of the one-cycle schedule.
+        clip_norm: greatest norm of all gradients together.
         preset: row of the weights table that makes images into the network's input; None for a mere start.
         categories: name of the category list of its labels; None for optical flow.
         start: the recipe whose trained backbone this one begins with, layer by layer up to the first that differs;
@@ -52,6 +53,7 @@ class Recipe:
     batch_size: int
     steps: int
     lr: float
+    clip_norm: float = 10.0
     preset: Mapping[str, Any] | None = None
     categories: str | None = None
     start: str | None = None
@@ -165,7 +167,13 @@ def _sequence_loss(model: nn.Module, images: tuple[Tensor, Tensor], flow: Tensor
     return torch.stack([w * (f.float() - flow).abs().mean() for w, f in zip(weights, flows, strict=True)]).sum()
 
 
-_segmenter = partial(get_model, "lraspp_mobilenet_v3_large", num_classes=len(CATEGORIES) + 1, weights_backbone=None)
+_segmentation = partial(
+    Recipe,
+    build=partial(get_model, "lraspp_mobilenet_v3_large", num_classes=len(CATEGORIES) + 1, weights_backbone=None),
+    loss=_segmentation_loss,
+    batch_size=_SCENES,
+)
+"""A recipe for label maps of scenes: one round of several."""
 
 
 RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
@@ -193,12 +201,9 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 categories="shapes",
                 start="backbone_mobilenet_v3_small",
             ),
-            Recipe(
+            _segmentation(
                 name="backbone_mobilenet_v3_large",
-                build=_segmenter,
                 batch=_small_label_maps,
-                loss=_segmentation_loss,
-                batch_size=_SCENES,
                 steps=1200,
                 lr=2e-3,
             ),
@@ -217,32 +222,23 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 start="backbone_mobilenet_v3_large",
             ),
             # Three more rounds, each on scenes of its own.
-            Recipe(
+            _segmentation(
                 name="backbone_mobilenet_v3_large_2",
-                build=_segmenter,
                 batch=partial(_large_label_maps, after=1200),
-                loss=_segmentation_loss,
-                batch_size=_SCENES,
                 steps=1300,
                 lr=2e-3,
                 start="backbone_mobilenet_v3_large",
             ),
-            Recipe(
+            _segmentation(
                 name="backbone_mobilenet_v3_large_3",
-                build=_segmenter,
                 batch=partial(_large_label_maps, after=2500),
-                loss=_segmentation_loss,
-                batch_size=_SCENES,
                 steps=900,
                 lr=1e-3,
                 start="backbone_mobilenet_v3_large_2",
             ),
-            Recipe(
+            _segmentation(
                 name="lraspp_mobilenet_v3_large",
-                build=_segmenter,
                 batch=partial(_large_label_maps, after=3400),
-                loss=_segmentation_loss,
-                batch_size=_SCENES,
                 steps=900,
                 lr=1e-3,
                 preset={"preset": "SemanticSegmentation", "resize_size": 240},
@@ -257,8 +253,8 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 batch_size=_PAIRS,
                 steps=5500,
                 lr=6e-4,
+                clip_norm=1.0,
                 preset={"preset": "OpticalFlow"},
-                categories=None,
             ),
         )
     }

@@ -67,7 +67,7 @@ class Run:
         with torch.autocast(self.device.type, torch.bfloat16):
             loss = self.recipe.loss(self.model, inputs, targets)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0 if self.recipe.name.startswith("raft") else 10.0)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.schedule.step()
         self.done += 1
@@ -154,7 +154,6 @@ def train(run: Run, checkpoint: Path, workers: int) -> None:
         batch_size=None,
         sampler=range(run.done, run.steps),
         num_workers=workers,
-        persistent_workers=False,
     )
     console = Console()
     columns = (

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 import pytest
@@ -197,6 +202,23 @@ class Server:
         """Cut all calls off."""
         assert self._server is not None
         self._server.stop(None).wait()
+
+    def interrupt_while_reading(self, *arguments: str | Path) -> tuple[int, str]:
+        """Run a command of `zoofleet` and send it Ctrl-C while `ReadResults` is held back: exit code and stderr."""
+        self.flaky.hold.clear()
+        try:
+            with subprocess.Popen(
+                [sys.executable, "-m", "zoofleet", *arguments],
+                env=os.environ | {"ZOOFLEET_ADDRESS": self.address},
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as process:
+                assert self.flaky.reading.wait(60)
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=60)
+        finally:
+            self.flaky.hold.set()
+        return process.returncode, said
 
 
 @pytest.fixture

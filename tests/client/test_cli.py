@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -177,18 +176,8 @@ def test_jobs_and_workers(server: Server, photos: Path) -> None:
 
 
 def test_ctrl_c_leaves_the_job_and_says_so(server: Server, photos: Path, tmp_path: Path) -> None:
-    server.flaky.hold.clear()
-    with subprocess.Popen(
-        [sys.executable, "-m", "zoofleet", "submit", photos, "-m", "resnet50@random", "-o", tmp_path / "out"],
-        env=os.environ | {"ZOOFLEET_ADDRESS": server.address},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert server.flaky.reading.wait(60)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    server.flaky.hold.set()
-    assert process.returncode == 130, said
+    code, said = server.interrupt_while_reading("submit", photos, "-m", "resnet50@random", "-o", tmp_path / "out")
+    assert code == 130, said
     assert "the job goes on" in said and "zoofleet jobs watch jobs/1" in said
     assert "Traceback" not in said
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -173,17 +169,7 @@ def test_mistakes_are_said_before_anything_is_sent(arguments: list[str], code: i
 def test_ctrl_c_says_which_job_goes_on(server: Server, media: Path, tmp_path: Path) -> None:
     (tmp_path / "tench").mkdir()
     shutil.copy(media / "rocket.jpg", tmp_path / "tench")
-    server.flaky.hold.clear()
-    with subprocess.Popen(
-        [sys.executable, "-m", "zoofleet", "evaluate", "resnet50@random", tmp_path],
-        env=os.environ | {"ZOOFLEET_ADDRESS": server.address},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert server.flaky.reading.wait(60)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    server.flaky.hold.set()
-    assert process.returncode == 130, said
+    code, said = server.interrupt_while_reading("evaluate", "resnet50@random", tmp_path)
+    assert code == 130, said
     assert "nothing was measured" in said and "zoofleet jobs cancel jobs/1" in said
     assert "Traceback" not in said

@@ -22,6 +22,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from demo import positive, whole_number
 from demo.recipes import HELD_OUT, MOTION
 from demo.world import CATEGORIES, KEYPOINTS, MOTIONS, Instance, Scene, portrait, scene
 from zoofleet._results import Flow, Segmentation
@@ -149,10 +150,13 @@ def main() -> None:
         prog="python -m demo.dataset", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=1, help="no training scene is made from any of these")
-    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=whole_number, default=1, help="no training scene is made from any of these")
+    parser.add_argument("--count", type=positive, default=100, help="of scenes, classes and clips; half as many pairs")
     options = parser.parse_args()
-    write(options.folder, options.seed, options.count)
+    try:
+        write(options.folder, options.seed, options.count)
+    except OSError as error:
+        parser.error(f"cannot write into {options.folder}: {error}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from demo import positive, whole_number
 from demo.recipes import RECIPES, Batch, Recipe
 
 _CHECKPOINT_S = 120.0
@@ -188,16 +189,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo.train", description=__doc__)
     parser.add_argument("recipe", choices=sorted(RECIPES))
     parser.add_argument("--out", type=Path, default=Path("out/training"), help="folder of checkpoints")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="other than the recipe's")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
-    parser.add_argument("--workers", type=int, default=0, help="processes that make scenes; 0 to make them in between")
+    parser.add_argument("--seed", type=whole_number, default=0)
+    parser.add_argument("--steps", type=positive, help="other than the recipe's")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="of torch")
+    parser.add_argument("--workers", type=whole_number, default=0, help="processes that make scenes; 0: none but this")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     recipe = RECIPES[options.recipe]
     run = Run(recipe, options.seed, options.steps or recipe.steps, torch.device(options.device))
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"cannot make {options.out}: {error}")
     checkpoint = options.out / f"{recipe.name}.pt"
     if checkpoint.exists():
         run.resume(checkpoint)

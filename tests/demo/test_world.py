@@ -180,6 +180,29 @@ def test_a_resumed_training_equals_one_without_a_break(tmp_path: Path) -> None:
         begun(seed=2).resume(tmp_path / "run.pt")
 
 
+@pytest.mark.parametrize(
+    ("option", "accepted"), [("--count=0", 1), ("--count=-1", 1), ("--count=many", 1), ("--seed=-1", 0)]
+)
+def test_numbers_that_mean_nothing_are_refused(
+    tmp_path: Path, option: str, accepted: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dataset", str(tmp_path), option])
+    with pytest.raises(SystemExit, match="2"):
+        dataset.main()
+    assert f"'{option.split('=')[1]}' is not a whole number of {accepted} or more" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dataset_where_nothing_can_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["dataset", str(tmp_path / "file")])
+    with pytest.raises(SystemExit, match="2"):
+        dataset.main()
+    assert f"cannot write into {tmp_path / 'file'}" in capsys.readouterr().err
+
+
 def test_the_command_trains_and_another_recipe_begins_with_it(tmp_path: Path) -> None:
     def run(name: str, steps: int) -> subprocess.CompletedProcess[str]:
         command = ["-m", "demo.train", name, "--out", str(tmp_path), "--steps", str(steps), "--threads", "1"]

@@ -213,7 +213,8 @@ def main() -> None:
         flush=True,
     )
     train(run, checkpoint, options.workers)
-    print(f"{checkpoint}: {run.done} steps in {run.seconds:.0f} s; next: python -m demo.export {recipe.name}")
+    hint = "" if recipe.preset is None else f"; next: python -m demo.export {recipe.name}"  # else others begin with it
+    print(f"{checkpoint}: {run.done} steps in {run.seconds:.0f} s{hint}")
 
 
 if __name__ == "__main__":

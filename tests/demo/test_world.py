@@ -209,6 +209,8 @@ def test_the_command_trains_and_another_recipe_begins_with_it(tmp_path: Path) ->
         return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, cwd=ROOT)
 
     assert "train that one first" in run("mobilenet_v3_small", 11).stderr
-    assert "step 11/11" in run("backbone_mobilenet_v3_small", 11).stdout
+    backbone = run("backbone_mobilenet_v3_small", 11).stdout
+    assert "step 11/11" in backbone and "demo.export" not in backbone
     assert "from step 11" in run("backbone_mobilenet_v3_small", 11).stdout
-    assert "step 11/11" in run("mobilenet_v3_small", 11).stdout
+    network = run("mobilenet_v3_small", 11).stdout
+    assert "step 11/11" in network and "demo.export mobilenet_v3_small" in network

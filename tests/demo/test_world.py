@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from demo import dataset
+from demo import dataset, train
 from demo.recipes import HELD_OUT, RECIPES
 from demo.train import Run
 from demo.world import CATEGORIES, KEYPOINTS, MOTIONS, Scene, portrait, scene
@@ -193,14 +194,27 @@ def test_numbers_that_mean_nothing_are_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_dataset_where_nothing_can_be_written_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("main", "arguments", "message"),
+    [
+        (dataset.main, [], "cannot write into"),
+        (train.main, ["raft_small", f"--threads={torch.get_num_threads()}", "--out"], "cannot make"),
+    ],
+    ids=["dataset", "train"],
+)
+def test_a_file_in_place_of_a_folder_is_refused(
+    main: Callable[[], None],
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(sys, "argv", ["dataset", str(tmp_path / "file")])
+    monkeypatch.setattr(sys, "argv", ["demo", *arguments, str(tmp_path / "file")])
     with pytest.raises(SystemExit, match="2"):
-        dataset.main()
-    assert f"cannot write into {tmp_path / 'file'}" in capsys.readouterr().err
+        main()
+    assert f"{message} {tmp_path / 'file'}" in capsys.readouterr().err
 
 
 def test_the_command_trains_and_another_recipe_begins_with_it(tmp_path: Path) -> None:

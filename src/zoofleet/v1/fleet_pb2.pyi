@@ -62,6 +62,7 @@ class Worker(message.Message):
     STATUS_FIELD_NUMBER: builtins.int
     REGISTER_TIME_FIELD_NUMBER: builtins.int
     HEARTBEAT_TIME_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`workers/{worker}`, chosen by the worker; unique to the process."""
     address: builtins.str
@@ -76,6 +77,10 @@ class Worker(message.Message):
     """Items that it takes at once over all streams before it stops reading."""
     memory_budget_bytes: builtins.int
     """Memory that models may take."""
+    instance_id: builtins.str
+    """Chosen at random when the process starts, so that one that was restarted under the same name can be told from it.
+    At most 64 letters, digits and dashes; empty where a worker does not say.
+    """
     @builtins.property
     def builders(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the builders that it can load."""
@@ -106,10 +111,11 @@ class Worker(message.Message):
         status: WorkerStatus | None = ...,
         register_time: timestamp_pb2.Timestamp | None = ...,
         heartbeat_time: timestamp_pb2.Timestamp | None = ...,
+        instance_id: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["heartbeat_time", b"heartbeat_time", "register_time", b"register_time", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["address", b"address", "builders", b"builders", "device", b"device", "heartbeat_time", b"heartbeat_time", "max_inflight_items", b"max_inflight_items", "memory_budget_bytes", b"memory_budget_bytes", "name", b"name", "register_time", b"register_time", "state", b"state", "status", b"status", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["address", b"address", "builders", b"builders", "device", b"device", "heartbeat_time", b"heartbeat_time", "instance_id", b"instance_id", "max_inflight_items", b"max_inflight_items", "memory_budget_bytes", b"memory_budget_bytes", "name", b"name", "register_time", b"register_time", "state", b"state", "status", b"status", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -125,6 +131,7 @@ class WorkerStatus(message.Message):
     ERROR_COUNT_FIELD_NUMBER: builtins.int
     RESIDENT_BYTES_FIELD_NUMBER: builtins.int
     DRAINING_FIELD_NUMBER: builtins.int
+    BATCH_START_TIME_FIELD_NUMBER: builtins.int
     inflight_items: builtins.int
     """Items received and not answered yet."""
     item_count: builtins.int
@@ -139,6 +146,10 @@ class WorkerStatus(message.Message):
     def loaded_models(self) -> containers.RepeatedCompositeFieldContainer[models_pb2.LoadedModel]:
         """In memory now."""
 
+    @builtins.property
+    def batch_start_time(self) -> timestamp_pb2.Timestamp:
+        """Since when the device has been in its present batch; unset while it has nothing to run."""
+
     def __init__(
         self,
         *,
@@ -148,10 +159,11 @@ class WorkerStatus(message.Message):
         error_count: builtins.int = ...,
         resident_bytes: builtins.int = ...,
         draining: builtins.bool = ...,
+        batch_start_time: timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch_start_time", b"batch_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["draining", b"draining", "error_count", b"error_count", "inflight_items", b"inflight_items", "item_count", b"item_count", "loaded_models", b"loaded_models", "resident_bytes", b"resident_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_start_time", b"batch_start_time", "draining", b"draining", "error_count", b"error_count", "inflight_items", b"inflight_items", "item_count", b"item_count", "loaded_models", b"loaded_models", "resident_bytes", b"resident_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -213,8 +225,11 @@ class HeartbeatWorkerRequest(message.Message):
 
     NAME_FIELD_NUMBER: builtins.int
     STATUS_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`workers/{worker}`."""
+    instance_id: builtins.str
+    """As registered."""
     @builtins.property
     def status(self) -> WorkerStatus:
         """How it fares."""
@@ -224,10 +239,11 @@ class HeartbeatWorkerRequest(message.Message):
         *,
         name: builtins.str = ...,
         status: WorkerStatus | None = ...,
+        instance_id: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["instance_id", b"instance_id", "name", b"name", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -258,16 +274,20 @@ class UnregisterWorkerRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     NAME_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`workers/{worker}`."""
+    instance_id: builtins.str
+    """As registered; a later process of the same name stays registered."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
+        instance_id: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["instance_id", b"instance_id", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

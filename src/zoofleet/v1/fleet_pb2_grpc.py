@@ -92,7 +92,7 @@ class FleetServicer(object):
 
         Status codes:
         INVALID_ARGUMENT     a malformed name
-        NOT_FOUND            not registered, or given up: register again
+        NOT_FOUND            not registered, given up, or replaced by another process of the same name: register again
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

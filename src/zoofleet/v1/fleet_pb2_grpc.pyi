@@ -48,7 +48,7 @@ class FleetStub:
 
     Status codes:
       INVALID_ARGUMENT     a malformed name
-      NOT_FOUND            not registered, or given up: register again
+      NOT_FOUND            not registered, given up, or replaced by another process of the same name: register again
     """
     UnregisterWorker: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.UnregisterWorkerRequest, _fleet_pb2.UnregisterWorkerResponse]
     """Takes a worker out of the fleet once it has drained. One that is not registered is no error.
@@ -101,7 +101,7 @@ class FleetAsyncStub(FleetStub):
 
     Status codes:
       INVALID_ARGUMENT     a malformed name
-      NOT_FOUND            not registered, or given up: register again
+      NOT_FOUND            not registered, given up, or replaced by another process of the same name: register again
     """
     UnregisterWorker: _aio.UnaryUnaryMultiCallable[_fleet_pb2.UnregisterWorkerRequest, _fleet_pb2.UnregisterWorkerResponse]  # type: ignore[assignment]
     """Takes a worker out of the fleet once it has drained. One that is not registered is no error.
@@ -163,7 +163,7 @@ class FleetServicer(metaclass=_abc_1.ABCMeta):
 
         Status codes:
           INVALID_ARGUMENT     a malformed name
-          NOT_FOUND            not registered, or given up: register again
+          NOT_FOUND            not registered, given up, or replaced by another process of the same name: register again
         """
 
     @_abc_1.abstractmethod

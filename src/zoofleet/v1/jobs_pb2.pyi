@@ -44,7 +44,7 @@ class Job(message.Message):
         STATE_SUCCEEDED: Job._State.ValueType  # 3
         """Every item and task has its result; some of them may be errors."""
         STATE_FAILED: Job._State.ValueType  # 4
-        """Ended early; `error` says why."""
+        """Ended early; `error` says why, and stands for the results that are missing."""
         STATE_CANCELLED: Job._State.ValueType  # 5
         """Ended by `CancelJob`."""
 
@@ -60,7 +60,7 @@ class Job(message.Message):
     STATE_SUCCEEDED: Job.State.ValueType  # 3
     """Every item and task has its result; some of them may be errors."""
     STATE_FAILED: Job.State.ValueType  # 4
-    """Ended early; `error` says why."""
+    """Ended early; `error` says why, and stands for the results that are missing."""
     STATE_CANCELLED: Job.State.ValueType  # 5
     """Ended by `CancelJob`."""
 
@@ -79,6 +79,7 @@ class Job(message.Message):
     END_TIME_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    WAIT_REASON_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Output only. `jobs/{job}`."""
     tenant: builtins.str
@@ -123,6 +124,12 @@ class Job(message.Message):
     def error(self) -> status_pb2.Status:
         """Output only. Why it failed."""
 
+    @builtins.property
+    def wait_reason(self) -> status_pb2.Status:
+        """Output only. What an unfinished job waits for where some of it cannot run at present: weights that cannot be fetched,
+        memory that no worker has, a worker that has the builder. Unset where nothing keeps it from running but its turn.
+        """
+
     def __init__(
         self,
         *,
@@ -141,10 +148,11 @@ class Job(message.Message):
         end_time: timestamp_pb2.Timestamp | None = ...,
         expire_time: timestamp_pb2.Timestamp | None = ...,
         error: status_pb2.Status | None = ...,
+        wait_reason: status_pb2.Status | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "start_time", b"start_time", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "start_time", b"start_time", "ttl", b"ttl", "wait_reason", b"wait_reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["committed_count", b"committed_count", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "error_count", b"error_count", "expire_time", b"expire_time", "item_count", b"item_count", "name", b"name", "priority", b"priority", "result_count", b"result_count", "start_time", b"start_time", "state", b"state", "tasks", b"tasks", "tenant", b"tenant", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["committed_count", b"committed_count", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "error_count", b"error_count", "expire_time", b"expire_time", "item_count", b"item_count", "name", b"name", "priority", b"priority", "result_count", b"result_count", "start_time", b"start_time", "state", b"state", "tasks", b"tasks", "tenant", b"tenant", "ttl", b"ttl", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

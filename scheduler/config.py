@@ -24,15 +24,18 @@ class SchedulerConfig:
         chunk_items: most items that are leased at once; 1 to 256.
         chunk_bytes: most bytes of items that are leased at once; a larger item is leased alone.
         inflight_bytes: most bytes of items on their way to one worker.
-        max_attempts: dead workers that an item may leave behind before it is given up; at least 3.
+        max_attempts: worker processes that may die of an item before it is given up; at least 3.
         max_item_bytes: most bytes of a serialized item.
         max_job_items: most items in a job.
         max_tenant_jobs: most unfinished jobs of a tenant.
-        max_queued_bytes: most bytes of items in Redis over all jobs.
+        max_tenant_bytes: most bytes of items and results that Redis holds for a tenant. No job is taken beyond, and a
+            job whose results go beyond ends as FAILED.
+        max_stored_bytes: the same over all tenants.
         upload_timeout: how long an upload may pause before it is discarded.
         default_ttl: how long a finished job is kept where it does not say.
         max_ttl: the longest that a job may ask to be kept.
         refusal_backoff: the first pause after a worker has refused a model; it doubles up to 30 s.
+        load_timeout: how long a job waits for a model that none of the workers can load, before it ends as FAILED.
         stream_idle: how long a stream without work stays open.
         shutdown_grace: how long calls and chunks may take to end after SIGTERM.
     """
@@ -51,11 +54,13 @@ class SchedulerConfig:
     max_item_bytes: int = 32 * _MIB
     max_job_items: int = 1_000_000
     max_tenant_jobs: int = 1_000
-    max_queued_bytes: int = 2048 * _MIB
+    max_tenant_bytes: int = 2048 * _MIB
+    max_stored_bytes: int = 4096 * _MIB
     upload_timeout: float = 600.0
     default_ttl: float = 24 * 3600.0
     max_ttl: float = 30 * 24 * 3600.0
     refusal_backoff: float = 0.5
+    load_timeout: float = 300.0
     stream_idle: float = 30.0
     shutdown_grace: float = 10.0
 

@@ -10,15 +10,17 @@ import asyncio
 import logging
 from typing import Final
 
-from zoofleet._catalog import ModelName
-from zoofleet.errors import UnavailableError
+from zoofleet.errors import ZoofleetError
 from zoofleet.scheduler.config import SchedulerConfig
 from zoofleet.scheduler.fleet import Fleet
 from zoofleet.scheduler.queue import Queue
+from zoofleet.scheduler.records import Cause, Reaped
 from zoofleet.scheduler.store import Store
-from zoofleet.scheduler.worker_link import REFUSALS, Quarantine, WorkerLink
+from zoofleet.scheduler.worker_link import WorkerLink
 
 _log: Final = logging.getLogger(__name__)
+
+_NOTHING: Final = Reaped(0, 0, 0, 0, more=False)
 
 
 class Dispatcher:
@@ -37,7 +39,6 @@ class Dispatcher:
         self._store = store
         self._config = config
         self._links: dict[str, WorkerLink] = {}
-        self._quarantine = Quarantine()
         self._closing: dict[WorkerLink, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -49,7 +50,7 @@ class Dispatcher:
             while True:
                 try:
                     await self._sweep()
-                except UnavailableError as error:
+                except ZoofleetError as error:
                     _log.warning("the queue cannot be swept: %s", error)
                 await asyncio.sleep(pause)
 
@@ -62,17 +63,19 @@ class Dispatcher:
         await asyncio.gather(*self._closing.values())
 
     async def _sweep(self) -> None:
-        tokens = [token for link in self._links.values() for token in link.tokens]
-        if tokens:
-            lost = await self._queue.renew(tokens)
+        leases = [held for link in self._links.values() for held in link.leases]
+        if leases:
+            lost = await self._queue.renew(leases)
             for link in self._links.values():
                 link.drop(lost)
+        await self._store.check()
         # Right after an outage all leases have expired; those whose holders live get the time to be renewed.
-        if self._store.quiet >= self._config.lease:
-            leases, uploads, jobs = await self._queue.reap()
-            if leases or uploads or jobs:
-                _log.info("took back %d expired leases, dropped %d uploads and %d jobs", leases, uploads, jobs)
+        while self._store.is_settled and (reaped := await self._queue.reap()) != _NOTHING:
+            _log.info("swept: %s", reaped)
+            if not reaped.more:
+                break
         for link in self._links.values():
+            link.flush()
             link.close_idle()
             link.wake()
 
@@ -81,27 +84,20 @@ class Dispatcher:
             self._close(worker_id)
         for worker_id, worker in self._fleet.view.items():
             link = self._links.get(worker_id)
-            if link is not None and link.worker.info.address != worker.info.address:
+            if link is not None and link.worker.process != worker.process:
                 self._close(worker_id)
                 link = None
             if link is None:
-                self._links[worker_id] = WorkerLink(
-                    worker, self._queue, self._config, self._quarantine, self._is_hopeless
-                )
+                self._links[worker_id] = WorkerLink(worker, self._queue, self._config, self._fleet.able)
             else:
                 link.update(worker)
 
     def _close(self, worker_id: str) -> None:
         link = self._links.pop(worker_id)
         # One that drained has left in good order; one that fell silent may have been killed by what it had.
-        task = asyncio.create_task(link.close(counts=not link.worker.draining))
+        task = asyncio.create_task(link.close(Cause.INNOCENT if link.worker.draining else Cause.DIED))
         self._closing[link] = task
         task.add_done_callback(lambda _: self._closing.pop(link))
-
-    def _is_hopeless(self, model: str) -> bool:
-        builder = ModelName.parse(model).builder
-        able = [link for link in self._links.values() if builder in link.worker.builders and not link.worker.draining]
-        return all(link.refusals(model) >= REFUSALS for link in able)
 
     def _on_work(self, _: str) -> None:
         for link in self._links.values():

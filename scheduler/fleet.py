@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -16,13 +18,16 @@ import grpc.aio
 
 from zoofleet._catalog import ModelName
 from zoofleet._grpc import CHANNEL_OPTIONS
-from zoofleet.errors import UnavailableError, WorkerNotFoundError
+from zoofleet.errors import UnavailableError, WorkerNotFoundError, ZoofleetError
 from zoofleet.scheduler import keys
 from zoofleet.scheduler.config import SchedulerConfig
 from zoofleet.scheduler.store import Store
 from zoofleet.v1 import fleet_pb2
 
 _log: Final = logging.getLogger(__name__)
+
+_RETRY: Final = 0.2
+"""Seconds after which the registry is read again where it could not be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,7 @@ class WorkerRecord:
 
     Attributes:
         worker_id: its name without `workers/`.
+        instance: id of its process; its name where it does not say.
         info: what it registered with.
         status: how it fares.
         draining: whether it takes no more work, by its own will or an operator's.
@@ -41,6 +47,7 @@ class WorkerRecord:
     """
 
     worker_id: str
+    instance: str
     info: fleet_pb2.Worker
     status: fleet_pb2.WorkerStatus
     draining: bool
@@ -56,6 +63,7 @@ class WorkerRecord:
         status = fleet_pb2.WorkerStatus.FromString(fields[b"status"])
         return cls(
             worker_id,
+            fields.get(b"instance", worker_id.encode()).decode(),
             info,
             status,
             status.draining or b"drain" in fields,
@@ -69,6 +77,11 @@ class WorkerRecord:
     def name(self) -> str:
         """`workers/{worker}`."""
         return f"workers/{self.worker_id}"
+
+    @property
+    def process(self) -> tuple[str, str]:
+        """What tells its process, and where that is, from one before of the same name."""
+        return self.instance, self.info.address
 
     @property
     def free_bytes(self) -> int:
@@ -113,30 +126,45 @@ class Fleet:
         """Live workers by id, as this replica last saw them."""
         return MappingProxyType(self._workers)
 
+    def able(self, model: str) -> list[WorkerRecord]:
+        """Live workers that might run a model; those that drain are left out."""
+        builder = ModelName.parse(model).builder
+        return [worker for worker in self._workers.values() if builder in worker.builders and not worker.draining]
+
     async def register(self, worker_id: str, worker: fleet_pb2.Worker) -> None:
         """Register a worker, or register it again."""
         info = fleet_pb2.Worker()
         info.CopyFrom(worker)
         info.ClearField("status")
-        await self._store.run(
-            "register", worker_id, info.SerializeToString(), worker.status.SerializeToString(), self._timeout_ms
+        same = await self._store.run(
+            "register",
+            worker_id,
+            worker.instance_id or worker_id,
+            info.SerializeToString(),
+            worker.status.SerializeToString(),
+            self._timeout_ms,
         )
-        _log.info("workers/%s registered at %s", worker_id, worker.address)
+        if same:
+            _log.info("workers/%s registered at %s", worker_id, worker.address)
+        else:
+            _log.warning("workers/%s registered at %s in the place of another process", worker_id, worker.address)
 
-    async def beat(self, worker_id: str, status: fleet_pb2.WorkerStatus) -> bool:
+    async def beat(self, worker_id: str, instance: str, status: fleet_pb2.WorkerStatus) -> bool:
         """Note a heartbeat; returns whether the worker should drain.
 
         Raises:
-            WorkerNotFoundError: it is not registered.
+            WorkerNotFoundError: it is not registered, or another process has taken its place.
         """
-        drain: int = await self._store.run("beat", worker_id, status.SerializeToString(), self._timeout_ms)
+        drain: int = await self._store.run(
+            "beat", worker_id, instance or worker_id, status.SerializeToString(), self._timeout_ms
+        )
         if drain < 0:
             raise _not_found(worker_id)
         return bool(drain)
 
-    async def unregister(self, worker_id: str) -> None:
-        """Take a worker out; nothing happens where it is not registered."""
-        await self._store.run("unregister", worker_id)
+    async def unregister(self, worker_id: str, instance: str) -> None:
+        """Take a worker out; nothing happens where it is not registered, or another process is."""
+        await self._store.run("unregister", worker_id, instance or worker_id)
         _log.info("workers/%s unregistered", worker_id)
 
     async def drain(self, worker_id: str) -> WorkerRecord:
@@ -214,17 +242,22 @@ class Fleet:
 
     async def run(self) -> None:
         """Keep the view fresh until cancelled."""
+        swept = -math.inf
         with self._store.listening("worker", self._note):
             while True:
+                # Beats come all the time, but nobody tells of a registration that has expired.
+                if time.monotonic() - swept >= self._config.sweep_interval:
+                    self._changed.add("")
+                    swept = time.monotonic()
                 try:
                     await self._refresh()
-                except UnavailableError as error:
+                except ZoofleetError as error:
+                    self._changed.add("")
                     _log.warning("the fleet cannot be read: %s", error)
-                try:
+                    await asyncio.sleep(_RETRY)
+                with suppress(TimeoutError):
                     async with asyncio.timeout(self._config.sweep_interval):
                         await self._wake.wait()
-                except TimeoutError:
-                    self._changed.add("")
 
     async def close(self) -> None:
         """Close all channels."""
@@ -237,13 +270,13 @@ class Fleet:
         self._wake.set()
 
     async def _refresh(self) -> None:
-        changed, self._changed = self._changed or {""}, set()
+        changed, self._changed = self._changed, set()
         self._wake.clear()
         if "" in changed:
+            await self._store.check()
             found = await self.read()
             # After an outage registrations may have expired of workers that live: they get the time to come back.
-            patience = self._config.heartbeat_timeout
-            gone = self._workers.keys() - found.keys() if self._store.quiet >= patience else set()
+            gone = self._workers.keys() - found.keys() if self._store.is_settled else set()
         else:
             hashes = await self._store.call_many([("HGETALL", keys.worker(worker_id)) for worker_id in changed])
             rows = zip(changed, hashes, strict=True)
@@ -253,7 +286,7 @@ class Fleet:
             self._drop(worker_id)
         for worker_id, worker in found.items():
             known = self._workers.get(worker_id)
-            if known is not None and known.info.address != worker.info.address:
+            if known is not None and known.process != worker.process:
                 self._drop(worker_id)
                 known = None
             self._workers[worker_id] = worker

@@ -16,6 +16,7 @@ from zoofleet.v1 import fleet_pb2, fleet_pb2_grpc
 
 _NAME: Final = re.compile(r"workers/([A-Za-z0-9][A-Za-z0-9._-]{0,127})")
 _ADDRESS: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.%]{2,64}\]):([0-9]{1,5})")
+_INSTANCE: Final = re.compile(r"[A-Za-z0-9-]{0,64}")
 _DEFAULT_PAGE: Final = 200
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -51,6 +52,10 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
             address = _ADDRESS.fullmatch(request.worker.address)
             if address is None or not 1 <= int(address[1]) <= 65535:
                 raise InvalidArgumentError(f"address {request.worker.address[:80]!r} is not written 'host:port'")
+            if not _INSTANCE.fullmatch(request.worker.instance_id):
+                raise InvalidArgumentError(
+                    f"instance_id {request.worker.instance_id[:80]!r} is not at most 64 letters, digits and dashes"
+                )
             await self._fleet.register(worker_id, request.worker)
         response = fleet_pb2.RegisterWorkerResponse()
         response.heartbeat_interval.FromMilliseconds(round(self._config.heartbeat_interval * 1000))
@@ -61,14 +66,14 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self, request: fleet_pb2.HeartbeatWorkerRequest, context: _Context
     ) -> fleet_pb2.HeartbeatWorkerResponse:
         async with aborting(context):
-            drain = await self._fleet.beat(parse_worker_name(request.name), request.status)
+            drain = await self._fleet.beat(parse_worker_name(request.name), request.instance_id, request.status)
         return fleet_pb2.HeartbeatWorkerResponse(drain=drain)
 
     async def UnregisterWorker(  # noqa: D102, N802
         self, request: fleet_pb2.UnregisterWorkerRequest, context: _Context
     ) -> fleet_pb2.UnregisterWorkerResponse:
         async with aborting(context):
-            await self._fleet.unregister(parse_worker_name(request.name))
+            await self._fleet.unregister(parse_worker_name(request.name), request.instance_id)
         return fleet_pb2.UnregisterWorkerResponse()
 
     async def GetWorker(  # noqa: D102, N802

@@ -14,11 +14,13 @@ from google.protobuf import empty_pb2
 
 from zoofleet._grpc import aborting
 from zoofleet._parts import PART_BYTES, split
-from zoofleet.errors import InvalidArgumentError, UnavailableError
+from zoofleet._status import to_status
+from zoofleet.errors import InvalidArgumentError, UnavailableError, ZoofleetError
 from zoofleet.scheduler import pages
 from zoofleet.scheduler.config import SchedulerConfig
+from zoofleet.scheduler.fleet import Fleet
 from zoofleet.scheduler.queue import Queue
-from zoofleet.scheduler.records import StoredResult
+from zoofleet.scheduler.records import JobRecord, StoredResult
 from zoofleet.scheduler.store import Store
 from zoofleet.scheduler.upload import Upload, check_tenant
 from zoofleet.v1 import jobs_pb2, jobs_pb2_grpc, vision_pb2
@@ -26,8 +28,8 @@ from zoofleet.v1 import jobs_pb2, jobs_pb2_grpc, vision_pb2
 _NAME: Final = re.compile(r"jobs/([0-9a-f]{32})")
 _DEFAULT_PAGE: Final = 50
 _WATCH_INTERVAL: Final = 0.1
-_CANCELLED_PREFIX: Final = "c"
-"""Starts cursors among the results that a cancelled job never got."""
+_MISSING_PREFIX: Final = "c"
+"""Starts cursors among the results that a job that ended early never got."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -44,12 +46,14 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
 
     Args:
         queue: where jobs are.
+        fleet: who may run them.
         store: whose events say that a job has changed.
         config: limits and times.
     """
 
-    def __init__(self, queue: Queue, store: Store, config: SchedulerConfig) -> None:
+    def __init__(self, queue: Queue, fleet: Fleet, store: Store, config: SchedulerConfig) -> None:
         self._queue = queue
+        self._fleet = fleet
         self._store = store
         self._config = config
         self._closing = False
@@ -78,11 +82,11 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
             finally:
                 with suppress(UnavailableError):  # then it expires
                     await upload.close()
-            return (await self._queue.get(job_id)).to_proto()
+            return await self._to_proto(await self._queue.get(job_id))
 
     async def GetJob(self, request: jobs_pb2.GetJobRequest, context: _Context) -> jobs_pb2.Job:  # noqa: D102, N802
         async with aborting(context):
-            return (await self._queue.get(_parse_name(request.name))).to_proto()
+            return await self._to_proto(await self._queue.get(_parse_name(request.name)))
 
     async def ListJobs(  # noqa: D102, N802
         self, request: jobs_pb2.ListJobsRequest, context: _Context
@@ -94,7 +98,7 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
             before = pages.decode_number("page_token", scope, request.page_token) if request.page_token else None
             jobs, end = await self._queue.list_jobs(tenant, before, count)
             return jobs_pb2.ListJobsResponse(
-                jobs=[job.to_proto() for job in jobs],
+                jobs=[await self._to_proto(job) for job in jobs],
                 next_page_token="" if end is None else pages.encode(scope, str(end)),
             )
 
@@ -104,7 +108,7 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
         async with aborting(context):
             job_id = _parse_name(request.name)
             await self._queue.cancel(job_id)
-            return (await self._queue.get(job_id)).to_proto()
+            return await self._to_proto(await self._queue.get(job_id))
 
     async def DeleteJob(  # noqa: D102, N802
         self, request: jobs_pb2.DeleteJobRequest, context: _Context
@@ -121,11 +125,12 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
             last = None
             with self._following(job_id) as change:
                 while True:
-                    job = await self._queue.get(job_id)
+                    record = await self._queue.get(job_id)
+                    job = await self._to_proto(record)
                     if job != last:
-                        yield jobs_pb2.WatchJobResponse(job=job.to_proto())
+                        yield jobs_pb2.WatchJobResponse(job=job)
                         last = job
-                    if job.finished:
+                    if record.finished:
                         return
                     sent = time.monotonic()
                     await self._wait(change)
@@ -140,7 +145,7 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
             cursor = pages.decode("cursor", scope, request.cursor) if request.cursor else "0"
             # The job's state is read before its results: what it had when it finished is then read to the end.
             job = await self._queue.get(job_id)
-            if not cursor.startswith(_CANCELLED_PREFIX):
+            if not cursor.startswith(_MISSING_PREFIX):
                 after = pages.decode_number("cursor", scope, request.cursor) if request.cursor else 0
                 with self._following(job_id) as change:
                     while True:
@@ -154,24 +159,48 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
                         if not results:
                             await self._wait(change)
                         job = await self._queue.get(job_id)
-                cursor = f"{_CANCELLED_PREFIX}0"
-            if job.state == jobs_pb2.Job.STATE_CANCELLED:
-                async for response in self._read_cancelled(job_id, cursor):
+                cursor = f"{_MISSING_PREFIX}0"
+            if job.state in (jobs_pb2.Job.STATE_CANCELLED, jobs_pb2.Job.STATE_FAILED):
+                async for response in self._read_missing(job_id, cursor):
                     yield response
 
-    async def _read_cancelled(self, job_id: str, cursor: str) -> AsyncIterator[jobs_pb2.ReadResultsResponse]:
+    async def _read_missing(self, job_id: str, cursor: str) -> AsyncIterator[jobs_pb2.ReadResultsResponse]:
         scope = f"results {job_id}"
         job = await self._queue.get(job_id)
-        position = cursor.removeprefix(_CANCELLED_PREFIX)
+        position = cursor.removeprefix(_MISSING_PREFIX)
         if not (position.isascii() and position.isdecimal() and len(position) < 16 and int(position) <= job.results):
             raise InvalidArgumentError(f"cursor position {cursor[:80]!r} is not one that this job gave out")
         after: int | None = int(position)
         while after is not None and after < job.results:
-            results, after = await self._queue.read_cancelled(job, after)
+            results, after = await self._queue.read_missing(job, after)
             for result in results:
-                end = pages.encode(scope, f"{_CANCELLED_PREFIX}{result.position}")
+                end = pages.encode(scope, f"{_MISSING_PREFIX}{result.position}")
                 for response in _responses(result, end):
                     yield response
+
+    async def _to_proto(self, job: JobRecord) -> jobs_pb2.Job:
+        message = job.to_proto()
+        if not job.finished:
+            reason = await self._wait_reason(job)
+            if reason is not None:
+                message.wait_reason.CopyFrom(to_status(reason))
+        return message
+
+    async def _wait_reason(self, job: JobRecord) -> ZoofleetError | None:
+        """What keeps some of an unfinished job from running at present."""
+        for task, left in zip(job.spec.tasks, job.left, strict=True):
+            if not left:
+                continue
+            if not self._fleet.view:
+                return UnavailableError("no worker is registered")
+            able = self._fleet.able(task.model)
+            if not able:
+                return UnavailableError(f"none of {len(self._fleet.view)} workers takes work for {task.model}")
+            if not any(task.model in worker.loaded for worker in able):
+                refusal = await self._queue.refusal(task.model)
+                if refusal is not None:
+                    return refusal
+        return None
 
     @contextmanager
     def _following(self, job_id: str) -> Iterator[asyncio.Event]:

@@ -6,28 +6,43 @@ was set; leases only save work from being done twice.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from typing import Final
 
 from google.rpc import status_pb2
 
-from zoofleet._status import error_result, to_status
+from zoofleet._status import error_result, from_status, to_status
 from zoofleet.errors import (
     AbortedError,
     AlreadyExistsError,
     CancelledError,
+    DataLossError,
     FailedPreconditionError,
     InvalidArgumentError,
     JobNotFoundError,
     LeaseLostError,
     PoisonItemError,
     ResourceExhaustedError,
+    ZoofleetError,
 )
 from zoofleet.scheduler import keys
 from zoofleet.scheduler.config import SchedulerConfig
-from zoofleet.scheduler.records import Claim, JobRecord, Lease, LeasedItem, NewJob, Outcome, StagedItem, StoredResult
+from zoofleet.scheduler.records import (
+    Cause,
+    JobRecord,
+    Lease,
+    LeasedItem,
+    NewJob,
+    Outcome,
+    Reaped,
+    StagedItem,
+    StoredResult,
+)
 from zoofleet.scheduler.store import Store
 from zoofleet.v1 import jobs_pb2, vision_pb2
+
+_log: Final = logging.getLogger(__name__)
 
 _QUOTA_RETRY: Final = 5.0
 """Seconds after which a client that met a full queue should try again."""
@@ -36,8 +51,16 @@ _READ_RESULTS: Final = 500
 _READ_BYTES: Final = 4 * 1024 * 1024
 """Results are read in steps of at most so many results, and of few more bytes than this."""
 
+_RESERVED_SWEEPS: Final = 5
+"""Sweeps for which a worker stays reserved for the quarantine, counted from its last claim."""
+
+_REFUSALS_KEPT: Final = 600.0
+"""Seconds without a refusal after which a model's next one starts the wait anew."""
+
+_DATA_LOST: Final = to_status(DataLossError("the store has lost this item; submit it again")).SerializeToString()
+
 _PAGE: Final = 4096
-"""Results looked at in one step when those that a cancelled job lacks are listed; a multiple of 8."""
+"""Results looked at in one step when those that a job lacks are listed; a multiple of 8."""
 
 
 class Queue:
@@ -55,6 +78,8 @@ class Queue:
             f"given up after {config.max_attempts} attempts, each of which ended with a dead worker"
         )
         self._poison = to_status(poison).SerializeToString()
+        # A worker that lives beats twice in this time, even if its first beats went to a scheduler that is gone.
+        self._verdict_ms = _milliseconds(config.heartbeat_timeout + 2 * config.heartbeat_interval)
 
     async def check_tenant(self, tenant: str) -> None:
         """Raise ResourceExhaustedError where the tenant has as many unfinished jobs as it may."""
@@ -65,23 +90,27 @@ class Queue:
         """Whether a job was made with this request id."""
         return bool(await self._store.call("EXISTS", keys.request(request_id)))
 
-    async def stage(self, job_id: str, first: int, task_count: int, items: Sequence[StagedItem]) -> None:
+    async def stage(
+        self, job_id: str, first: int, task_count: int, items: Sequence[StagedItem], tenant: str = "default"
+    ) -> None:
         """Store the next items of an upload, the first of which has the index `first`.
 
         Raises:
             InvalidArgumentError: two items have the same id.
             ResourceExhaustedError: over a quota in items or bytes.
-            AbortedError: the upload paused for too long and has expired.
+            AbortedError: the upload paused for too long and has expired, or Redis has lost some of it.
         """
         config = self._config
         fields = [field for item in items for field in (item.item_id, item.data, item.status)]
         outcome, *details = await self._store.run(
             "stage",
             job_id,
+            tenant,
             first,
             task_count,
             config.max_job_items,
-            config.max_queued_bytes,
+            config.max_tenant_bytes,
+            config.max_stored_bytes,
             _milliseconds(config.upload_timeout),
             *fields,
         )
@@ -89,10 +118,8 @@ class Queue:
             raise InvalidArgumentError(f"two items have the item_id {details[0].decode()[:80]!r}")
         if outcome == b"ITEMS":
             raise ResourceExhaustedError(f"more than {config.max_job_items} items; split the job")
-        if outcome == b"BYTES":
-            raise ResourceExhaustedError(
-                f"the queue holds its limit of {config.max_queued_bytes} bytes of items", _QUOTA_RETRY
-            )
+        if outcome in (b"TENANT", b"ALL"):
+            raise self._too_many_bytes(outcome, tenant)
         if outcome == b"GONE":
             raise self._expired()
 
@@ -106,7 +133,7 @@ class Queue:
         Raises:
             AlreadyExistsError: the request id was used for a different job.
             ResourceExhaustedError: the tenant has as many unfinished jobs as it may.
-            AbortedError: the upload has expired.
+            AbortedError: the upload has expired, or Redis has lost some of it.
         """
         spec = jobs_pb2.Job(tasks=job.tasks, tenant=job.tenant, priority=job.priority)
         spec.ttl.FromMilliseconds(_milliseconds(job.ttl))
@@ -120,6 +147,8 @@ class Queue:
             job.digest,
             self._config.max_tenant_jobs,
             spec.SerializeToString(),
+            job.item_count,
+            job.data_count,
             *(field for task in job.tasks for field in (task.model, task.SerializeToString(deterministic=True))),
         )
         if outcome == b"CONFLICT":
@@ -137,71 +166,128 @@ class Queue:
         max_items: int,
         *,
         builders: Collection[str],
+        instance: str,
+        window: int = 64,
         loaded: Collection[str] = (),
         refused: Collection[str] = (),
-        quarantine: bool = False,
-    ) -> Claim:
-        """Lease the next chunk to a worker.
+    ) -> Lease | None:
+        """Lease the next chunk to a worker; None where there is no work for it, or it has enough.
 
         Args:
             worker_id: who gets it.
             max_items: most items in it.
             builders: what it can load.
+            instance: the id of its process; it gets nothing where another one is registered.
+            window: most items that it holds at once, of all replicas.
             loaded: models that it has in memory, which go first within limits.
             refused: models that it must not get now.
-            quarantine: whether to lease an item that must run alone.
         """
         config = self._config
-        quarantined, *leases = await self._store.run(
+        chunk = await self._store.run(
             "claim",
             worker_id,
+            instance,
             max_items,
             config.chunk_bytes,
             _milliseconds(config.lease),
-            config.chunk_items,
-            "quarantine" if quarantine else "lanes",
+            window,
+            _milliseconds(_RESERVED_SWEEPS * config.sweep_interval),
             ",".join(builders),
             ",".join(loaded),
             ",".join(refused),
+            _DATA_LOST,
         )
-        if not leases or leases[0] is None:
-            return Claim(None, quarantined)
-        token, job_id, task_index, attempts, task, indices, ids, data = leases[0]
+        if chunk is None:
+            return None
+        token, job_id, tenant, task_index, start, attempts, task, indices, ids, data = chunk
         items = tuple(
             LeasedItem(index, name.decode(), item) for index, name, item in zip(indices, ids, data, strict=True)
         )
-        return Claim(Lease(token, job_id.decode(), task_index, attempts, task, items), quarantined)
+        return Lease(int(token), job_id.decode(), tenant.decode(), task_index, start, attempts, task, items)
 
-    async def renew(self, tokens: Collection[int]) -> frozenset[int]:
-        """Renew leases; returns the tokens of those that are gone."""
-        lost = await self._store.run("renew", _milliseconds(self._config.lease), *tokens)
+    async def renew(self, leases: Sequence[tuple[Lease, bool]]) -> frozenset[int]:
+        """Renew leases; returns the tokens of those that are gone.
+
+        Args:
+            leases: each with whether the worker may have seen an item of it.
+        """
+        fields = [field for lease, sent in leases for field in (*lease.fence, int(sent))]
+        lost = await self._store.run("renew", _milliseconds(self._config.lease), *fields)
         return frozenset(map(int, lost))
 
-    async def commit(self, token: int, outcomes: Sequence[Outcome]) -> None:
+    async def commit(self, lease: Lease, outcomes: Sequence[Outcome]) -> None:
         """Commit results of a leased chunk; with the last one the lease ends.
+
+        A job whose results go beyond its tenant's bytes, or those of the store, is ended as FAILED.
 
         Raises:
             LeaseLostError: the lease is gone; nothing was committed.
         """
+        config = self._config
         fields = [field for outcome in outcomes for field in (outcome.index, int(outcome.failed), outcome.data)]
-        if not await self._store.run("commit", token, *fields):
-            raise LeaseLostError(f"lease {token} is gone")
+        answer = await self._store.run(
+            "commit", *lease.fence, config.max_tenant_bytes, config.max_stored_bytes, *fields
+        )
+        if answer == b"GONE":
+            raise LeaseLostError(f"lease {lease.token} is gone")
+        if answer != b"OK":
+            await self.fail(lease.job_id, self._too_many_bytes(answer, lease.tenant))
 
-    async def release(self, token: int, *, counts: bool, status: status_pb2.Status | None = None) -> None:
+    async def fail(self, job_id: str, error: ZoofleetError) -> None:
+        """End a job that cannot go on as FAILED; nothing happens to one that has finished."""
+        if await self._store.run("fail", job_id, to_status(error).SerializeToString()):
+            _log.warning("jobs/%s failed: %s", job_id, error)
+
+    async def release(self, lease: Lease, cause: Cause, status: status_pb2.Status | None = None) -> None:
         """Hand back what a lease has left; nothing happens where it is gone.
 
+        Where the attempt counts, each item goes on alone.
+
         Args:
-            token: of the lease.
-            counts: whether its items may be to blame: each then goes on alone, with one attempt less.
+            lease: of the chunk.
+            cause: why it comes back.
             status: the result of an item that has no attempts left; that of a poison item where left out.
         """
         final = self._poison if status is None else status.SerializeToString()
-        await self._store.run("release", token, int(counts), self._config.max_attempts, final)
+        await self._store.run("release", *lease.fence, cause, self._config.max_attempts, final, self._verdict_ms)
 
-    async def reap(self) -> tuple[int, int, int]:
-        """Take back expired leases, drop expired uploads and jobs; returns how many of each."""
-        leases, uploads, jobs = await self._store.run("reap", self._config.max_attempts, self._poison)
-        return leases, uploads, jobs
+    async def refuse(
+        self, lease: Lease, model: str, worker_id: str, able: Collection[str], error: ZoofleetError
+    ) -> int:
+        """Note that a worker could not load a model; returns how many jobs have waited for it in vain and were ended.
+
+        Args:
+            lease: whose items it refused.
+            model: which.
+            worker_id: who.
+            able: workers that might run it.
+            error: why.
+        """
+        ended: int = await self._store.run(
+            "refuse",
+            model,
+            worker_id,
+            lease.job_id,
+            to_status(error).SerializeToString(),
+            _milliseconds(self._config.load_timeout),
+            _milliseconds(_REFUSALS_KEPT),
+            *able,
+        )
+        return ended
+
+    async def accept(self, model: str) -> None:
+        """Note that a model could be loaded after all."""
+        await self._store.call("DEL", keys.refusals(model))
+
+    async def refusal(self, model: str) -> ZoofleetError | None:
+        """Why no worker could load a model of late; None where one could or none has tried."""
+        status = await self._store.call("HGET", keys.refusals(model), "status")
+        return None if status is None else from_status(status_pb2.Status.FromString(status))
+
+    async def reap(self) -> Reaped:
+        """Take back expired leases, give up items, drop expired uploads and jobs; a bounded number of each."""
+        *counts, more = await self._store.run("reap", self._config.max_attempts, self._poison, self._verdict_ms)
+        return Reaped(*counts, more=bool(more))
 
     async def get(self, job_id: str) -> JobRecord:
         """Return a job.
@@ -260,13 +346,13 @@ class Queue:
     async def read_results(self, job: JobRecord, after: int) -> list[StoredResult]:
         """Return some results committed after the position `after` (0 for the first ones); none where all were."""
         rows = await self._store.run("read", job.job_id, after, _READ_RESULTS, _READ_BYTES)
-        return [await self._stored(job, int(name.partition(b"-")[0]), fields) for name, fields in rows]
+        return [StoredResult(row[0], row[1] if len(row) == 2 else _status_result(job, *row[1:])) for row in rows]
 
-    async def read_cancelled(self, job: JobRecord, after: int) -> tuple[list[StoredResult], int | None]:
-        """Return some of the results that a cancelled job never got, each as an error.
+    async def read_missing(self, job: JobRecord, after: int) -> tuple[list[StoredResult], int | None]:
+        """Return some of the results that a job that ended early never got, each as an error.
 
         Args:
-            job: cancelled.
+            job: cancelled or failed.
             after: where the page before ended, 0 for the first one.
 
         Returns:
@@ -282,7 +368,7 @@ class Queue:
         )
         if len(ids) <= (last - 1) // len(tasks) - first // len(tasks):
             raise _not_found(job.job_id)  # deleted since
-        error = CancelledError("the job was cancelled before this ran")
+        error = CancelledError("the job was cancelled before this ran") if job.error is None else from_status(job.error)
         missing = []
         for bit in range(first, last):
             byte = bit // 8 - first // 8
@@ -299,33 +385,37 @@ class Queue:
         letters = (row.decode().split(":") for row in rows)
         return [(job_id, int(task), int(index)) for job_id, task, index in letters]
 
-    async def _stored(self, job: JobRecord, position: int, flat: list[bytes]) -> StoredResult:
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        if b"r" in fields:
-            return StoredResult(position, fields[b"r"])
-        task, index = map(int, fields[b"p"].split(b":"))
-        name = await self._store.call("LINDEX", keys.ids(job.job_id), index)
-        if name is None:
-            raise _not_found(job.job_id)  # deleted since
-        result = vision_pb2.Result(
-            item_id=name.decode(),
-            model=job.spec.tasks[task].model,
-            precision=job.spec.tasks[task].precision,
-            error=status_pb2.Status.FromString(fields[b"s"]),
-        )
-        return StoredResult(position, result.SerializeToString())
-
     def _too_many_jobs(self, tenant: str) -> ResourceExhaustedError:
         return ResourceExhaustedError(
             f"tenant {tenant!r} has its limit of {self._config.max_tenant_jobs} unfinished jobs", _QUOTA_RETRY
         )
 
+    def _too_many_bytes(self, which: bytes, tenant: str) -> ResourceExhaustedError:
+        if which == b"TENANT":
+            held = f"tenant {tenant!r} has more than its limit of {self._config.max_tenant_bytes} bytes"
+        else:
+            held = f"the store has more than its limit of {self._config.max_stored_bytes} bytes"
+        return ResourceExhaustedError(f"{held} of items and results; delete finished jobs, or try later", _QUOTA_RETRY)
+
     def _expired(self) -> AbortedError:
-        return AbortedError(f"the upload paused for more than {self._config.upload_timeout:g} s and was discarded")
+        return AbortedError(
+            f"the upload paused for more than {self._config.upload_timeout:g} s, or the store lost some of it; it was "
+            "discarded"
+        )
 
 
 def _not_found(job_id: str) -> JobNotFoundError:
     return JobNotFoundError(f"no job is named 'jobs/{job_id}', or it has expired")
+
+
+def _status_result(job: JobRecord, status: bytes, task: int, item_id: bytes) -> bytes:
+    result = vision_pb2.Result(
+        item_id=item_id.decode(),
+        model=job.spec.tasks[task].model,
+        precision=job.spec.tasks[task].precision,
+        error=status_pb2.Status.FromString(status),
+    )
+    return result.SerializeToString()
 
 
 def _milliseconds(seconds: float) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import status_pb2
 
 from zoofleet.v1 import jobs_pb2, vision_pb2
 
@@ -40,6 +42,8 @@ class NewJob:
         tasks: resolved.
         request_id: empty where there is none.
         digest: of spec and items.
+        item_count: items that were staged.
+        data_count: those of them that have data.
     """
 
     job_id: str
@@ -49,6 +53,8 @@ class NewJob:
     tasks: tuple[vision_pb2.Task, ...]
     request_id: str
     digest: str
+    item_count: int
+    data_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,8 @@ class JobRecord:
         start: when its first chunk was leased.
         end: when it finished.
         expire: when it will be deleted.
+        left: results to come of each task.
+        error: why it failed; None where it did not.
     """
 
     job_id: str
@@ -80,6 +88,8 @@ class JobRecord:
     start: int
     end: int
     expire: int
+    left: tuple[int, ...]
+    error: status_pb2.Status | None
 
     @classmethod
     def parse(cls, job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
@@ -88,6 +98,7 @@ class JobRecord:
         def number(name: bytes) -> int:
             return int(fields.get(name, 0))
 
+        error = fields.get(b"error")
         return cls(
             job_id,
             jobs_pb2.Job.FromString(fields[b"spec"]),
@@ -96,6 +107,8 @@ class JobRecord:
                 number(name)
                 for name in (b"items", b"results", b"committed", b"errors", b"create", b"start", b"end", b"expire")
             ),
+            left=tuple(number(b"left:%d" % task) for task in range(number(b"tasks"))),
+            error=status_pb2.Status.FromString(error) if error else None,
         )
 
     @property
@@ -112,6 +125,7 @@ class JobRecord:
             result_count=self.results,
             committed_count=self.committed,
             error_count=self.errors,
+            error=self.error,
         )
         job.MergeFrom(self.spec)
         for field, milliseconds in (
@@ -148,31 +162,57 @@ class Lease:
     Attributes:
         token: fencing token; a later lease of the same items has a higher one, and this one then commits nothing.
         job_id: 32 hex digits.
+        tenant: the job's.
         task_index: which of the job's tasks.
-        attempts: workers that its items have left dead.
+        start: index of its first item, or of one before whose result was in already.
+        attempts: attempts that count against its first item.
         task: resolved, serialized.
         items: at least one.
     """
 
     token: int
     job_id: str
+    tenant: str
     task_index: int
+    start: int
     attempts: int
     task: bytes
     items: tuple[LeasedItem, ...]
 
+    @property
+    def fence(self) -> tuple[int, str, int, int]:
+        """What scripts find the lease by: a token alone may be another lease's, where Redis has lost data."""
+        return self.token, self.job_id, self.task_index, self.start
+
+
+class Cause(StrEnum):
+    """Why a chunk comes back before it is done."""
+
+    INNOCENT = "INNOCENT"
+    """Nothing that its items did: the attempt does not count."""
+    DIED = "DIED"
+    """The worker seems to have died: the attempt counts unless its process is seen alive again."""
+    FAULT = "FAULT"
+    """The worker or the scheduler failed at it: the attempt counts."""
+
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What a claim found.
+class Reaped:
+    """What a sweep has cleared away.
 
     Attributes:
-        lease: None where there is no work for this worker.
-        quarantined: number of items in the queue that must run alone.
+        leases: that had expired.
+        given_up: items whose last worker has died beyond doubt.
+        uploads: that were abandoned.
+        jobs: that had expired.
+        more: whether there is more of any of them.
     """
 
-    lease: Lease | None
-    quarantined: int
+    leases: int
+    given_up: int
+    uploads: int
+    jobs: int
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from zoofleet._grpc import SERVER_OPTIONS
-from zoofleet.errors import UnavailableError
+from zoofleet.errors import UnavailableError, ZoofleetError
 from zoofleet.scheduler import vision_proxy
 from zoofleet.scheduler.config import SchedulerConfig
 from zoofleet.scheduler.dispatcher import Dispatcher
@@ -41,11 +41,16 @@ class Scheduler:
 
     def __init__(self, config: SchedulerConfig) -> None:
         self._config = config
-        self._store = Store(config.redis_url, config.redis_timeout)
+        self._store = Store(
+            config.redis_url,
+            config.redis_timeout,
+            pulse=config.sweep_interval,
+            longest_grace=max(config.lease, config.heartbeat_timeout),
+        )
         self._fleet = Fleet(self._store, config)
         queue = Queue(self._store, config)
         self._dispatcher = Dispatcher(queue, self._fleet, self._store, config)
-        self._jobs = JobsService(queue, self._store, config)
+        self._jobs = JobsService(queue, self._fleet, self._store, config)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._server.add_generic_rpc_handlers((vision_proxy.handler(self._fleet),))
@@ -106,9 +111,11 @@ class Scheduler:
         serving: bool | None = None
         while True:
             try:
-                await self._store.call("PING")
+                await self._store.check()
+                if serving is None:
+                    await self._store.warn_of_data_loss()
                 answers = True
-            except UnavailableError as error:
+            except ZoofleetError as error:
                 _log.warning("%s", error)
                 answers = False
             if answers != serving:

@@ -1,4 +1,4 @@
-"""The connection to Redis: commands, scripts, events, and one meaning for every failure."""
+"""The connection to Redis: commands, scripts, events, what a failure means, and how long an outage lasted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import logging
 import math
+import re
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -16,9 +18,17 @@ from typing import Any, Final, TypeAlias
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
-from zoofleet.errors import UnavailableError
+from zoofleet.errors import InternalError, ResourceExhaustedError, UnavailableError, ZoofleetError
 from zoofleet.scheduler import keys
 
 _log: Final = logging.getLogger(__name__)
@@ -35,18 +45,32 @@ def _script(name: str) -> tuple[str, str]:
     return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
+_TEMPORARY: Final = re.compile(
+    r"\b(?:READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS|BUSY)\b|-?READONLY You can't write"
+)
+"""Answers of a Redis that is failing over, loading, or kept from writing for a while."""
+
+_OUT_OF_MEMORY: Final = "OOM command not allowed"
+_MEMORY_RETRY: Final = 5.0
+
+
 class Store:
-    """A Redis that answers or raises UnavailableError.
+    """A Redis that answers or raises one of our errors.
 
     Nothing is tried again in here: a command whose answer was lost may have run, and only its caller knows whether it
     may run twice.
 
+    Errors of every command: UnavailableError, Redis does not answer or cannot write at present; ResourceExhaustedError,
+    it is out of memory; InternalError, it refused the command, which is a fault of ours or of its set-up.
+
     Args:
         url: `redis://`, `rediss://` or `unix://` URL.
         timeout: seconds that a command may take.
+        pulse: seconds between calls of `check`.
+        longest_grace: most seconds for which `is_settled` is false after an outage.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, *, pulse: float = 1.0, longest_grace: float = 10.0) -> None:
         # RESP2, because Redis 6.2 greets RESP3 clients with errors about newer features.
         self._pool = BlockingConnectionPool.from_url(
             url,
@@ -59,12 +83,47 @@ class Store:
         )
         self._client: Any = Redis(connection_pool=self._pool)  # its methods are typed for its sync twin as well
         self._listeners: dict[str, list[Listener]] = {}
-        self._last_failure = -math.inf
+        self._pulse = pulse
+        self._longest_grace = longest_grace
+        self._last_answer = math.inf
+        self._grace_until = -math.inf
+        self._clock_offset: float | None = None
 
     @property
-    def quiet(self) -> float:
-        """Seconds since Redis last failed to answer; infinite where it never did."""
-        return time.monotonic() - self._last_failure
+    def is_settled(self) -> bool:
+        """Whether silence may be held against workers and replicas.
+
+        Not for a while after an outage, as long as it was itself, for nobody could be heard. An outage is a time
+        without any answer of Redis: whether it did not answer, or this process was paused and did not ask.
+        """
+        return time.monotonic() >= self._grace_until
+
+    async def check(self) -> None:
+        """Ask Redis for its time, so that outages are noticed; to be called before silence is judged.
+
+        Its clock against ours tells, too, that all of us were paused at once, as a suspended machine is.
+        """
+        seconds, microseconds = await self.call("TIME")
+        offset = int(seconds) + int(microseconds) / 1e6 - time.monotonic()
+        if self._clock_offset is not None and offset - self._clock_offset > 2 * self._pulse:
+            self._begin_grace(offset - self._clock_offset)
+        self._clock_offset = offset
+
+    async def warn_of_data_loss(self) -> None:
+        """Log what in the set-up of this Redis lets it lose jobs that were acknowledged."""
+        info = await self.call("INFO")  # parsed by redis-py
+        if not info.get("aof_enabled"):
+            _log.warning(
+                "this Redis has no append-only file: what was acknowledged since its last snapshot is lost when it "
+                "dies; set 'appendonly yes'"
+            )
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            _log.warning(
+                "this Redis evicts keys when its memory is full (maxmemory-policy %s), and with them parts of jobs; "
+                "set 'maxmemory-policy noeviction'",
+                policy,
+            )
 
     async def call(self, *command: Any) -> Any:
         """Run one command."""
@@ -125,11 +184,23 @@ class Store:
     def _reaching(self) -> Iterator[None]:
         try:
             yield
+        except ResponseError as error:
+            self._note_answer()
+            raise _refusal(error) from error
         except (RedisError, OSError) as error:
-            self._last_failure = time.monotonic()
-            if isinstance(error, ResponseError):
-                _log.error("Redis refused a command: %s", error)  # out of memory, say, or a read-only replica
             raise UnavailableError(f"the queue's store cannot be reached: {type(error).__name__}") from error
+        self._note_answer()
+
+    def _note_answer(self) -> None:
+        now = time.monotonic()
+        silence, self._last_answer = now - self._last_answer, now
+        if silence > 2 * self._pulse:
+            self._begin_grace(silence)
+
+    def _begin_grace(self, outage: float) -> None:
+        grace = min(outage, self._longest_grace)
+        _log.warning("no word of Redis for %.1f s; nobody is given up for the next %.1f s", outage, grace)
+        self._grace_until = max(self._grace_until, time.monotonic() + grace)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -145,3 +216,15 @@ class Store:
         for listeners in list(self._listeners.values()):
             for listener in list(listeners):
                 listener("")
+
+
+def _refusal(error: ResponseError) -> ZoofleetError:
+    """What an error that Redis answered with means; inside a script's error the cause stands in its text."""
+    text = str(error)
+    if _OUT_OF_MEMORY in text:
+        return ResourceExhaustedError("the queue's store is out of memory; try later", _MEMORY_RETRY)
+    if isinstance(error, ReadOnlyError | MasterDownError | ClusterDownError | TryAgainError) or _TEMPORARY.search(text):
+        return UnavailableError(f"the queue's store cannot do this at present: {text[:200]}")
+    reference = uuid.uuid4().hex[:12]
+    _log.error("fault %s: Redis refused a command: %s", reference, text[:1000])
+    return InternalError(f"the queue's store refused a command; the scheduler's log has the details under {reference}")

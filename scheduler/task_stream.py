@@ -15,6 +15,7 @@ import grpc.aio
 
 from zoofleet._calls import Ending
 from zoofleet._catalog import ModelName
+from zoofleet._grpc import fault
 from zoofleet._parts import PART_BYTES, Assembler, split
 from zoofleet._status import DETAILS_KEY, error_result, from_rpc_error
 from zoofleet._tasks import kind_of
@@ -107,6 +108,8 @@ class TaskStream:
         self._on_end = on_end
         self._outgoing: asyncio.Queue[tuple[Chunk, LeasedItem] | None] = asyncio.Queue()
         self._expected: dict[str, tuple[Chunk, LeasedItem]] = {}
+        self._fault: InternalError | None = None
+        """What kept the writer from sending; the reader says so at the end."""
         self._call: grpc.aio.StreamStreamCall[Any, Any] = channel.stream_stream(
             self._kind.path,
             request_serializer=self._kind.request.SerializeToString,
@@ -126,6 +129,8 @@ class TaskStream:
         """Send no more of a chunk and ignore its results."""
         if self.chunks.pop(chunk.lease.token, None) is not None:
             self.idle_since = time.monotonic()
+            if chunk.waiting:  # their bytes need not wait for the worker's answers
+                self._expected = {key: sent for key, sent in self._expected.items() if sent[0] is not chunk}
 
     def half_close(self) -> None:
         """End the stream once all that was sent is answered."""
@@ -157,6 +162,9 @@ class TaskStream:
                     await self._call.write(message)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the stream has ended; the reader learns why
+        except Exception:  # noqa: BLE001 - what cannot be sent must come back
+            self._fault = fault(f"sending a chunk of {self.task.model}")
+            self._call.cancel()
 
     def _messages(self, wire_id: str, leased: LeasedItem) -> Iterator[Any]:
         item = vision_pb2.Item.FromString(leased.data)
@@ -177,15 +185,24 @@ class TaskStream:
             end = StreamEnd(None)
         except grpc.aio.AioRpcError as raised:
             error = self._ending.restore(raised)
-            if any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
+            if self._fault is not None:
+                end = StreamEnd(self._fault)
+            elif any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
                 end = StreamEnd(from_rpc_error(error))
             else:  # no word of a worker's, but of whatever is there now
-                fault = UnavailableError(f"{error.code().name}: {error.details()}")
-                end = StreamEnd(fault, crashed=error.code() in _TRANSPORT_CODES)
+                lost = UnavailableError(f"{error.code().name}: {error.details()}")
+                end = StreamEnd(lost, crashed=error.code() in _TRANSPORT_CODES)
+        except asyncio.CancelledError:
+            if self._fault is None:  # else it was the writer that ended the call
+                raise
+            end = StreamEnd(self._fault)
         except ZoofleetError as error:
             self._call.cancel()
             _log.error("a worker broke the contract: %s", error)
             end = StreamEnd(InternalError(f"a worker broke the contract: {error}"))
+        except Exception:  # noqa: BLE001 - what cannot be read must run again
+            self._call.cancel()
+            end = StreamEnd(fault(f"reading results of {self.task.model}"))
         self._writer.cancel()
         self._on_end(self, end)
 
@@ -201,11 +218,8 @@ class TaskStream:
     def _settle(self, result: vision_pb2.Result) -> None:
         expected = self._expected.pop(result.item_id, None)
         if expected is None:
-            _log.warning("a worker sent a result for %r, which it does not have", result.item_id[:80])
-            return
+            return  # of a chunk that was given up
         chunk, item = expected
-        if chunk.lease.token not in self.chunks:
-            return
         chunk.settle(item, result)
         if not chunk.waiting:
             self.forget(chunk)

@@ -65,6 +65,7 @@ class Upload:
         self._batch: list[StagedItem] = []
         self._batch_bytes = 0
         self._staged = 0
+        self._staged_data = 0
         self._digest = hashlib.sha256()
         for task in self._tasks:
             self._hash(task.SerializeToString(deterministic=True))
@@ -124,6 +125,8 @@ class Upload:
             self._tasks,
             self._request_id,
             self._digest.hexdigest(),
+            self._staged,
+            self._staged_data,
         )
         published = await self._queue.publish(job)
         self._published = True
@@ -161,8 +164,9 @@ class Upload:
         batch, self._batch, self._batch_bytes = self._batch, [], 0
         first = self._staged
         self._staged += len(batch)
+        self._staged_data += sum(not item.status for item in batch)
         if batch and not self._known:
-            await self._queue.stage(self._job_id, first, len(self._tasks), batch)
+            await self._queue.stage(self._job_id, first, len(self._tasks), batch, self._tenant)
 
     def _hash(self, field: bytes) -> None:
         self._digest.update(len(field).to_bytes(8, "big"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,9 +15,10 @@ import grpc.aio
 from google.rpc import status_pb2
 
 from zoofleet import errors
-from zoofleet._grpc import CHANNEL_OPTIONS
+from zoofleet._grpc import CHANNEL_OPTIONS, fault
 from zoofleet._status import error_result, to_status
 from zoofleet.errors import (
+    DataLossError,
     InternalError,
     LeaseLostError,
     ResourceExhaustedError,
@@ -28,7 +29,7 @@ from zoofleet.errors import (
 from zoofleet.scheduler.config import SchedulerConfig
 from zoofleet.scheduler.fleet import WorkerRecord
 from zoofleet.scheduler.queue import Queue
-from zoofleet.scheduler.records import Lease
+from zoofleet.scheduler.records import Cause, Lease
 from zoofleet.scheduler.task_stream import Chunk, StreamEnd, TaskStream
 
 _log: Final = logging.getLogger(__name__)
@@ -37,13 +38,8 @@ _COMMIT_BYTES: Final = 8 * 1024 * 1024
 """Results of a chunk are committed early once they are this large."""
 
 _MAX_BACKOFF: Final = 30.0
-_QUARANTINE_PAUSE: Final = 10.0
-"""Seconds until a worker that can run nothing of the quarantine looks into it again."""
-
 _REDIS_RETRY: Final = 0.2
-
-REFUSALS: Final = 3
-"""Refusals after which a worker counts as unable to run a model."""
+_MAX_REDIS_RETRY: Final = 2.0
 
 _TASK_ERRORS: Final = (
     errors.InvalidArgumentError,
@@ -51,23 +47,18 @@ _TASK_ERRORS: Final = (
     errors.UnimplementedError,
     errors.PermissionDeniedError,
     errors.FailedPreconditionError,
-    errors.DataLossError,
 )
 """What a worker says of a task that cannot run anywhere."""
 
-
-@dataclass(slots=True)
-class Quarantine:
-    """Which link of this replica runs the items that must run alone; the others go on meanwhile."""
-
-    holder: WorkerLink | None = None
+_LOAD_ERRORS: Final = (WeightsUnavailableError, DataLossError)
+"""What a worker says of a model that it cannot load, which may mend: a mirror is away, or serves other bytes."""
 
 
 @dataclass(slots=True)
 class _Refusal:
     count: int = 0
-    lasting: int = 0
     until: float = 0.0
+    noted: bool = False
 
 
 class WorkerLink:
@@ -77,8 +68,7 @@ class WorkerLink:
         worker: as of now; `update` brings later records.
         queue: where chunks come from and results go.
         config: limits and times.
-        quarantine: shared by the links of a dispatcher.
-        hopeless: whether no live worker is left that may run a model.
+        able: the live workers that might run a model.
     """
 
     def __init__(
@@ -86,15 +76,12 @@ class WorkerLink:
         worker: WorkerRecord,
         queue: Queue,
         config: SchedulerConfig,
-        quarantine: Quarantine,
-        hopeless: Callable[[str], bool],
+        able: Callable[[str], Sequence[WorkerRecord]],
     ) -> None:
         self.worker = worker
         self._queue = queue
         self._config = config
-        self._quarantine = quarantine
-        self._quarantine_pause = 0.0
-        self._hopeless = hopeless
+        self._able = able
         # Not the channel of interactive calls: bulk items would fill its flow-control window.
         self._channel = grpc.aio.insecure_channel(
             worker.info.address, (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
@@ -109,14 +96,9 @@ class WorkerLink:
         self._watching = asyncio.create_task(self._watch_channel())
 
     @property
-    def tokens(self) -> Collection[int]:
-        """Tokens of the leases to renew."""
-        return self._chunks.keys()
-
-    def refusals(self, model: str) -> int:
-        """How often the worker refused a model since it last ran it, for reasons that time alone may not mend."""
-        refusal = self._refusals.get(model)
-        return refusal.lasting if refusal is not None else 0
+    def leases(self) -> list[tuple[Lease, bool]]:
+        """The leases to renew, each with whether the worker may have seen an item of it."""
+        return [(chunk.lease, chunk.sent) for chunk in self._chunks.values()]
 
     def update(self, worker: WorkerRecord) -> None:
         """Take note of a heartbeat."""
@@ -131,19 +113,19 @@ class WorkerLink:
         """Give up chunks whose leases are gone; streams that carry nothing else are cancelled to free the worker."""
         for token in tokens:
             chunk = self._chunks.pop(token, None)
-            if chunk is None:
-                continue
-            stream = self._streams.get(chunk.lease.task)
-            if stream is not None and token in stream.chunks:
-                stream.forget(chunk)
-                if not stream.chunks:
-                    del self._streams[chunk.lease.task]
-                    self._spawn(stream.cancel())
+            if chunk is not None:
+                self._detach(chunk)
         self.wake()
 
     def drop_job(self, job_id: str) -> None:
         """Give up the chunks of a cancelled job."""
         self.drop([token for token, chunk in self._chunks.items() if chunk.lease.job_id == job_id])
+
+    def flush(self) -> None:
+        """Commit what chunks have so far: slow ones show results, count for less, and lose less with this process."""
+        for chunk in self._chunks.values():
+            if chunk.ready:
+                self._spawn(self._commit(chunk), chunk)
 
     def close_idle(self) -> None:
         """End streams that had nothing to carry for a while."""
@@ -163,7 +145,7 @@ class WorkerLink:
                 while self._chunks:
                     self._wake.clear()
                     await self._wake.wait()
-        closing = asyncio.create_task(self.close(counts=False))
+        closing = asyncio.create_task(self.close(Cause.INNOCENT))
         await asyncio.wait({closing}, timeout=timeout)
         self.abandon()
         await closing
@@ -172,15 +154,13 @@ class WorkerLink:
         """Wait no longer for Redis: leases that could not be handed back expire."""
         self._chunks.clear()
 
-    async def close(self, *, counts: bool) -> None:
+    async def close(self, cause: Cause) -> None:
         """End all streams and hand back what they carried.
 
         Args:
-            counts: whether the items that the worker has seen may be to blame.
+            cause: why items that the worker has seen come back.
         """
         self._closed = True
-        if self._quarantine.holder is self:
-            self._quarantine.holder = None
         self._watching.cancel()
         self.wake()
         await self._pumping  # not cancelled: a claim whose answer is not read would be lost until its lease expires
@@ -188,7 +168,7 @@ class WorkerLink:
             chunks = list(stream.chunks.values())
             await stream.cancel()
             for chunk in chunks:
-                self._hand_back(chunk, counts=counts and chunk.sent)
+                self._hand_back(chunk, cause if chunk.sent else Cause.INNOCENT)
         self._streams.clear()
         await asyncio.gather(self._watching, *self._ending, return_exceptions=True)
         await self._channel.close()
@@ -206,46 +186,42 @@ class WorkerLink:
             try:
                 while await self._take_one():
                     pass
-            except UnavailableError:
-                pass  # Redis is away; the sweep wakes us again
+            except ZoofleetError as error:  # the sweep wakes us again
+                _log.warning("cannot claim for %s: %s", self.worker.name, error)
             except Exception:  # noqa: BLE001 - a worker must not sit idle for ever because of one fault
                 _log.exception("a fault in claiming for %s", self.worker.name)
 
     async def _take_one(self) -> bool:
         """Claim a chunk and send it; returns whether to try for another one at once."""
         reachable = self._channel.get_state() is grpc.ChannelConnectivity.READY
-        if self._closed or self.worker.draining or not reachable:
-            if self._quarantine.holder is self:
-                self._quarantine.holder = None
-            return False
-        alone = self._quarantine.holder is self
-        room = 1 if alone else self._room()
-        if room < 1 or (alone and self._chunks):
+        room = self._room()
+        if self._closed or self.worker.draining or not reachable or room < 1:
             return False
         now = time.monotonic()
         refused = [model for model, refusal in self._refusals.items() if refusal.until > now]
-        claim = await self._queue.claim(
+        lease = await self._queue.claim(
             self.worker.worker_id,
             room,
             builders=self.worker.builders,
+            instance=self.worker.instance,
+            window=self._window,
             loaded=self.worker.loaded | {stream.task.model for stream in self._streams.values()},
             refused=refused,
-            quarantine=alone,
         )
-        if claim.lease is not None:
-            self._send(claim.lease)
-        elif alone:
-            self._quarantine.holder = None
-            self._quarantine_pause = now + _QUARANTINE_PAUSE
-            return True
-        if claim.quarantined and self._quarantine.holder is None and self._quarantine_pause <= now:
-            self._quarantine.holder = self
-            return True
-        return claim.lease is not None
+        if lease is not None:
+            self._send(lease)
+        return lease is not None
+
+    @property
+    def _window(self) -> int:
+        return max(self.worker.info.max_inflight_items, 1)
 
     def _room(self) -> int:
-        """Items to claim now: none until a good part of a chunk fits, lest chunks crumble."""
-        window = max(self.worker.info.max_inflight_items, 1)
+        """Items to claim now: none until a good part of a chunk fits, lest chunks crumble.
+
+        The script that claims looks at the window too, for what other replicas have given the worker.
+        """
+        window = self._window
         waiting = [item for chunk in self._chunks.values() for item in chunk.waiting.values()]
         room = window - len(waiting)
         if room < min(self._config.chunk_items, (window + 1) // 2):
@@ -258,18 +234,24 @@ class WorkerLink:
         chunk = Chunk(lease)
         self._chunks[lease.token] = chunk
         if self._closed:  # while Redis answered
-            self._hand_back(chunk, counts=False)
+            self._hand_back(chunk, Cause.INNOCENT)
             return
-        stream = self._streams.get(lease.task)
-        if stream is None:
-            stream = TaskStream(self._channel, lease.task, self._on_result, self._on_end)
-            self._streams[lease.task] = stream
-        stream.send(chunk)
+        try:
+            stream = self._streams.get(lease.task)
+            if stream is None:
+                stream = TaskStream(self._channel, lease.task, self._on_result, self._on_end)
+                self._streams[lease.task] = stream
+            stream.send(chunk)
+        except Exception:  # noqa: BLE001 - what cannot be sent must come back, or its lease would be renewed for ever
+            self._back_off(chunk.model)
+            self._hand_back(chunk, Cause.FAULT, fault(f"sending a chunk of {chunk.model}"))
 
     def _on_result(self, chunk: Chunk) -> None:
-        self._refusals.pop(chunk.model, None)
+        refusal = self._refusals.pop(chunk.model, None)
+        if refusal is not None and refusal.noted:
+            self._spawn(self._queue.accept(chunk.model), chunk)
         if not chunk.waiting or chunk.ready_bytes >= _COMMIT_BYTES:
-            self._spawn(self._commit(chunk))
+            self._spawn(self._commit(chunk), chunk)
         self.wake()
 
     def _on_end(self, stream: TaskStream, end: StreamEnd) -> None:
@@ -282,45 +264,54 @@ class WorkerLink:
         _log.warning("%s ended a stream of %s: %s", self.worker.name, model, end.error or "early")
         if end.crashed:
             for chunk in chunks:
-                self._hand_back(chunk, counts=chunk.sent and not self.worker.draining)
-        elif isinstance(end.error, _TASK_ERRORS) or self._refuse(model, end.error):
+                innocent = self.worker.draining or not chunk.sent
+                self._hand_back(chunk, Cause.INNOCENT if innocent else Cause.DIED)
+        elif isinstance(end.error, _TASK_ERRORS):
             for chunk in chunks:
-                self._fail(chunk, end.error or UnavailableError("the worker ended the stream early"))
+                self._fail(chunk, end.error)
+        elif isinstance(end.error, InternalError):
+            self._back_off(model)
+            for chunk in chunks:
+                self._hand_back(chunk, Cause.FAULT, end.error)
         else:
-            fault = end.error if isinstance(end.error, InternalError) else None
+            refusal = self._back_off(model)
             for chunk in chunks:
-                self._hand_back(chunk, counts=fault is not None, status=to_status(fault) if fault else None)
+                self._hand_back(chunk, Cause.INNOCENT)
+            too_large = isinstance(end.error, ResourceExhaustedError) and end.error.retry_after is None
+            if end.error is not None and (too_large or isinstance(end.error, _LOAD_ERRORS)):
+                refusal.noted = True
+                self._spawn(self._note_refusal(chunks[0], end.error), chunks[0])
 
-    def _refuse(self, model: str, error: ZoofleetError | None) -> bool:
-        """Leave the worker alone with this model for a while; returns whether no worker is left to wait for."""
+    def _back_off(self, model: str) -> _Refusal:
+        """Leave the worker alone with this model for a while."""
         refusal = self._refusals.setdefault(model, _Refusal())
-        lasting = isinstance(error, WeightsUnavailableError) or (
-            isinstance(error, ResourceExhaustedError) and error.retry_after is None
-        )
-        refusal.lasting += lasting
-        if lasting and self._hopeless(model):
-            return True
         pause = min(self._config.refusal_backoff * 2 ** min(refusal.count, 10), _MAX_BACKOFF)
         refusal.count += 1
         refusal.until = time.monotonic() + pause
-        return False
+        return refusal
+
+    async def _note_refusal(self, chunk: Chunk, error: ZoofleetError) -> None:
+        """Tell all replicas that this worker cannot load the model; jobs that wait for it for too long end."""
+        able = self._able(chunk.model)
+        if any(chunk.model in worker.loaded for worker in able):
+            return
+        names = [worker.worker_id for worker in able]
+        ended = await self._queue.refuse(chunk.lease, chunk.model, self.worker.worker_id, names, error)
+        if ended:
+            _log.error("%d jobs failed, none of %d workers could load %s: %s", ended, len(able), chunk.model, error)
 
     def _fail(self, chunk: Chunk, error: ZoofleetError) -> None:
         for item in list(chunk.waiting.values()):
             chunk.settle(item, error_result(item.item_id, chunk.model, error))
-        self._spawn(self._commit(chunk))
+        self._spawn(self._commit(chunk), chunk)
 
-    def _hand_back(self, chunk: Chunk, *, counts: bool, status: status_pb2.Status | None = None) -> None:
-        self._spawn(self._release(chunk, counts=counts, status=status))
+    def _hand_back(self, chunk: Chunk, cause: Cause, error: ZoofleetError | None = None) -> None:
+        self._spawn(self._release(chunk, cause, to_status(error) if error else None), chunk)
 
-    async def _release(self, chunk: Chunk, *, counts: bool, status: status_pb2.Status | None) -> None:
+    async def _release(self, chunk: Chunk, cause: Cause, status: status_pb2.Status | None = None) -> None:
         await self._commit(chunk)  # what it did get results for need not run again
-        while chunk.lease.token in self._chunks:
-            try:
-                await self._queue.release(chunk.lease.token, counts=counts, status=status)
-                self._chunks.pop(chunk.lease.token, None)
-            except UnavailableError:
-                await asyncio.sleep(_REDIS_RETRY)
+        if await self._persist(chunk, lambda: self._queue.release(chunk.lease, cause, status)):
+            self._chunks.pop(chunk.lease.token, None)
         self.wake()
 
     async def _commit(self, chunk: Chunk) -> None:
@@ -328,20 +319,56 @@ class WorkerLink:
         token = chunk.lease.token
         async with chunk.lock:
             outcomes, chunk.ready, chunk.ready_bytes = chunk.ready, [], 0
-            while outcomes and token in self._chunks:
-                try:
-                    await self._queue.commit(token, outcomes)
-                    outcomes = []
-                except LeaseLostError as error:
-                    _log.info("results of jobs/%s come too late: %s", chunk.lease.job_id, error)
-                    self.drop([token])
-                except UnavailableError:
-                    await asyncio.sleep(_REDIS_RETRY)
+            try:
+                if outcomes:
+                    await self._persist(chunk, lambda: self._queue.commit(chunk.lease, outcomes))
+            except LeaseLostError as error:
+                _log.info("results of jobs/%s come too late: %s", chunk.lease.job_id, error)
+                self.drop([token])
+            except InternalError as error:
+                # Redis would refuse them again, for ever.
+                self._detach(chunk)
+                status = to_status(error)
+                await self._persist(chunk, lambda: self._queue.release(chunk.lease, Cause.FAULT, status))
+                self._chunks.pop(token, None)
             if not chunk.waiting and not chunk.ready:
                 self._chunks.pop(token, None)
         self.wake()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _persist(self, chunk: Chunk, step: Callable[[], Awaitable[None]]) -> bool:
+        """Take a step in Redis, again and again while it is away or full; returns whether it was taken.
+
+        It is not where the chunk was given up meanwhile.
+        """
+        pause = _REDIS_RETRY
+        while chunk.lease.token in self._chunks:
+            try:
+                await step()
+            except (UnavailableError, ResourceExhaustedError):
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _MAX_REDIS_RETRY)
+            else:
+                return True
+        return False
+
+    def _detach(self, chunk: Chunk) -> None:
+        """Send no more of a chunk; a stream that carries nothing else is cancelled, to free the worker."""
+        stream = self._streams.get(chunk.lease.task)
+        if stream is not None and chunk.lease.token in stream.chunks:
+            stream.forget(chunk)
+            if not stream.chunks:
+                del self._streams[chunk.lease.task]
+                self._spawn(stream.cancel(), chunk)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], chunk: Chunk) -> None:
+        """Run what concerns a chunk in the background. A fault in it gives the chunk up: its lease expires."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._ending.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("gave up a chunk of jobs/%s for %s", chunk.lease.job_id, self.worker.name, exc_info=error)
+                self.drop([chunk.lease.token])
+
         task = asyncio.create_task(work)
         self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        task.add_done_callback(ended)

@@ -4,18 +4,10 @@
 --
 -- Returns 1, or 0 where there is no such job.
 
-local job = ARGV[1]
-local name = key('job', job)
-local state, results, committed = unpack(redis.call('HMGET', name, 'state', 'results', 'committed'))
-if not state then
+if redis.call('EXISTS', key('job', ARGV[1])) == 0 then
   return 0
 end
-if tonumber(state) ~= QUEUED and tonumber(state) ~= RUNNING then
-  return 1
+if is_active(ARGV[1]) then
+  end_early(ARGV[1], CANCELLED, '')
 end
-redis.call('HSET', name, 'committed', results)
-redis.call('HINCRBY', name, 'errors', results - committed)
-finish(job, CANCELLED)
-tell('job ' .. job)
-tell('cancel ' .. job)
 return 1

@@ -4,12 +4,13 @@
 --
 -- Returns OK; MISSING: no such job; UNFINISHED.
 
-local state, tenant, request = unpack(redis.call('HMGET', key('job', ARGV[1]), 'state', 'tenant', 'request'))
-if not state then
+local name = key('job', ARGV[1])
+local tenant, bytes, request = unpack(redis.call('HMGET', name, 'tenant', 'result_bytes', 'request'))
+if not tenant then
   return 'MISSING'
 end
-if tonumber(state) == QUEUED or tonumber(state) == RUNNING then
+if is_active(ARGV[1]) then
   return 'UNFINISHED'
 end
-forget(ARGV[1], tenant, request)
+forget(ARGV[1], tenant, bytes, request)
 return 'OK'

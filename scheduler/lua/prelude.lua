@@ -6,11 +6,20 @@
 -- Time is Redis's own, so that the clocks of the scheduler's replicas do not matter.
 
 -- Values of zoofleet.v1.Job.State.
-local QUEUED, RUNNING, SUCCEEDED, CANCELLED = 1, 2, 3, 5
+local QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = 1, 2, 3, 4, 5
 -- From so many lost workers on, an item runs with no other item beside it.
 local QUARANTINE_ATTEMPTS = 2
--- Scores of entries order by priority first: -priority * PRIORITY_STEP + 2 * sequence, exact in a double.
-local PRIORITY_STEP = 2 ^ 44
+-- Stands where a tenant would for items that must run alone; no tenant is called so.
+local QUARANTINE = '~'
+-- Scores of entries order by priority, then by job, then by task: -priority * PRIORITY_STEP + sequence * JOB_STEP + 2 *
+-- task, exact in a double. What was handed back has one less, and so goes before the rest.
+local PRIORITY_STEP, JOB_STEP = 2 ^ 44, 32
+-- Beats of a worker after which it counts as alive beyond doubt: one may have been under way when it died.
+local PROOF_BEATS = 2
+-- Milliseconds for which the ends of worker processes are remembered.
+local MEMORY = 3600 * 1000
+-- Bytes of a job's bitmap that are looked at in one step.
+local PAGE = 4096
 
 local root = KEYS[1]
 
@@ -18,9 +27,18 @@ local function key(...)
   return root .. ':' .. table.concat({...}, ':')
 end
 
-local function now_ms()
+local function now_us()
   local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  return time[1] * 1000000 + time[2]
+end
+
+local function now_ms()
+  return math.floor(now_us() / 1000)
+end
+
+-- A whole number as text; tostring would write large ones with an exponent.
+local function whole(number)
+  return string.format('%.0f', number)
 end
 
 local function tell(message)
@@ -35,149 +53,335 @@ local function split(text, separator)
   return fields
 end
 
--- Stores a result unless there is one: the one place that makes results exactly-once. Returns whether it was stored.
+-- Bytes stored -----------------------------------------------------------------------------------------------------
+
+-- Counts bytes of items and results, by tenant and over all tenants. (Less is counted as 0 - bytes: Redis takes no -0.)
+local function count_bytes(tenant, bytes)
+  if redis.call('HINCRBY', key('bytes'), tenant, bytes) == 0 then
+    redis.call('HDEL', key('bytes'), tenant)
+  end
+  redis.call('HINCRBY', key('bytes'), '*', bytes)
+end
+
+-- Which limit is exceeded where `bytes` more are stored: 'TENANT', 'ALL', or nil.
+local function exceeded(tenant, bytes, tenant_limit, limit)
+  local held, all = unpack(redis.call('HMGET', key('bytes'), tenant, '*'))
+  if tonumber(held or 0) + bytes > tonumber(tenant_limit) then
+    return 'TENANT'
+  end
+  return tonumber(all or 0) + bytes > tonumber(limit) and 'ALL' or nil
+end
+
+-- Results ----------------------------------------------------------------------------------------------------------
+
+-- Stores a result unless there is one: the one place that makes results exactly-once. Returns its bytes, or nil where
+-- it was not stored.
 local function record(job, tasks, task, index, ...)
   if redis.call('SETBIT', key('job', job, 'done'), index * tasks + task, 1) == 1 then
-    return false
+    return nil
   end
-  local results = key('job', job, 'results')
+  local results, bytes = key('job', job, 'results'), 0
+  for _, field in ipairs({...}) do
+    bytes = bytes + #field
+  end
   redis.call('XADD', results, (redis.call('XLEN', results) + 1) .. '-0', ...)
-  return true
+  return bytes
 end
 
 local function record_status(job, tasks, task, index, status)
   return record(job, tasks, task, index, 's', status, 'p', task .. ':' .. index)
 end
 
+-- The index after `index`, whose result is in, or a later one if all results between are in.
+local function skip_done(done, tasks, task, index)
+  local byte = math.floor((index * tasks + task) / 8)
+  local bits = redis.call('GETRANGE', done, byte, byte + PAGE - 1)
+  local open = string.find(bits, '[^\255]') or #bits + 1
+  return math.max(index + 1, math.ceil(((byte + open - 1) * 8 - task) / tasks))
+end
+
 -- Item indices of a run that have no result yet, at most `limit` of them, and the index after the last one looked at.
 local function pending(job, tasks, task, first, count, limit)
-  local done, found, index = key('job', job, 'done'), {}, first
-  while index < first + count and #found < limit do
+  local done, found, index, last = key('job', job, 'done'), {}, first, first + count
+  local passed = 0
+  while index < last and #found < limit do
     if redis.call('GETBIT', done, index * tasks + task) == 0 then
-      found[#found + 1] = index
+      found[#found + 1], index, passed = index, index + 1, 0
+    else
+      -- Failed uploads come in runs of hundreds of thousands: those are passed over bytewise.
+      passed = passed + 1
+      index = passed < 8 and index + 1 or skip_done(done, tasks, task, index)
     end
-    index = index + 1
   end
-  return found, index
+  return found, math.min(index, last)
 end
 
--- Puts a run of items up for leasing.
-local function enqueue(job, tenant, score, task, first, count, attempts)
-  local entry = table.concat({job, task, first, count, attempts}, ':')
-  redis.call('SADD', key('job', job, 'entries'), entry)
-  if attempts >= QUARANTINE_ATTEMPTS then
-    redis.call('ZADD', key('quarantine'), score, entry)
+-- Lanes and turns --------------------------------------------------------------------------------------------------
+
+-- A tenant's turn: the virtual time of fair queueing. It starts with the current one, or where the tenant's work ended
+-- if that was later, and grows by the items that the tenant gets.
+local function begin_turn(tenant)
+  local turn = math.max(
+    tonumber(redis.call('GET', key('virtual')) or 0), tonumber(redis.call('ZSCORE', key('rested'), tenant) or 0))
+  redis.call('ZREM', key('rested'), tenant)
+  redis.call('HSET', key('turns'), tenant, whole(turn))
+  return turn
+end
+
+local function end_turn(tenant, turn)
+  redis.call('HDEL', key('turns'), tenant)
+  if redis.call('EXISTS', key('turns')) == 0 then
+    redis.call('DEL', key('rested'), key('virtual')) -- nobody waits, so time may start over
+  elseif turn > tonumber(redis.call('GET', key('virtual')) or 0) then
+    redis.call('ZADD', key('rested'), whole(turn), tenant)
+  end
+end
+
+-- Brings what stands about a lane up to date after its head may have changed.
+local function note_head(tenant, model)
+  local heads, head = key('heads', tenant), redis.call('ZRANGE', key('lane', tenant, model), 0, 0, 'WITHSCORES')
+  if head[1] then
+    redis.call('ZADD', heads, head[2], model)
+  else
+    redis.call('ZREM', heads, model)
+  end
+  if tenant == QUARANTINE then
     return
   end
-  local lane = key('lane', tenant)
-  if redis.call('EXISTS', lane) == 0 then
-    redis.call('RPUSH', key('tenants'), tenant)
+  if head[1] then
+    local turn = redis.call('HGET', key('turns'), tenant) or begin_turn(tenant)
+    redis.call('ZADD', key('waiting', model), turn, tenant)
+    redis.call('SADD', key('models'), model)
+    return
   end
-  redis.call('ZADD', lane, score, entry)
+  redis.call('ZREM', key('waiting', model), tenant)
+  if redis.call('EXISTS', key('waiting', model)) == 0 then
+    redis.call('SREM', key('models'), model)
+  end
+  if redis.call('EXISTS', heads) == 0 then
+    end_turn(tenant, tonumber(redis.call('HGET', key('turns'), tenant) or 0))
+  end
 end
 
-local function dequeue(job, tenant, entry)
-  local lane = key('lane', tenant)
-  redis.call('SREM', key('job', job, 'entries'), entry)
-  redis.call('ZREM', key('quarantine'), entry)
-  if redis.call('ZREM', lane, entry) == 1 and redis.call('EXISTS', lane) == 0 then
-    redis.call('LREM', key('tenants'), 0, tenant)
-    redis.call('HDEL', key('deficits'), tenant)
-    redis.call('HDEL', key('skips'), tenant)
+-- Puts a run of items up for leasing in the lane of a tenant or in quarantine.
+local function enqueue(lane, job, model, score, task, first, count)
+  local entry = table.concat({job, task, first, count}, ':')
+  redis.call('SADD', key('job', job, 'entries'), table.concat({lane, model, entry}, ' '))
+  redis.call('ZADD', key('lane', lane, model), score, entry)
+  note_head(lane, model)
+end
+
+local function dequeue(lane, model, entry)
+  redis.call('SREM', key('job', split(entry, ':')[1], 'entries'), table.concat({lane, model, entry}, ' '))
+  redis.call('ZREM', key('lane', lane, model), entry)
+  note_head(lane, model)
+end
+
+-- Leases -----------------------------------------------------------------------------------------------------------
+
+-- The lease of a token, or nil where it is gone or, after a loss of data, another one.
+local function find_lease(token, job, task, start)
+  local found = redis.call('HMGET', key('lease', token), 'job', 'task', 'start', 'count', 'worker', 'instance', 'sent')
+  if not found[1] or found[1] ~= job or found[2] ~= task or found[3] ~= start then
+    return nil
   end
+  return {
+    token = token, job = job, task = tonumber(task), first = tonumber(start), count = tonumber(found[4]),
+    worker = found[5], instance = found[6], sent = found[7],
+  }
 end
 
 local function drop_lease(job, token)
+  local worker = redis.call('HGET', key('lease', token), 'worker')
+  if worker then
+    redis.call('HDEL', key('held', worker), token)
+    if redis.call('GET', key('alone', worker)) == token then
+      redis.call('DEL', key('alone', worker))
+    end
+  end
   redis.call('DEL', key('lease', token))
   redis.call('ZREM', key('leases'), token)
   redis.call('SREM', key('job', job, 'leases'), token)
 end
 
+-- Ends of jobs -----------------------------------------------------------------------------------------------------
+
+local function is_active(job)
+  local state = tonumber(redis.call('HGET', key('job', job), 'state') or 0)
+  return state == QUEUED or state == RUNNING
+end
+
 -- Ends a job: its work and items go at once, the rest expires.
 local function finish(job, state)
   local name = key('job', job)
-  local tenant, request, ttl, bytes = unpack(redis.call('HMGET', name, 'tenant', 'request', 'ttl', 'bytes'))
-  for _, entry in ipairs(redis.call('SMEMBERS', name .. ':entries')) do
-    dequeue(job, tenant, entry)
+  local tenant, request, ttl, bytes, result_bytes, tasks =
+    unpack(redis.call('HMGET', name, 'tenant', 'request', 'ttl', 'bytes', 'result_bytes', 'tasks'))
+  for _, member in ipairs(redis.call('SMEMBERS', name .. ':entries')) do
+    dequeue(unpack(split(member, ' ')))
   end
   for _, token in ipairs(redis.call('SMEMBERS', name .. ':leases')) do
     drop_lease(job, token)
   end
+  for task = 0, tasks - 1 do
+    redis.call('HDEL', key('skips'), job .. ':' .. task)
+  end
   local now = now_ms()
   local expire = now + ttl
   redis.call('HSET', name, 'state', state, 'end', now, 'expire', expire)
-  redis.call('DECRBY', key('queued_bytes'), bytes)
-  redis.call('UNLINK', name .. ':items')
+  count_bytes(tenant, 0 - bytes)
+  redis.call('UNLINK', name .. ':items', name .. ':attempts')
   redis.call('SREM', key('tenant', tenant, 'active'), job)
-  redis.call('ZADD', key('endings'), expire, table.concat({job, tenant, request}, ':'))
+  redis.call('ZADD', key('endings'), expire, table.concat({job, tenant, result_bytes, request}, ':'))
   for _, ending in ipairs({name, name .. ':ids', name .. ':done', name .. ':results', key('request', request)}) do
     redis.call('PEXPIREAT', ending, expire)
-  end
-end
-
--- Counts results that were just stored, and ends the job with the last one.
-local function count_results(job, stored, failed)
-  local name = key('job', job)
-  local committed = redis.call('HINCRBY', name, 'committed', stored)
-  redis.call('HINCRBY', name, 'errors', failed)
-  if committed == tonumber(redis.call('HGET', name, 'results')) then
-    finish(job, SUCCEEDED)
   end
   tell('job ' .. job)
 end
 
+-- Ends a job before it is done. Results that are not in stay out; readers see an error in their place.
+local function end_early(job, state, error)
+  local name = key('job', job)
+  local results, committed = unpack(redis.call('HMGET', name, 'results', 'committed'))
+  redis.call('HSET', name, 'committed', results, 'error', error)
+  redis.call('HINCRBY', name, 'errors', results - committed)
+  finish(job, state)
+  tell('cancel ' .. job)
+end
+
+-- Counts results that were just stored, and ends the job with the last one.
+local function count_results(job, task, stored, failed, bytes)
+  local name = key('job', job)
+  local committed = redis.call('HINCRBY', name, 'committed', stored)
+  redis.call('HINCRBY', name, 'errors', failed)
+  redis.call('HINCRBY', name, 'left:' .. task, 0 - stored)
+  redis.call('HINCRBY', name, 'result_bytes', bytes)
+  count_bytes(redis.call('HGET', name, 'tenant'), bytes)
+  if committed == tonumber(redis.call('HGET', name, 'results')) then
+    finish(job, SUCCEEDED)
+  else
+    tell('job ' .. job)
+  end
+end
+
 -- Removes all that is left of a finished job.
-local function forget(job, tenant, request)
+local function forget(job, tenant, result_bytes, request)
   local name = key('job', job)
   redis.call('UNLINK', name, name .. ':ids', name .. ':done', name .. ':results', key('request', request))
   redis.call('ZREM', key('jobs'), job)
   redis.call('ZREM', key('tenant', tenant, 'jobs'), job)
-  redis.call('ZREM', key('endings'), table.concat({job, tenant, request}, ':'))
+  redis.call('ZREM', key('endings'), table.concat({job, tenant, result_bytes, request}, ':'))
+  count_bytes(tenant, 0 - result_bytes)
   tell('job ' .. job)
+end
+
+-- Uploads ----------------------------------------------------------------------------------------------------------
+
+local function is_uploading(job)
+  return tonumber(redis.call('ZSCORE', key('uploads'), job) or 0) > now_ms()
 end
 
 -- Removes what an upload has stored so far.
 local function discard(job)
   local name = key('job', job)
   redis.call('UNLINK', name .. ':items', name .. ':ids', name .. ':seen', name .. ':done', name .. ':results')
-  redis.call('DECRBY', key('queued_bytes'), redis.call('HGET', key('uploads', 'bytes'), job) or 0)
+  local held = redis.call('HGET', key('uploads', 'bytes'), job)
+  if held then
+    local tenant, bytes, result_bytes = unpack(split(held, ':'))
+    count_bytes(tenant, 0 - bytes - result_bytes)
+  end
   redis.call('HDEL', key('uploads', 'bytes'), job)
   redis.call('ZREM', key('uploads'), job)
 end
 
--- Puts what a lease has left back up for leasing. Where the attempt counts, each item goes on alone, so that one that
--- kills workers does not take its neighbours with it, and ends with `status` when it has had `max_attempts`.
--- Returns whether there was such a lease.
-local function hand_back(token, counts, max_attempts, status)
-  local lease = redis.call('HMGET', key('lease', token), 'job', 'task', 'start', 'count', 'attempts')
-  local job = lease[1]
-  if not job then
-    return false
-  end
-  local task, first, count, attempts = tonumber(lease[2]), tonumber(lease[3]), tonumber(lease[4]), tonumber(lease[5])
-  local tenant, tasks, score = unpack(redis.call('HMGET', key('job', job), 'tenant', 'tasks', 'score'))
-  drop_lease(job, token)
-  -- Before the rest of its job, where it came from.
-  score = string.format('%.0f', score - 1)
-  if not counts then
-    enqueue(job, tenant, score, task, first, count, attempts)
-    tell('work')
-    return true
-  end
-  local failed = 0
-  for _, index in ipairs((pending(job, tonumber(tasks), task, first, count, count))) do
-    if attempts + 1 < max_attempts then
-      enqueue(job, tenant, score, task, index, 1, attempts + 1)
-    elseif record_status(job, tonumber(tasks), task, index, status) then
-      failed = failed + 1
-      redis.call('LPUSH', key('dead_letters'), table.concat({job, task, index}, ':'))
-      redis.call('LTRIM', key('dead_letters'), 0, 9999)
-    end
-  end
-  if failed > 0 then
-    count_results(job, failed, failed)
-  end
-  tell('work')
-  return true
+-- Attempts ---------------------------------------------------------------------------------------------------------
+
+-- Puts one item that has lost workers up for leasing again.
+local function enqueue_alone(job, task, index, attempts)
+  local tenant, model, score = unpack(redis.call('HMGET', key('job', job), 'tenant', 'model:' .. task, 'score'))
+  local lane = attempts >= QUARANTINE_ATTEMPTS and QUARANTINE or tenant
+  enqueue(lane, job, model, whole(score + 2 * task - 1), task, index, 1)
 end
 
+-- Ends an item that has had its attempts.
+local function give_up(job, task, index, status)
+  local tasks = tonumber(redis.call('HGET', key('job', job), 'tasks'))
+  local bytes = record_status(job, tasks, task, index, status)
+  if bytes then
+    redis.call('LPUSH', key('dead_letters'), table.concat({job, task, index}, ':'))
+    redis.call('LTRIM', key('dead_letters'), 0, 9999)
+    count_results(job, task, 1, 1, bytes)
+  end
+end
+
+-- Counts an attempt against one item of a lease. Where its worker's process has died the item is blamed for it, until
+-- that process beats all the same (`forgive`); so its last attempt waits for a verdict before it is given up.
+local function count_attempt(lease, index, why, max_attempts, status, verdict_ms)
+  local place = lease.task .. ':' .. index
+  local attempts = redis.call('HINCRBY', key('job', lease.job, 'attempts'), place, 1)
+  if why == 'DIED' then
+    local blame = key('blame', lease.instance)
+    redis.call('HSET', blame, lease.job .. ':' .. place, 1, 'beats', 0)
+    redis.call('PEXPIRE', blame, MEMORY)
+  end
+  if attempts < max_attempts then
+    enqueue_alone(lease.job, lease.task, index, attempts)
+  elseif why == 'DIED' then
+    local verdict = table.concat({lease.job, place, lease.instance}, ':')
+    redis.call('ZADD', key('verdicts'), now_ms() + verdict_ms, verdict)
+  else
+    give_up(lease.job, lease.task, index, status)
+  end
+end
+
+-- Puts what a lease has left back up for leasing. Where the attempt counts, each item goes on alone, so that one that
+-- kills workers does not take its neighbours with it.
+--
+-- why           INNOCENT: it does not count; DIED: it counts if the worker's process has really died; FAULT: it counts
+-- max_attempts  attempts that an item has
+-- status        of an item that has had them, where `why` is FAULT
+-- verdict_ms    milliseconds that a worker that has died has to prove the contrary
+local function hand_back(lease, why, max_attempts, status, verdict_ms)
+  drop_lease(lease.job, lease.token)
+  local tenant, tasks, model, score =
+    unpack(redis.call('HMGET', key('job', lease.job), 'tenant', 'tasks', 'model:' .. lease.task, 'score'))
+  if not tenant then
+    return
+  end
+  if why == 'DIED' and redis.call('HGET', key('worker', lease.worker), 'instance') == lease.instance then
+    -- No further work, from any replica, until it beats.
+    redis.call('HSET', key('worker', lease.worker), 'suspect', 1)
+  end
+  if why ~= 'INNOCENT' then
+    for _, index in ipairs((pending(lease.job, tonumber(tasks), lease.task, lease.first, lease.count, lease.count))) do
+      count_attempt(lease, index, why, max_attempts, status, verdict_ms)
+    end
+  else
+    local place = lease.task .. ':' .. lease.first
+    local attempts = lease.count == 1 and redis.call('HGET', key('job', lease.job, 'attempts'), place)
+    if attempts then
+      enqueue_alone(lease.job, lease.task, lease.first, tonumber(attempts))
+    else
+      enqueue(tenant, lease.job, model, whole(score + 2 * lease.task - 1), lease.task, lease.first, lease.count)
+    end
+  end
+  tell('work')
+end
+
+-- Takes attempts back that were counted while a worker's process was taken for dead. Called at each of its beats.
+local function forgive(instance)
+  local blame = key('blame', instance)
+  if redis.call('EXISTS', blame) == 0 or redis.call('HINCRBY', blame, 'beats', 1) < PROOF_BEATS then
+    return
+  end
+  for _, item in ipairs(redis.call('HKEYS', blame)) do
+    local job, task, index = unpack(split(item, ':'))
+    if index and is_active(job) then
+      local attempts = redis.call('HINCRBY', key('job', job, 'attempts'), task .. ':' .. index, -1)
+      if redis.call('ZREM', key('verdicts'), item .. ':' .. instance) == 1 then
+        enqueue_alone(job, task, index, attempts)
+      end
+    end
+  end
+  redis.call('DEL', blame)
+  tell('work')
+end

@@ -1,38 +1,47 @@
 -- Stores a run of items of a job that is being uploaded.
 --
 -- ARGV[1]  job
--- ARGV[2]  index of the first of these items
--- ARGV[3]  number of the job's tasks
--- ARGV[4]  most items of a job
--- ARGV[5]  most bytes of items over all jobs
--- ARGV[6]  milliseconds until the upload expires unless it goes on
--- ARGV[7.. in threes]  item id; serialized item without its id; '' or the serialized status that stands for its results
+-- ARGV[2]  tenant
+-- ARGV[3]  index of the first of these items
+-- ARGV[4]  number of the job's tasks
+-- ARGV[5]  most items of a job
+-- ARGV[6]  most bytes of items and results of a tenant
+-- ARGV[7]  most bytes of items and results over all tenants
+-- ARGV[8]  milliseconds until the upload expires unless it goes on
+-- ARGV[9.. in threes]  item id; serialized item without its id; '' or the serialized status that stands for its results
 --
--- Returns OK; GONE: the upload has expired; ITEMS, BYTES: over that limit; {DUPLICATE, item id}. What is stored stays
--- until discard.lua, publish.lua or its expiry.
+-- Returns OK; GONE: the upload has expired, or some of it is missing; ITEMS, TENANT, ALL: over that limit; {DUPLICATE,
+-- item id}. What is stored stays until discard.lua, publish.lua or its expiry.
 
-local job, first, tasks, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[6])
+-- Milliseconds that the data outlive their entry in `uploads`, by which the sweep finds and counts them.
+local SURPLUS = 3600 * 1000
+
+local job, tenant, first, tasks, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[8])
 local name = key('job', job)
 
-if first > 0 and not redis.call('ZSCORE', key('uploads'), job) then
+if first > 0 and not (is_uploading(job) and redis.call('LLEN', name .. ':ids') == first) then
   return {'GONE'}
 end
-if first + (#ARGV - 6) / 3 > tonumber(ARGV[4]) then
+if first + (#ARGV - 8) / 3 > tonumber(ARGV[5]) then
   return {'ITEMS'}
 end
-local bytes = 0
-for place = 7, #ARGV, 3 do
-  bytes = bytes + #ARGV[place] + #ARGV[place + 1]
+local bytes, result_bytes = 0, 0
+for place = 9, #ARGV, 3 do
+  bytes = bytes + #ARGV[place + 1]
+  result_bytes = result_bytes + #ARGV[place] + tasks * #ARGV[place + 2]
 end
-if tonumber(redis.call('GET', key('queued_bytes')) or 0) + bytes > tonumber(ARGV[5]) then
-  return {'BYTES'}
+local over = exceeded(tenant, bytes + result_bytes, ARGV[6], ARGV[7])
+if over then
+  return {over}
 end
 
 redis.call('ZADD', key('uploads'), now_ms() + ttl, job)
-redis.call('HINCRBY', key('uploads', 'bytes'), job, bytes)
-redis.call('INCRBY', key('queued_bytes'), bytes)
+local held = split(redis.call('HGET', key('uploads', 'bytes'), job) or tenant .. ':0:0', ':')
+redis.call('HSET', key('uploads', 'bytes'), job,
+  table.concat({tenant, whole(held[2] + bytes), whole(held[3] + result_bytes)}, ':'))
+count_bytes(tenant, bytes + result_bytes)
 local index = first
-for place = 7, #ARGV, 3 do
+for place = 9, #ARGV, 3 do
   if redis.call('SADD', name .. ':seen', ARGV[place]) == 0 then
     return {'DUPLICATE', ARGV[place]}
   end
@@ -47,6 +56,6 @@ for place = 7, #ARGV, 3 do
   index = index + 1
 end
 for _, part in ipairs({':items', ':ids', ':seen', ':done', ':results'}) do
-  redis.call('PEXPIRE', name .. part, ttl)
+  redis.call('PEXPIRE', name .. part, ttl + SURPLUS)
 end
 return {'OK'}

@@ -14,7 +14,7 @@ import grpc.aio
 from zoofleet._status import grpc_code, trailing_metadata
 from zoofleet.errors import InternalError, ZoofleetError
 
-__all__ = ["CHANNEL_OPTIONS", "SERVER_OPTIONS", "aborting"]
+__all__ = ["CHANNEL_OPTIONS", "SERVER_OPTIONS", "aborting", "fault"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -57,7 +57,12 @@ async def aborting(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator
     except grpc.aio.AbortError:
         raise
     except Exception:  # noqa: BLE001 - no traceback of ours may reach a client
-        reference = uuid.uuid4().hex[:12]
-        _log.exception("fault %s in a handler", reference)
-        fault = InternalError(f"a fault of the server; its log has the details under {reference}")
-        await context.abort(grpc_code(fault), str(fault), trailing_metadata(fault))
+        error = fault("a handler")
+        await context.abort(grpc_code(error), str(error), trailing_metadata(error))
+
+
+def fault(what: str) -> InternalError:
+    """Log the exception at hand under a reference, and return an error that carries the reference alone."""
+    reference = uuid.uuid4().hex[:12]
+    _log.exception("fault %s in %s", reference, what)
+    return InternalError(f"a fault in {what}; the server's log has the details under {reference}")

@@ -104,6 +104,8 @@ class Job:
         end_time: when it finished; None before.
         expire_time: when it will be deleted; None before it has finished.
         error: why it failed; None where it did not.
+        wait_reason: what an unfinished job waits for where some of it cannot run at present; None where nothing keeps it
+            from running but its turn.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Job:
     end_time: datetime | None
     expire_time: datetime | None
     error: ZoofleetError | None
+    wait_reason: ZoofleetError | None
 
     @property
     def finished(self) -> bool:
@@ -154,6 +157,7 @@ class Job:
             end_time=_time(proto, "end_time"),
             expire_time=_time(proto, "expire_time"),
             error=from_status(proto.error) if proto.HasField("error") else None,
+            wait_reason=from_status(proto.wait_reason) if proto.HasField("wait_reason") else None,
         )
 
 

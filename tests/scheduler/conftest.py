@@ -15,6 +15,8 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from tests.scheduler import queue_steps
+from tests.scheduler.queue_steps import MODEL, OTHER_MODEL
 
 from zoofleet._grpc import CHANNEL_OPTIONS
 from zoofleet._parts import PART_BYTES, Assembler, split
@@ -24,8 +26,7 @@ from zoofleet.scheduler.queue import Queue
 from zoofleet.scheduler.store import Store
 from zoofleet.v1 import fleet_pb2, fleet_pb2_grpc, jobs_pb2, jobs_pb2_grpc, models_pb2_grpc, vision_pb2
 
-MODEL = "resnet50@random"
-OTHER_MODEL = "mobilenet_v3_large@random"
+__all__ = ["FAKE_WORKER", "MODEL", "OTHER_MODEL", "Client", "Cluster", "free_port", "job_of", "messages", "until"]
 
 FAKE_WORKER = Path(__file__).parent / "fake_worker.py"
 _SERVE = """
@@ -217,3 +218,18 @@ async def cluster(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[Cl
     cluster = Cluster(redis_server, tmp_path)
     yield cluster
     await cluster.close()
+
+
+@pytest.fixture
+async def store(redis_server: RedisServer) -> AsyncIterator[Store]:
+    """An empty Redis, with the worker `w` registered."""
+    store = Store(redis_server.url, 5.0)
+    await queue_steps.register(store)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def queue(store: Store) -> Queue:
+    """The queue with small limits and short times."""
+    return Queue(store, queue_steps.LIMITS)

@@ -7,6 +7,7 @@ import os
 import signal
 
 import pytest
+from tests.scheduler import queue_steps
 from tests.scheduler.conftest import MODEL, OTHER_MODEL, Cluster, until
 from tests.scheduler.fake_worker import label
 
@@ -145,7 +146,7 @@ async def test_a_poison_item_ends_alone(cluster: Cluster, poison: str) -> None:
     assert errors["item-5"].code == 13 and "4 attempts" in errors["item-5"].message
     assert cluster.executions().count(poison) == 4
     assert await cluster.queue.dead_letters(10) == [(name.removeprefix("jobs/"), 0, 5)]
-    assert await cluster.store.call("EXISTS", keys.QUARANTINE) == 0
+    assert await cluster.store.call("EXISTS", f"{keys.ROOT}:heads:~") == 0
     # One worker lives on.
     assert len(await cluster.client.results(await cluster.client.create([b"x"] * 10))) == 10
 
@@ -217,9 +218,9 @@ async def test_an_orderly_stop_hands_back_at_once(cluster: Cluster) -> None:
     await cluster.stop(scheduler)
     tokens = await cluster.store.call("ZCARD", f"{keys.ROOT}:leases")
     assert tokens == 0
-    claim = await cluster.queue.claim("test", 16, builders=["resnet50"])
-    assert claim.lease is not None and claim.lease.attempts == 0
-    assert claim.lease.job_id == name.removeprefix("jobs/")
+    await queue_steps.register(cluster.store, "test")
+    lease = await queue_steps.claim(cluster.queue, 16, worker="test")
+    assert (lease.attempts, lease.job_id) == (0, name.removeprefix("jobs/"))
 
 
 async def test_a_frozen_redis_only_delays(cluster: Cluster) -> None:

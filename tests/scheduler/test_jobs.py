@@ -148,7 +148,7 @@ async def test_the_same_request_makes_one_job(cluster: Cluster) -> None:
 
 
 async def test_quotas_tell_when_to_try_again(cluster: Cluster) -> None:
-    await cluster.start(max_tenant_jobs=1, max_job_items=5, max_queued_bytes=1000)
+    await cluster.start(max_tenant_jobs=1, max_job_items=5, max_tenant_bytes=1000)
     client = cluster.client
     error = await failure(client.jobs.CreateJob(messages(job_of(), [b"x"] * 6)))
     assert isinstance(error, errors.ResourceExhaustedError) and "5 items" in str(error)

@@ -54,8 +54,19 @@ def scheduler(
     max_item_bytes: Annotated[
         int | None, typer.Option(envvar="ZOOFLEET_MAX_ITEM_BYTES", help="Most bytes of an item.")
     ] = None,
-    max_queued_bytes: Annotated[
-        int | None, typer.Option(envvar="ZOOFLEET_MAX_QUEUED_BYTES", help="Most bytes of items in Redis.")
+    max_tenant_bytes: Annotated[
+        int | None,
+        typer.Option(envvar="ZOOFLEET_MAX_TENANT_BYTES", help="Most bytes of a tenant's items and results in Redis."),
+    ] = None,
+    max_stored_bytes: Annotated[
+        int | None,
+        typer.Option(envvar="ZOOFLEET_MAX_STORED_BYTES", help="Most bytes of all items and results in Redis."),
+    ] = None,
+    load_timeout: Annotated[
+        float | None,
+        typer.Option(
+            envvar="ZOOFLEET_LOAD_TIMEOUT", help="Seconds that a job waits for a model that cannot be loaded."
+        ),
     ] = None,
     default_ttl: Annotated[
         float | None, typer.Option(envvar="ZOOFLEET_DEFAULT_TTL", help="Seconds that finished jobs are kept.")
@@ -77,7 +88,9 @@ def scheduler(
         chunk_items=chunk_items,
         max_attempts=max_attempts,
         max_item_bytes=max_item_bytes,
-        max_queued_bytes=max_queued_bytes,
+        max_tenant_bytes=max_tenant_bytes,
+        max_stored_bytes=max_stored_bytes,
+        load_timeout=load_timeout,
         default_ttl=default_ttl,
         shutdown_grace=shutdown_grace,
     )

@@ -83,7 +83,7 @@ class Store:
         )
         self._client: Any = Redis(connection_pool=self._pool)  # its methods are typed for its sync twin as well
         self._listeners: dict[str, list[Listener]] = {}
-        self._pulse = pulse
+        self._longest_pause = max(2 * pulse, 1.0)
         self._longest_grace = longest_grace
         self._last_answer = math.inf
         self._grace_until = -math.inf
@@ -105,7 +105,7 @@ class Store:
         """
         seconds, microseconds = await self.call("TIME")
         offset = int(seconds) + int(microseconds) / 1e6 - time.monotonic()
-        if self._clock_offset is not None and offset - self._clock_offset > 2 * self._pulse:
+        if self._clock_offset is not None and offset - self._clock_offset > self._longest_pause:
             self._begin_grace(offset - self._clock_offset)
         self._clock_offset = offset
 
@@ -194,7 +194,7 @@ class Store:
     def _note_answer(self) -> None:
         now = time.monotonic()
         silence, self._last_answer = now - self._last_answer, now
-        if silence > 2 * self._pulse:
+        if silence > self._longest_pause:
             self._begin_grace(silence)
 
     def _begin_grace(self, outage: float) -> None:

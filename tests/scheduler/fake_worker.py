@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import secrets
 import signal
 import zlib
 from collections.abc import AsyncIterator, Sequence
@@ -43,6 +44,7 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.name = f"workers/{arguments.name}"
+        self.instance_id = secrets.token_hex(8)
         self.status = fleet_pb2.WorkerStatus()
         self.running = asyncio.Semaphore(arguments.parallel)
         self.streams = 0
@@ -143,6 +145,7 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
     async def beat(self, address: str) -> None:
         worker = fleet_pb2.Worker(
             name=self.name,
+            instance_id=self.instance_id,
             address=address,
             builders=self.arguments.builders,
             max_inflight_items=self.arguments.max_inflight,
@@ -160,7 +163,9 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
                     answer = await fleet.RegisterWorker(fleet_pb2.RegisterWorkerRequest(worker=worker), timeout=3)
                     interval = answer.heartbeat_interval.ToMilliseconds() / 1000
                     while True:
-                        request = fleet_pb2.HeartbeatWorkerRequest(name=self.name, status=self.status)
+                        request = fleet_pb2.HeartbeatWorkerRequest(
+                            name=self.name, status=self.status, instance_id=self.instance_id
+                        )
                         if (await fleet.HeartbeatWorker(request, timeout=3)).drain:
                             self.status.draining = True
                         await asyncio.sleep(interval)
@@ -174,11 +179,15 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
                 fleet = fleet_pb2_grpc.FleetStub(channel)
                 try:
                     await fleet.HeartbeatWorker(
-                        fleet_pb2.HeartbeatWorkerRequest(name=self.name, status=self.status), timeout=3
+                        fleet_pb2.HeartbeatWorkerRequest(
+                            name=self.name, status=self.status, instance_id=self.instance_id
+                        ),
+                        timeout=3,
                     )
                     while self.status.inflight_items:  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
-                    await fleet.UnregisterWorker(fleet_pb2.UnregisterWorkerRequest(name=self.name), timeout=3)
+                    request = fleet_pb2.UnregisterWorkerRequest(name=self.name, instance_id=self.instance_id)
+                    await fleet.UnregisterWorker(request, timeout=3)
                 except grpc.aio.AioRpcError:
                     continue
                 return

@@ -16,6 +16,7 @@ from zoofleet.errors import (
     InvalidArgumentError,
     InvalidMediaError,
     JobNotFoundError,
+    MediaNotFoundError,
     UnavailableError,
     UnimplementedError,
     UnknownModelError,
@@ -53,7 +54,7 @@ def test_a_job_that_is_refused_while_it_is_sent_says_why(client: Client, server:
 
 
 def test_an_unreadable_file_fails_the_job_and_names_the_item(client: Client, server: Server, tmp_path: Path) -> None:
-    with pytest.raises(InvalidMediaError, match=r"item '1': .*missing\.jpg.*No such file"):
+    with pytest.raises(MediaNotFoundError, match=r"item '1': .*missing\.jpg.*No such file"):
         client.create_job([b"x", tmp_path / "missing.jpg"], TASKS)
     assert not server.flaky.request_ids
 
@@ -133,7 +134,9 @@ def test_a_video_that_turns_unreadable_raises_after_its_frames(client: Client, s
 
 
 def test_a_missing_video_raises(client: Client, tmp_path: Path) -> None:
-    with pytest.raises(InvalidMediaError, match="No such file"):
+    with pytest.raises(MediaNotFoundError, match=r"missing\.mp4.*No such file"):
         list(client.analyze_video(tmp_path / "missing.mp4", TASKS))
+    with pytest.raises(InvalidMediaError, match="Is a directory"):
+        list(client.analyze_video(tmp_path, TASKS))
     with pytest.raises(InvalidMediaError, match="cannot read the video"), (tmp_path / "gone").open("wb") as unreadable:
         list(client.analyze_video(unreadable, TASKS))

@@ -17,11 +17,12 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
+from tests.odd_media import clip_with_latin1_tags, odd_images
 from tests.worker.calls import item, run, until
 
 from zoofleet import _tasks
 from zoofleet._redis_server import RedisServer
-from zoofleet.errors import InvalidArgumentError
+from zoofleet.errors import InvalidArgumentError, InvalidMediaError
 from zoofleet.scheduler import Scheduler, SchedulerConfig
 from zoofleet.v1 import fleet_pb2, fleet_pb2_grpc, vision_pb2, vision_pb2_grpc
 from zoofleet.worker import Worker, WorkerConfig
@@ -109,6 +110,21 @@ async def test_sigterm_finishes_what_is_in_flight_and_ends_idle_streams(media: P
             assert "draining" in await stream.details()
         log = await ended(worker)
     assert "draining" in log and "stopped" in log
+
+
+async def test_nothing_is_said_of_odd_files() -> None:
+    async with process(grace=10) as (worker, address):
+        items = [item(data, item_id=name) for name, data in odd_images().items()]
+        results = await run(address, _tasks.CLASSIFY, TASK, items)
+        clip = clip_with_latin1_tags("avi")
+        broken = item(clip[: len(clip) // 2] + bytes(len(clip) // 2))
+        clips = await run(address, _tasks.CLASSIFY_CLIP, vision_pb2.Task(model="r3d_18@random"), [broken])
+        worker.terminate()
+        output = await ended(worker)
+    assert [name for name, result in results.items() if result.error] == ["samples.tif"]
+    assert isinstance(clips["0"].error, InvalidMediaError)
+    # Log lines of ours, and nothing else.
+    assert all(line.startswith("INFO:zoofleet.") for line in output.splitlines()), output
 
 
 async def test_a_stream_that_is_half_closed_ends_well_at_sigterm(media: Path) -> None:

@@ -163,9 +163,8 @@ def test_an_annotated_video_may_have_tags_that_are_no_utf8(server: Server, tmp_p
     frame = vision_pb2.AnalyzeVideoResponse(frame=vision_pb2.FrameResults(frame_index=0))
     summary = vision_pb2.AnalyzeVideoResponse(summary=vision_pb2.VideoSummary(decoded_frame_count=1))
     server.flaky.video = [frame, summary]
-    run = zoofleet(
-        "video", tmp_path / "clip.avi", "-m", "resnet50@random", "-o", tmp_path / "o", address=server.address
-    )
+    out = tmp_path / "out"
+    run = zoofleet("video", tmp_path / "clip.avi", "-m", "resnet50@random", "-o", out, address=server.address)
     assert run.returncode == 0, run.stderr
     assert (out / "clip.mp4").stat().st_size
 

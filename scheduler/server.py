@@ -11,7 +11,7 @@ from typing import Any, Final
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from zoofleet._grpc import SERVER_OPTIONS
+from zoofleet._grpc import SERVER_OPTIONS, RequestCheck
 from zoofleet.errors import UnavailableError, ZoofleetError
 from zoofleet.scheduler import vision_proxy
 from zoofleet.scheduler.config import SchedulerConfig
@@ -52,7 +52,7 @@ class Scheduler:
         self._dispatcher = Dispatcher(queue, self._fleet, self._store, config)
         self._jobs = JobsService(queue, self._fleet, self._store, config)
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._server = grpc.aio.server(interceptors=(RequestCheck(),), options=SERVER_OPTIONS)
         self._server.add_generic_rpc_handlers((vision_proxy.handler(self._fleet),))
         jobs_pb2_grpc.add_JobsServicer_to_server(self._jobs, self._server)
         models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(self._fleet), self._server)

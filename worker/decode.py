@@ -17,6 +17,7 @@ from typing import IO, Final
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from zoofleet._quiet import quiet_pillow
 from zoofleet.errors import (
     InvalidArgumentError,
     InvalidMediaError,
@@ -32,6 +33,7 @@ _FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 # Pillow warns of large images, and refuses larger ones without saying how large; `decode_image` checks them itself.
 Image.MAX_IMAGE_PIXELS = None
+quiet_pillow()
 
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -180,7 +182,7 @@ def _read_file(uri: str, parts: urllib.parse.SplitResult, prefixes: Sequence[str
     if not any(Path(os.path.normpath(text)).is_relative_to(os.path.normpath(root)) for root in roots):
         raise _denied(uri)
     try:
-        path = Path(text).resolve(strict=True)
+        path = Path(text).resolve()
         if not any(path.is_relative_to(root.resolve()) for root in roots):
             raise _denied(uri)
         # Not to hang on a pipe, nor to follow a link that was put in the file's place meanwhile.

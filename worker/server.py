@@ -9,7 +9,6 @@ import os
 import secrets
 import signal
 import socket
-import warnings
 from typing import Final
 
 import grpc.aio
@@ -19,7 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import zoofleet
 from zoofleet import _catalog
-from zoofleet._grpc import SERVER_OPTIONS
+from zoofleet._grpc import SERVER_OPTIONS, RequestCheck
 from zoofleet.errors import InvalidArgumentError, UnavailableError
 from zoofleet.v1 import fleet_pb2, models_pb2_grpc
 from zoofleet.worker.config import WorkerConfig
@@ -63,7 +62,7 @@ class Worker:
         self.residency = Residency(self._device, config.resolved_memory_budget(self._device), config)
         self.pipeline = Pipeline(config, self.residency)
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._server = grpc.aio.server(interceptors=(RequestCheck(),), options=SERVER_OPTIONS)
         self._vision = VisionService(config, self.pipeline, self.residency, self.draining)
         self._server.add_generic_rpc_handlers((self._vision.handler(),))
         models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(self.name, self.residency), self._server)
@@ -155,8 +154,6 @@ async def serve(config: WorkerConfig) -> None:
         InvalidArgumentError: a device that is not there, or a wildcard address without one to advertise.
         UnavailableError: the address is taken or not this machine's.
     """
-    # Pillow's warnings of odd files would come once an item; whether a file can be read is all that counts here.
-    warnings.filterwarnings("ignore", module="PIL")
     # EXACT means float32; cuDNN would otherwise convolve in TF32.
     torch.backends.cudnn.allow_tf32 = False
     stop = asyncio.Event()

@@ -73,7 +73,7 @@ class VideoReader:
         self._closed = False
         self.decoded_count = 0
         with _as_media_errors("the video"):
-            self._container = av.open(file, mode="r", options=_OPEN_OPTIONS)
+            self._container = av.open(file, mode="r", options=_OPEN_OPTIONS, metadata_errors="replace")
         try:
             self._frames = self._opened(self._container)
         except BaseException:

@@ -119,7 +119,8 @@ class AsyncClient:
             timeout: most seconds to wait; no limit where None.
 
         Raises:
-            ZoofleetError: why there is no result; `InvalidMediaError` where the image is unreadable.
+            ZoofleetError: why there is no result; `MediaNotFoundError`, which is a FileNotFoundError too, where there
+                is no such file, `InvalidMediaError` where it is no image.
         """
         return await self._one(Classify(model, top_k), image, Classification, timeout)
 
@@ -285,7 +286,7 @@ class AsyncClient:
             request_id: a UUID; the same again returns the job of the first time. A fresh one where None.
 
         Raises:
-            InvalidMediaError: a file that cannot be read.
+            MediaNotFoundError, PermissionDeniedError, InvalidMediaError: a file that is not there or cannot be read.
             ResourceExhaustedError: over a quota.
         """
         try:

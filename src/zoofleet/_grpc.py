@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
+import time
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
 import grpc
 import grpc.aio
+from google.protobuf import descriptor_pool
+from google.protobuf.message import DecodeError
 
 from zoofleet._status import grpc_code, trailing_metadata
-from zoofleet.errors import InternalError, ZoofleetError
+from zoofleet.errors import InternalError, InvalidArgumentError, ZoofleetError
 
-__all__ = ["CHANNEL_OPTIONS", "SERVER_OPTIONS", "aborting", "fault"]
+__all__ = ["CHANNEL_OPTIONS", "SERVER_OPTIONS", "RequestCheck", "aborting", "fault"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -66,3 +71,76 @@ def fault(what: str) -> InternalError:
     reference = uuid.uuid4().hex[:12]
     _log.exception("fault %s in %s", reference, what)
     return InternalError(f"a fault in {what}; the server's log has the details under {reference}")
+
+
+_LOG_SECONDS: Final = 60.0
+
+
+class RequestCheck(grpc.aio.ServerInterceptor):
+    """Answers INVALID_ARGUMENT to requests that do not parse; gRPC alone answers UNKNOWN and logs a traceback for each.
+
+    So it does to a unary call without a request, which gRPC alone never answers. The log gets a line for the first
+    request that does not parse, then one a minute at most, with their number.
+    """
+
+    def __init__(self) -> None:
+        self._refused_count = 0
+        self._silent_until = 0.0
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_deserializer is None:
+            return handler  # no such method, or one that parses by itself
+        # Handlers of streams read within their `aborting`; those of one request are made into such.
+        parse = functools.partial(self._parse, handler_call_details.method, handler.request_deserializer)
+        if handler.request_streaming:
+            return handler._replace(request_deserializer=parse)
+        if handler.response_streaming:
+            behavior = _reading_to_stream(handler.unary_stream)
+            return grpc.stream_stream_rpc_method_handler(behavior, parse, handler.response_serializer)
+        behavior = _reading(handler.unary_unary)
+        return grpc.stream_unary_rpc_method_handler(behavior, parse, handler.response_serializer)
+
+    def _parse(self, method: str, deserializer: Callable[[bytes], Any], data: bytes) -> Any:
+        try:
+            return deserializer(data)
+        except DecodeError:
+            self._log_refusal(method)
+            path = method.removeprefix("/").replace("/", ".")
+            expected = descriptor_pool.Default().FindMethodByName(path).input_type.full_name
+            raise InvalidArgumentError(f"a request of {len(data)} bytes that do not parse as {expected}") from None
+
+    def _log_refusal(self, method: str) -> None:
+        self._refused_count += 1
+        now = time.monotonic()
+        if now >= self._silent_until:
+            _log.warning("requests that do not parse: %d refused, the last one of %s", self._refused_count, method)
+            self._refused_count = 0
+            self._silent_until = now + _LOG_SECONDS
+
+
+async def _first(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async with aborting(context):
+        async for request in requests:
+            return request
+        raise InvalidArgumentError("the call has no request")
+
+
+def _reading(behavior: Callable[..., Any]) -> Callable[..., Any]:
+    async def read(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        return await behavior(await _first(requests, context), context)
+
+    return read
+
+
+def _reading_to_stream(behavior: Callable[..., Any]) -> Callable[..., Any]:
+    async def read(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        request = await _first(requests, context)
+        if not inspect.isasyncgenfunction(behavior):
+            await behavior(request, context)
+            return
+        async with aclosing(behavior(request, context)) as responses:
+            async for response in responses:
+                await context.write(response)
+
+    return read

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from zoofleet._parts import MAX_ITEM_ID_BYTES, PART_BYTES, split
+from zoofleet._sources import read_error
 from zoofleet.errors import InvalidArgumentError, InvalidMediaError, ItemTooLargeError, ZoofleetError
 from zoofleet.v1 import vision_pb2
 
@@ -65,7 +66,9 @@ def item_to_proto(source: ItemSource, position: int) -> vision_pb2.Item:
         position: its position in its stream, from 0: its id where it has none.
 
     Raises:
-        InvalidMediaError: a file that cannot be read.
+        MediaNotFoundError: a file that does not exist.
+        PermissionDeniedError: a file that may not be read.
+        InvalidMediaError: what else cannot be read, such as a folder.
         ItemTooLargeError: over 1 GiB.
         InvalidArgumentError: a value of another type, or a bad id.
     """
@@ -121,12 +124,11 @@ def _encoded(media: str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[n
 def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
-        if size > _MAX_MEDIA_BYTES:
-            raise ItemTooLargeError(f"{path} has {size} bytes; accepted: at most {_MAX_MEDIA_BYTES}")
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InvalidMediaError(f"cannot read {str(path)!r}: {reason}") from None
+        if size <= _MAX_MEDIA_BYTES:
+            return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise read_error(path, error) from None
+    raise ItemTooLargeError(f"{path} has {size} bytes; accepted: at most {_MAX_MEDIA_BYTES}")
 
 
 def _png(image: Image.Image) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from zoofleet._parts import MAX_ITEM_ID_BYTES
-from zoofleet.errors import InvalidMediaError
+from zoofleet.errors import InvalidMediaError, MediaNotFoundError, PermissionDeniedError, ZoofleetError
 
 IMAGE_SUFFIXES: Final = frozenset({".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES: Final = frozenset(
@@ -25,7 +25,8 @@ def expand(paths: Iterable[str], suffixes: frozenset[str]) -> list[Path]:
         suffixes: which files of a folder are taken, in lower case.
 
     Raises:
-        InvalidMediaError: a path that is not there, or a folder or pattern without any such file.
+        MediaNotFoundError: a path that is not there.
+        InvalidMediaError: a folder or pattern without any such file.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -46,7 +47,7 @@ def _expand_one(path: str, suffixes: frozenset[str]) -> Iterator[Path]:
             if not Path(match).is_dir():
                 yield Path(match)
     else:
-        raise InvalidMediaError(f"{path!r} does not exist")
+        raise MediaNotFoundError(f"{path!r} does not exist")
 
 
 def _walk(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
@@ -63,7 +64,26 @@ def unreadable(path: Path) -> str | None:
         with path.open("rb"):
             return None
     except (OSError, ValueError) as error:
-        return (isinstance(error, OSError) and error.strerror) or str(error)
+        return _reason(error)
+
+
+def read_error(path: str | os.PathLike[str], error: OSError | ValueError) -> ZoofleetError:
+    """What to raise where a file that a caller named cannot be read.
+
+    Args:
+        path: the file.
+        error: what reading it raised; ValueError stands for a zero byte in the path.
+    """
+    message = f"cannot read {os.fspath(path)!r}: {_reason(error)}"
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return MediaNotFoundError(message)
+    if isinstance(error, PermissionError):
+        return PermissionDeniedError(message)
+    return InvalidMediaError(message)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def item_ids(paths: Iterable[Path]) -> dict[str, Path]:

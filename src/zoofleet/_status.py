@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 import grpc
 from google.protobuf import duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from zoofleet import errors
@@ -47,17 +49,21 @@ def to_status(error: ZoofleetError) -> status_pb2.Status:
 
 
 def from_status(status: status_pb2.Status) -> ZoofleetError:
-    """The error that a `google.rpc.Status` stands for; of the code's own class where it is not one of ours."""
+    """The error that a `google.rpc.Status` stands for; of the code's own class where it is not one of ours.
+
+    Details that do not parse, as another program may send them, count as absent.
+    """
     cls = _BY_CODE.get(status.code, ZoofleetError)
     retry_after: float | None = None
     for detail in status.details:
         info = error_details_pb2.ErrorInfo()
         retry = error_details_pb2.RetryInfo()
-        if detail.Is(info.DESCRIPTOR) and detail.Unpack(info) and info.domain == DOMAIN:
-            named = _BY_NAME.get(info.reason)
-            cls = named if named is not None and named.code == status.code else cls
-        elif detail.Is(retry.DESCRIPTOR) and detail.Unpack(retry):
-            retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+        with suppress(DecodeError):
+            if detail.Unpack(info) and info.domain == DOMAIN:
+                named = _BY_NAME.get(info.reason)
+                cls = named if named is not None and named.code == status.code else cls
+            elif detail.Unpack(retry):
+                retry_after = retry.retry_delay.ToNanoseconds() / 1e9
     if issubclass(cls, ResourceExhaustedError):
         return cls(status.message, retry_after)
     return cls(status.message)
@@ -81,10 +87,11 @@ def trailing_metadata(error: ZoofleetError) -> tuple[tuple[str, bytes], ...]:
 def from_rpc_error(error: grpc.RpcError) -> ZoofleetError:
     """The error that a failed call stands for, with the details that a Zoofleet server sent along."""
     call: grpc.Call = error  # type: ignore[assignment]  # every RpcError that a channel raises is a Call too
+    code = call.code()
     for key, value in call.trailing_metadata() or ():
         if key == DETAILS_KEY:
-            status = status_pb2.Status()
-            status.ParseFromString(value if isinstance(value, bytes) else value.encode("latin-1"))
-            return from_status(status)
-    code = call.code()
+            with suppress(DecodeError):  # of another program, whose code and message still count
+                status = status_pb2.Status.FromString(value)
+                if status.code == code.value[0]:
+                    return from_status(status)
     return from_status(status_pb2.Status(code=code.value[0], message=call.details() or code.name))

@@ -13,6 +13,7 @@ import grpc
 
 from zoofleet._calls import Ending, typed_errors
 from zoofleet._parts import PART_BYTES, Assembler
+from zoofleet._sources import read_error
 from zoofleet._video_results import FrameResults, VideoInfo, VideoSummary
 from zoofleet._vision_stream import MAX_RESULT_BYTES
 from zoofleet.errors import InvalidMediaError, UnavailableError, ZoofleetError
@@ -122,8 +123,7 @@ def _reader(video: VideoSource) -> Iterator[Callable[[], bytes]]:
         try:
             opened = open(video, "rb")  # noqa: PTH123, SIM115 - closed below
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise InvalidMediaError(f"cannot read {os.fspath(video)!r}: {reason}") from None
+            raise read_error(video, error) from None
         with opened:
             yield lambda: opened.read(PART_BYTES)
     else:

@@ -8,6 +8,7 @@
     ├── NotFoundError
     │   ├── UnknownModelError
     │   ├── UnknownWeightsError
+    │   ├── MediaNotFoundError          a path without a file
     │   ├── JobNotFoundError
     │   └── WorkerNotFoundError
     ├── AlreadyExistsError
@@ -51,6 +52,7 @@ __all__ = [
     "JobNotFoundError",
     "KernelLibraryError",
     "LeaseLostError",
+    "MediaNotFoundError",
     "NotFoundError",
     "PermissionDeniedError",
     "PoisonItemError",
@@ -104,6 +106,10 @@ class UnknownWeightsError(NotFoundError, ValueError):
     """The builder has no weight set of this name; the message lists those it has."""
 
 
+class MediaNotFoundError(NotFoundError, FileNotFoundError):
+    """A path that a caller gave as an item has no file behind it; names the path."""
+
+
 class JobNotFoundError(NotFoundError):
     """No job has this name, or it has expired."""
 
@@ -119,7 +125,7 @@ class AlreadyExistsError(ZoofleetError):
 
 
 class PermissionDeniedError(ZoofleetError):
-    """The operator's configuration does not allow this, such as a URI outside the allowed prefixes."""
+    """Not allowed: a URI outside the prefixes that the operator has set, or a file that the caller may not read."""
 
     code = 7
 

@@ -14,12 +14,14 @@ from PIL import Image
 from pycocotools import mask as coco
 from tests.client.conftest import Server
 from tests.client.test_messages import OUTCOMES, detections
+from tests.odd_media import clip_with_latin1_tags, odd_images
 
 from zoofleet._cli._output import ResultWriter, record_of
 from zoofleet._results import Flow, Result, Segmentation
 from zoofleet._rle import encode
-from zoofleet._sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, expand, item_ids
-from zoofleet.errors import InvalidMediaError
+from zoofleet._sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, expand, item_ids, read_error
+from zoofleet.errors import InvalidMediaError, MediaNotFoundError, PermissionDeniedError
+from zoofleet.v1 import vision_pb2
 
 
 def zoofleet(*arguments: str | Path, address: str = "127.0.0.1:1") -> subprocess.CompletedProcess[str]:
@@ -55,12 +57,21 @@ def test_globs_and_files_are_taken_as_they_are_and_once(photos: Path) -> None:
     assert found == [photos / "notes.txt", photos / "a.jpg", photos / "sub" / "B.PNG"]
 
 
-@pytest.mark.parametrize("path", ["missing.jpg", "*.nothing", "\0"])
-def test_paths_that_hold_nothing_are_named(tmp_path: Path, path: str) -> None:
-    with pytest.raises(InvalidMediaError, match=r"does not exist|holds no files"):
+@pytest.mark.parametrize("path", ["missing.jpg", "missing/", "\0"])
+def test_paths_that_are_not_there_are_named(tmp_path: Path, path: str) -> None:
+    with pytest.raises(MediaNotFoundError, match="does not exist"):
         expand([str(tmp_path) + "/" + path], IMAGE_SUFFIXES)
+
+
+@pytest.mark.parametrize("path", ["", "*.nothing"])
+def test_paths_that_hold_nothing_are_named(tmp_path: Path, path: str) -> None:
     with pytest.raises(InvalidMediaError, match="holds no files"):
-        expand([str(tmp_path)], IMAGE_SUFFIXES)
+        expand([str(tmp_path) + "/" + path], IMAGE_SUFFIXES)
+
+
+def test_a_file_that_may_not_be_read_is_said_to_be_so() -> None:
+    error = read_error("secret.jpg", PermissionError(13, "Permission denied"))
+    assert type(error) is PermissionDeniedError and str(error) == "cannot read 'secret.jpg': Permission denied"
 
 
 def test_item_ids_are_valid_and_unique() -> None:
@@ -133,6 +144,29 @@ def test_submit_lists_files_that_cannot_be_read(server: Server, photos: Path, tm
     assert "broken.jpg" in run.stderr and "No such file" in run.stderr
     assert "Traceback" not in run.stderr
     assert len(server.flaky.job_items) == 2
+
+
+def test_submit_says_nothing_of_odd_files(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name, data in odd_images().items():
+        (tmp_path / "photos" / name).write_bytes(data)
+    # Of so many pixels that Pillow warns of a bomb.
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "photos" / "large.png")
+    run = zoofleet("submit", tmp_path / "photos", "-m", "resnet50@random", "-o", tmp_path / "o", address=server.address)
+    assert run.returncode == 0, run.stderr
+    assert "6 results" in run.stdout and "5 pictures" in run.stdout
+    assert not any(word in run.stderr for word in ("Warning", "warn", "PIL", "samples per pixel")), run.stderr
+
+
+def test_an_annotated_video_may_have_tags_that_are_no_utf8(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "clip.avi").write_bytes(clip_with_latin1_tags("avi"))
+    frame = vision_pb2.AnalyzeVideoResponse(frame=vision_pb2.FrameResults(frame_index=0))
+    summary = vision_pb2.AnalyzeVideoResponse(summary=vision_pb2.VideoSummary(decoded_frame_count=1))
+    server.flaky.video = [frame, summary]
+    out = tmp_path / "out"
+    run = zoofleet("video", tmp_path / "clip.avi", "-m", "resnet50@random", "-o", out, address=server.address)
+    assert run.returncode == 0, run.stderr
+    assert (out / "clip.mp4").stat().st_size
 
 
 def test_flow_runs_on_each_picture_and_the_next(server: Server, photos: Path, tmp_path: Path) -> None:

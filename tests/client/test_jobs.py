@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import duration_pb2
+from google.rpc import status_pb2
+from tests.client import conftest
 from tests.client.conftest import Server
 
 from zoofleet import Classify, Client, Item, JobState, Task
-from zoofleet._status import to_status
+from zoofleet._status import DETAILS_KEY, to_status
 from zoofleet.errors import (
     DataLossError,
     InvalidArgumentError,
     InvalidMediaError,
     JobNotFoundError,
+    MediaNotFoundError,
+    NotFoundError,
     UnavailableError,
     UnimplementedError,
     UnknownModelError,
@@ -53,9 +57,31 @@ def test_a_job_that_is_refused_while_it_is_sent_says_why(client: Client, server:
 
 
 def test_an_unreadable_file_fails_the_job_and_names_the_item(client: Client, server: Server, tmp_path: Path) -> None:
-    with pytest.raises(InvalidMediaError, match=r"item '1': .*missing\.jpg.*No such file"):
+    with pytest.raises(MediaNotFoundError, match=r"item '1': .*missing\.jpg.*No such file"):
         client.create_job([b"x", tmp_path / "missing.jpg"], TASKS)
     assert not server.flaky.request_ids
+
+
+BROKEN_DETAIL = status_pb2.Status(code=5, message="of the details")
+BROKEN_DETAIL.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("details", "message"),
+    [
+        (b"\xff\xfe", "no job is named 'jobs/2'"),
+        (b"", "no job is named 'jobs/2'"),
+        (status_pb2.Status(code=7, message="another code").SerializeToString(), "no job is named 'jobs/2'"),
+        (BROKEN_DETAIL.SerializeToString(), "of the details"),
+    ],
+    ids=["no status", "empty", "another code", "broken detail"],
+)
+def test_details_that_only_another_program_sends_do_not_hide_the_error(
+    client: Client, monkeypatch: pytest.MonkeyPatch, details: bytes, message: str
+) -> None:
+    monkeypatch.setattr(conftest, "trailing_metadata", lambda _: ((DETAILS_KEY, details),))
+    with pytest.raises(NotFoundError, match=message):
+        client.get_job("jobs/2")
 
 
 def test_bad_job_options_are_refused_here(client: Client) -> None:
@@ -133,7 +159,9 @@ def test_a_video_that_turns_unreadable_raises_after_its_frames(client: Client, s
 
 
 def test_a_missing_video_raises(client: Client, tmp_path: Path) -> None:
-    with pytest.raises(InvalidMediaError, match="No such file"):
+    with pytest.raises(MediaNotFoundError, match=r"missing\.mp4.*No such file"):
         list(client.analyze_video(tmp_path / "missing.mp4", TASKS))
+    with pytest.raises(InvalidMediaError, match="Is a directory"):
+        list(client.analyze_video(tmp_path, TASKS))
     with pytest.raises(InvalidMediaError, match="cannot read the video"), (tmp_path / "gone").open("wb") as unreadable:
         list(client.analyze_video(unreadable, TASKS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,9 @@ from zoofleet.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
     InvalidMediaError,
+    ItemTooLargeError,
+    MediaNotFoundError,
+    PermissionDeniedError,
     ResourceExhaustedError,
     UnavailableError,
     UnknownModelError,
@@ -41,10 +45,30 @@ def test_one_item_gives_its_outcome(client: Client, media: Path) -> None:
 
 
 def test_an_unreadable_file_raises_before_anything_is_sent(client: Client, tmp_path: Path) -> None:
-    with pytest.raises(InvalidMediaError, match="No such file"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.jpg.*No such file") as missing:
         client.classify(tmp_path / "missing.jpg", model="resnet50")
+    assert type(missing.value) is MediaNotFoundError
+    (tmp_path / "file").touch()
+    with pytest.raises(MediaNotFoundError, match="Not a directory"):
+        client.classify(tmp_path / "file" / "cat.jpg", model="resnet50")
     with pytest.raises(InvalidMediaError, match="Is a directory"):
         client.classify(tmp_path, model="resnet50")
+
+
+def test_a_file_over_the_limit_of_a_message_is_too_large(client: Client, tmp_path: Path) -> None:
+    with (tmp_path / "large.tif").open("wb") as sparse:
+        sparse.truncate((1 << 30) + 1)
+    with pytest.raises(ItemTooLargeError, match=r"large\.tif has 1073741825 bytes"):
+        client.classify(tmp_path / "large.tif", model="resnet50")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_named(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "secret.jpg").touch(mode=0)
+    with pytest.raises(PermissionDeniedError, match=r"secret\.jpg.*Permission denied"):
+        client.classify(tmp_path / "secret.jpg", model="resnet50")
+    with pytest.raises(PermissionDeniedError, match=r"secret\.jpg.*Permission denied"):
+        list(client.analyze_video(tmp_path / "secret.jpg", [TASK]))
 
 
 def test_stream_answers_every_kind_of_source(client: Client, media: Path) -> None:
@@ -60,7 +84,7 @@ def test_stream_answers_every_kind_of_source(client: Client, media: Path) -> Non
 
 def test_a_file_that_cannot_be_read_fails_alone(client: Client, tmp_path: Path) -> None:
     results = {r.item_id: r for r in client.stream(TASK, [b"1", tmp_path / "missing.png", b"333"])}
-    assert isinstance(results["1"].error, InvalidMediaError)
+    assert isinstance(results["1"].error, MediaNotFoundError)
     assert size(results["0"]) == 1 and size(results["2"]) == 3
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.odd_media import FRAMES, clip_with_latin1_tags, odd_images
 
 from zoofleet import transforms as T  # noqa: N812 - as the reference's pages call it
-from zoofleet.errors import InvalidArgumentError, InvalidMediaError
+from zoofleet.errors import InvalidArgumentError, InvalidMediaError, MediaNotFoundError
 from zoofleet.io import read_image, read_video
 from zoofleet.io.image import read_image as from_module
 from zoofleet.io.video import read_video as video_from_module
@@ -48,11 +51,48 @@ def test_videos_are_read_whole(media: Path) -> None:
 
 @pytest.mark.parametrize("read", [read_image, read_video])
 def test_what_cannot_be_read_is_named(read: Callable[[Path], Any], tmp_path: Path) -> None:
-    with pytest.raises(InvalidMediaError, match=r"missing.x.*No such file"):
+    with pytest.raises(FileNotFoundError, match=r"missing.x.*No such file") as missing:
         read(tmp_path / "missing.x")
+    assert type(missing.value) is MediaNotFoundError
+    with pytest.raises(InvalidMediaError, match="Is a directory"):
+        read(tmp_path)
+    with pytest.raises(InvalidMediaError, match="null byte"):
+        read(tmp_path / "\0")
     (tmp_path / "text.txt").write_text("no picture")
     with pytest.raises(InvalidMediaError):
         read(tmp_path / "text.txt")
+
+
+@pytest.mark.parametrize("container", ["avi", "mp4", "matroska"])
+def test_videos_whose_tags_are_no_utf8_are_read(container: str, tmp_path: Path) -> None:
+    (tmp_path / "clip").write_bytes(clip_with_latin1_tags(container))
+    video, _, info = read_video(tmp_path / "clip")
+    assert video.shape == (FRAMES, 48, 64, 3) and info == {"video_fps": 25}
+
+
+def test_nothing_is_said_of_odd_files(tmp_path: Path) -> None:
+    for name, data in odd_images().items():
+        (tmp_path / name).write_bytes(data)
+    clip = clip_with_latin1_tags("avi")
+    (tmp_path / "clip.avi").write_bytes(clip[: len(clip) // 2] + bytes(len(clip) // 2))
+    code = """
+import sys, threading, zoofleet.io
+from zoofleet.errors import InvalidMediaError
+def read(path):
+    try:
+        (zoofleet.io.read_video if path.endswith(".avi") else zoofleet.io.read_image)(path)
+    except InvalidMediaError:
+        print(path)
+for path in sys.argv[1:]:
+    read(path)
+    thread = threading.Thread(target=read, args=(path,))
+    thread.start()
+    thread.join()
+"""
+    command = [sys.executable, "-W", "always", "-c", code, *sorted(map(str, tmp_path.iterdir()))]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == [str(tmp_path / name) for name in ("clip.avi", "samples.tif") for _ in range(2)]
+    assert said.stderr == ""
 
 
 def test_other_orders_of_axes_are_refused(media: Path) -> None:

@@ -128,10 +128,13 @@ def test_files_are_read_only_within_the_prefixes(tmp_path: Path) -> None:
     (inside / "a b.txt").write_bytes(b"within")
     (tmp_path / "database").write_bytes(b"outside")
     (inside / "link").symlink_to(tmp_path / "database")
+    (inside / "dangling").symlink_to(tmp_path / "missing")
+    (inside / "circle").symlink_to(inside / "circle")
     prefixes = [f"file://{inside}"]
 
     assert fetch(f"file://{inside}/a%20b.txt", prefixes, 100) == b"within"
-    for path in ("../database", "link", "%2e%2e/database", "/../../database"):
+    # Nothing is learnt of what is there outside, and what is not.
+    for path in ("../database", "../missing", "link", "dangling", "%2e%2e/database", "/../../database"):
         with pytest.raises(PermissionDeniedError, match="uri_prefixes"):
             fetch(f"file://{inside}/{path}", prefixes, 100)
     with pytest.raises(PermissionDeniedError):
@@ -140,6 +143,8 @@ def test_files_are_read_only_within_the_prefixes(tmp_path: Path) -> None:
         fetch(f"file://{inside}/a%20b.txt", [], 100)
     with pytest.raises(NotFoundError):
         fetch(f"file://{inside}/nothing", prefixes, 100)
+    with pytest.raises(PermissionDeniedError, match="cannot be read"):
+        fetch(f"file://{inside}/circle", prefixes, 100)
     with pytest.raises(ItemTooLargeError, match="more than 3 bytes"):
         fetch(f"file://{inside}/a%20b.txt", prefixes, 3)
     for uri in (f"file://{inside}", "file://elsewhere/etc/passwd", "gopher://x", "http://[::1", "file:relative"):

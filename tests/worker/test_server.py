@@ -11,17 +11,19 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
+from tests.odd_media import clip_with_latin1_tags, odd_images
 from tests.worker.calls import item, run, until
 
-from zoofleet import _tasks
+from zoofleet import _grpc, _tasks
 from zoofleet._redis_server import RedisServer
-from zoofleet.errors import InvalidArgumentError
+from zoofleet.errors import InvalidArgumentError, InvalidMediaError
 from zoofleet.scheduler import Scheduler, SchedulerConfig
 from zoofleet.v1 import fleet_pb2, fleet_pb2_grpc, vision_pb2, vision_pb2_grpc
 from zoofleet.worker import Worker, WorkerConfig
@@ -109,6 +111,36 @@ async def test_sigterm_finishes_what_is_in_flight_and_ends_idle_streams(media: P
             assert "draining" in await stream.details()
         log = await ended(worker)
     assert "draining" in log and "stopped" in log
+
+
+async def test_nothing_is_said_of_odd_files() -> None:
+    async with process(grace=10) as (worker, address):
+        items = [item(data, item_id=name) for name, data in odd_images().items()]
+        results = await run(address, _tasks.CLASSIFY, TASK, items)
+        clip = clip_with_latin1_tags("avi")
+        broken = item(clip[: len(clip) // 2] + bytes(len(clip) // 2))
+        clips = await run(address, _tasks.CLASSIFY_CLIP, vision_pb2.Task(model="r3d_18@random"), [broken])
+        worker.terminate()
+        output = await ended(worker)
+    assert [name for name, result in results.items() if result.error] == ["samples.tif"]
+    assert isinstance(clips["0"].error, InvalidMediaError)
+    # Log lines of ours, and nothing else.
+    assert all(line.startswith("INFO:zoofleet.") for line in output.splitlines()), output
+
+
+async def test_requests_that_do_not_parse_are_counted_in_the_log(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = iter((1000.0, 1001.0, 1002.0, 1070.0, 1071.0))
+    monkeypatch.setattr(_grpc, "time", SimpleNamespace(monotonic=times.__next__))
+    async with grpc.aio.insecure_channel(worker.address) as channel:
+        get_model: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/zoofleet.v1.Models/GetModel")
+        for _ in range(5):
+            with pytest.raises(grpc.aio.AioRpcError, match=r"do not parse as zoofleet\.v1\.GetModelRequest"):
+                await get_model(b"\xff")
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    last = "the last one of /zoofleet.v1.Models/GetModel"
+    assert said == [f"requests that do not parse: {count} refused, {last}" for count in (1, 3)]
 
 
 async def test_a_stream_that_is_half_closed_ends_well_at_sigterm(media: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.odd_media import FRAMES, clip_with_latin1_tags
 from tests.worker.calls import analyze, item, run, small_clip
 
 from zoofleet import _tasks
@@ -87,6 +88,14 @@ async def test_a_truncated_video_gives_its_frames_and_then_the_error(worker: Wor
     error = from_status(summary.error)
     assert isinstance(error, InvalidMediaError)
     assert "12 frames" in str(error)
+
+
+@pytest.mark.parametrize("container", ["avi", "mp4", "matroska"])
+async def test_videos_whose_tags_are_no_utf8_are_analysed(worker: Worker, container: str) -> None:
+    header = vision_pb2.VideoHeader(tasks=[CLASSIFY])
+    responses = await analyze(worker.address, header, clip_with_latin1_tags(container))
+    assert len(frames_of(responses)) == FRAMES
+    assert not responses[-1].summary.HasField("error")
 
 
 async def test_large_frame_results_travel_in_parts(worker: Worker, media: Path) -> None:

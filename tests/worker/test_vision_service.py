@@ -13,6 +13,7 @@ import grpc.aio
 import numpy as np
 import pytest
 from PIL import Image
+from tests.odd_media import clip_with_latin1_tags
 from tests.worker.calls import item, png, responses_of, run, until
 
 from zoofleet import _tasks
@@ -93,6 +94,14 @@ async def test_each_bad_item_is_its_own_error_and_the_rest_goes_on(worker: Worke
     assert "50000 x 50000" in str(errors["huge"]) and "50000000" in str(errors["huge"])
     status = worker.status()
     assert (status.item_count, status.inflight_items) == (7, 0)  # what never reached the pipeline does not count
+
+
+@pytest.mark.parametrize("container", ["avi", "mp4", "matroska"])
+async def test_clips_whose_tags_are_no_utf8_are_classified(worker: Worker, container: str) -> None:
+    task = vision_pb2.Task(model="r3d_18@random")
+    task.classify_clip.num_frames = 2
+    results = await run(worker.address, _tasks.CLASSIFY_CLIP, task, [item(clip_with_latin1_tags(container))])
+    assert isinstance(results["0"].outcome, Classification)
 
 
 async def test_bad_clips_and_pairs_are_their_own_errors(worker: Worker, clip: bytes) -> None:

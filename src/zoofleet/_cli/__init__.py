@@ -10,6 +10,7 @@ import typer
 
 from zoofleet._cli import _evaluate, _jobs, _models, _serve, _submit, _video, _workers
 from zoofleet._cli._console import fail
+from zoofleet._quiet import quiet_pillow
 from zoofleet.errors import ZoofleetError
 
 __all__ = ["app"]
@@ -42,6 +43,7 @@ def main(
     """Set up what all commands share."""
     # gRPC's own log lines would break into progress bars; what matters in them reaches us as errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    quiet_pillow()
 
 
 _WORK, _LOOK, _RUN = "Work", "Look and steer", "Run a cluster"

@@ -85,7 +85,7 @@ class _Upload:
 
     Raises:
         BadParameter: the models take different media, or there is too little for them.
-        InvalidMediaError: as `expand`.
+        MediaNotFoundError, InvalidMediaError: as `expand`.
     """
 
     def __init__(self, paths: Iterable[str], tasks: list[Task]) -> None:

@@ -108,7 +108,7 @@ class _Panels:
                 "annotated videos need PyAV: pip install 'zoofleet[worker]', or leave them out with --no-annotate"
             ) from None
         try:
-            self._source = av.open(str(source))
+            self._source = av.open(str(source), metadata_errors="replace")
         except (OSError, ValueError) as error:
             raise InvalidMediaError(f"cannot open {str(source)!r}: {error}") from None
         self._frames = self._decode()

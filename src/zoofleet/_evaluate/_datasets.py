@@ -83,7 +83,8 @@ def open_dataset(
     Raises:
         InvalidArgumentError: annotations that are malformed, missing or not wanted, or that fit neither the images nor
             the model.
-        InvalidMediaError: a folder that is not there or holds no files of the right kind.
+        MediaNotFoundError: a folder that is not there.
+        InvalidMediaError: a folder that holds no files of the right kind.
         FailedPreconditionError: a library of the extra `evaluate` is not installed.
     """
     name = ModelName.parse(model)

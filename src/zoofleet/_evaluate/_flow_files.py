@@ -81,7 +81,7 @@ def _parse_kitti_png(data: bytes, path: Path) -> tuple[Float32, Bool]:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             image.verify()  # FFmpeg fills what a damaged file lacks with zeros, which would count as not known
-        with av.open(io.BytesIO(data), "r", format="png_pipe") as container:
+        with av.open(io.BytesIO(data), "r", format="png_pipe", metadata_errors="replace") as container:
             pixels = next(container.decode(video=0)).to_ndarray()  # (H, W, 3) uint16
     except (av.FFmpegError, OSError, SyntaxError, ValueError, StopIteration, Image.DecompressionBombError) as error:
         raise InvalidMediaError(f"cannot read the flow {path}: {error}") from None

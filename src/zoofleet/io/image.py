@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoofleet.errors import InvalidMediaError
+from zoofleet._sources import read_error
 from zoofleet.worker.decode import decode_image
 
 __all__ = ["read_image"]
@@ -28,12 +28,14 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
         uint8 (3, H, W). Grey and palette images become RGB, an alpha channel is dropped, the EXIF orientation applied.
 
     Raises:
-        InvalidMediaError: there is no such file, or it is no image.
+        MediaNotFoundError: there is no such file.
+        PermissionDeniedError: it may not be read.
+        InvalidMediaError: it is no image.
         ItemTooLargeError: more than 2**28 pixels.
     """
     try:
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise InvalidMediaError(f"cannot read {os.fspath(path)!r}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise read_error(path, error) from None
     image = decode_image(data, _MAX_PIXELS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoofleet._sources import read_error
 from zoofleet.errors import InvalidArgumentError, InvalidMediaError
 from zoofleet.worker.video import VideoReader
 
@@ -33,7 +34,9 @@ def read_video(
         (1, 0); and `{"video_fps": frames a second}`, without the entry where the file does not say.
 
     Raises:
-        InvalidMediaError: there is no such file, it is no video, or it is broken or ends early.
+        MediaNotFoundError: there is no such file.
+        PermissionDeniedError: it may not be read.
+        InvalidMediaError: it is no video, or it is broken or ends early.
         ItemTooLargeError: frames of more than 2**28 pixels.
         InvalidArgumentError: another output format.
     """
@@ -41,8 +44,8 @@ def read_video(
         raise InvalidArgumentError(f"output_format is {output_format!r}; accepted: 'THWC', 'TCHW'")
     try:
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise InvalidMediaError(f"cannot read {os.fspath(path)!r}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise read_error(path, error) from None
     frames: list[Tensor] = []
     reader = VideoReader(BytesIO(data), _MAX_PIXELS)
     try:

@@ -286,8 +286,9 @@ class Queue:
 
     async def reap(self) -> Reaped:
         """Take back expired leases, give up items, drop expired uploads and jobs; a bounded number of each."""
-        *counts, more = await self._store.run("reap", self._config.max_attempts, self._poison, self._verdict_ms)
-        return Reaped(*counts, more=bool(more))
+        answer = await self._store.run("reap", self._config.max_attempts, self._poison, self._verdict_ms)
+        leases, given_up, uploads, jobs, more = answer
+        return Reaped(leases, given_up, uploads, jobs, bool(more))
 
     async def get(self, job_id: str) -> JobRecord:
         """Return a job.

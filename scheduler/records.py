@@ -100,13 +100,17 @@ class JobRecord:
 
         error = fields.get(b"error")
         return cls(
-            job_id,
-            jobs_pb2.Job.FromString(fields[b"spec"]),
-            jobs_pb2.Job.State.ValueType(number(b"state")),
-            *(
-                number(name)
-                for name in (b"items", b"results", b"committed", b"errors", b"create", b"start", b"end", b"expire")
-            ),
+            job_id=job_id,
+            spec=jobs_pb2.Job.FromString(fields[b"spec"]),
+            state=jobs_pb2.Job.State.ValueType(number(b"state")),
+            items=number(b"items"),
+            results=number(b"results"),
+            committed=number(b"committed"),
+            errors=number(b"errors"),
+            create=number(b"create"),
+            start=number(b"start"),
+            end=number(b"end"),
+            expire=number(b"expire"),
             left=tuple(number(b"left:%d" % task) for task in range(number(b"tasks"))),
             error=status_pb2.Status.FromString(error) if error else None,
         )

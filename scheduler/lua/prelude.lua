@@ -77,14 +77,17 @@ end
 -- Stores a result unless there is one: the one place that makes results exactly-once. Returns its bytes, or nil where
 -- it was not stored.
 local function record(job, tasks, task, index, ...)
-  if redis.call('SETBIT', key('job', job, 'done'), index * tasks + task, 1) == 1 then
+  local done, place = key('job', job, 'done'), index * tasks + task
+  if redis.call('GETBIT', done, place) == 1 then
     return nil
   end
   local results, bytes = key('job', job, 'results'), 0
   for _, field in ipairs({...}) do
     bytes = bytes + #field
   end
+  -- Last the bit: should Redis refuse the result, there is none, and the item runs again.
   redis.call('XADD', results, (redis.call('XLEN', results) + 1) .. '-0', ...)
+  redis.call('SETBIT', done, place, 1)
   return bytes
 end
 

@@ -62,8 +62,8 @@ async def aborting(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator
     except grpc.aio.AbortError:
         raise
     except Exception:  # noqa: BLE001 - no traceback of ours may reach a client
-        error = fault("a handler")
-        await context.abort(grpc_code(error), str(error), trailing_metadata(error))
+        internal = fault("a handler")
+        await context.abort(grpc_code(internal), str(internal), trailing_metadata(internal))
 
 
 def fault(what: str) -> InternalError:

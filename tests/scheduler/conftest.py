@@ -78,6 +78,7 @@ class Client:
     """The services of one scheduler."""
 
     def __init__(self, address: str) -> None:
+        self.address = address
         self.channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
         self.jobs: Any = jobs_pb2_grpc.JobsStub(self.channel)
         self.fleet: Any = fleet_pb2_grpc.FleetStub(self.channel)

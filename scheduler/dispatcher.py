@@ -97,7 +97,12 @@ class Dispatcher:
         # One that drained has left in good order; one that fell silent may have been killed by what it had.
         task = asyncio.create_task(link.close(Cause.INNOCENT if link.worker.draining else Cause.DIED))
         self._closing[link] = task
-        task.add_done_callback(lambda _: self._closing.pop(link))
+        task.add_done_callback(lambda _: self._closed(link, task))
+
+    def _closed(self, link: WorkerLink, task: asyncio.Task[None]) -> None:
+        del self._closing[link]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("the link to %s ended with a fault", link.worker.name, exc_info=error)
 
     def _on_work(self, _: str) -> None:
         for link in self._links.values():

@@ -275,13 +275,15 @@ class Fleet:
         if "" in changed:
             await self._store.check()
             found = await self.read()
-            # After an outage registrations may have expired of workers that live: they get the time to come back.
-            gone = self._workers.keys() - found.keys() if self._store.is_settled else set()
+            gone = self._workers.keys() - found.keys()
         else:
             hashes = await self._store.call_many([("HGETALL", keys.worker(worker_id)) for worker_id in changed])
             rows = zip(changed, hashes, strict=True)
             found = {worker_id: WorkerRecord.parse(worker_id, fields) for worker_id, fields in rows if fields}
             gone = self._workers.keys() & changed - found.keys()
+        if not self._store.is_settled:
+            # During an outage registrations may have expired of workers that live: they get the time to come back.
+            gone = set()
         for worker_id in gone:
             self._drop(worker_id)
         for worker_id, worker in found.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -98,7 +98,7 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
             before = pages.decode_number("page_token", scope, request.page_token) if request.page_token else None
             jobs, end = await self._queue.list_jobs(tenant, before, count)
             return jobs_pb2.ListJobsResponse(
-                jobs=[await self._to_proto(job) for job in jobs],
+                jobs=await self._to_protos(jobs),
                 next_page_token="" if end is None else pages.encode(scope, str(end)),
             )
 
@@ -179,28 +179,32 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
                     yield response
 
     async def _to_proto(self, job: JobRecord) -> jobs_pb2.Job:
-        message = job.to_proto()
-        if not job.finished:
-            reason = await self._wait_reason(job)
-            if reason is not None:
-                message.wait_reason.CopyFrom(to_status(reason))
+        (message,) = await self._to_protos([job])
         return message
 
-    async def _wait_reason(self, job: JobRecord) -> ZoofleetError | None:
-        """What keeps some of an unfinished job from running at present."""
-        for task, left in zip(job.spec.tasks, job.left, strict=True):
-            if not left:
-                continue
-            if not self._fleet.view:
-                return UnavailableError("no worker is registered")
-            able = self._fleet.able(task.model)
-            if not able:
-                return UnavailableError(f"none of {len(self._fleet.view)} workers takes work for {task.model}")
-            if not any(task.model in worker.loaded for worker in able):
-                refusal = await self._queue.refusal(task.model)
-                if refusal is not None:
-                    return refusal
-        return None
+    async def _to_protos(self, jobs: Sequence[JobRecord]) -> list[jobs_pb2.Job]:
+        """Jobs as messages, the unfinished ones with what they wait for."""
+        to_run = {job.job_id: job.unfinished_models for job in jobs}
+        reasons = {model: await self._wait_reason(model) for model in sorted(set().union(*to_run.values()))}
+        messages = []
+        for job in jobs:
+            message = job.to_proto()
+            reason = next((reason for model in to_run[job.job_id] if (reason := reasons[model])), None)
+            if reason is not None:
+                message.wait_reason.CopyFrom(to_status(reason))
+            messages.append(message)
+        return messages
+
+    async def _wait_reason(self, model: str) -> ZoofleetError | None:
+        """What keeps a model from running at present."""
+        if not self._fleet.view:
+            return UnavailableError("no worker is registered")
+        able = self._fleet.able(model)
+        if not able:
+            return UnavailableError(f"none of {len(self._fleet.view)} workers takes work for {model}")
+        if any(model in worker.loaded for worker in able):
+            return None
+        return await self._queue.refusal(model)
 
     @contextmanager
     def _following(self, job_id: str) -> Iterator[asyncio.Event]:

@@ -48,7 +48,7 @@ make the names below from it. The Lua scripts in `lua/` write them.
     alone:{w}           string  token of the item that runs alone on the worker         with its lease
     reserved            string  the worker that runs what must run alone                PX, unless it claims again
     blame:{instance}    hash    job:task:index -> 1: attempts counted since that        proven alive, PX 1 h
-                                process seems to have died; beats: beats since
+                                process seems to have died; time of the last one
     verdicts            zset    job:task:index:instance by time: items that have had    member when due, proven alive
                                 all attempts, if that process has really died
     departed:{instance} string  the process has left in good order                      PX 1 h

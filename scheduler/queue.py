@@ -78,7 +78,7 @@ class Queue:
             f"given up after {config.max_attempts} attempts, each of which ended with a dead worker"
         )
         self._poison = to_status(poison).SerializeToString()
-        # A worker that lives beats twice in this time, even if its first beats went to a scheduler that is gone.
+        # A worker that lives beats in this time, even if it has to find another scheduler first.
         self._verdict_ms = _milliseconds(config.heartbeat_timeout + 2 * config.heartbeat_interval)
 
     async def check_tenant(self, tenant: str) -> None:

@@ -120,8 +120,15 @@ class JobRecord:
         """Whether nothing about it changes any more."""
         return self.state in FINISHED
 
+    @property
+    def unfinished_models(self) -> list[str]:
+        """Models of the tasks that have results to come."""
+        if self.finished:
+            return []
+        return [task.model for task, left in zip(self.spec.tasks, self.left, strict=True) if left]
+
     def to_proto(self) -> jobs_pb2.Job:
-        """As the message that clients see."""
+        """As the message that clients see, but for `wait_reason`."""
         job = jobs_pb2.Job(
             name=f"jobs/{self.job_id}",
             state=self.state,

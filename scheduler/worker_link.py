@@ -193,7 +193,7 @@ class WorkerLink:
 
     async def _take_one(self) -> bool:
         """Claim a chunk and send it; returns whether to try for another one at once."""
-        reachable = self._channel.get_state() is grpc.ChannelConnectivity.READY
+        reachable = self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
         room = self._room()
         if self._closed or self.worker.draining or not reachable or room < 1:
             return False

@@ -14,8 +14,8 @@ local QUARANTINE = '~'
 -- Scores of entries order by priority, then by job, then by task: -priority * PRIORITY_STEP + sequence * JOB_STEP + 2 *
 -- task, exact in a double. What was handed back has one less, and so goes before the rest.
 local PRIORITY_STEP, JOB_STEP = 2 ^ 44, 32
--- Beats of a worker after which it counts as alive beyond doubt: one may have been under way when it died.
-local PROOF_BEATS = 2
+-- Milliseconds after which a beat proves that a worker lives: one before may have been under way when it died.
+local PROOF_MS = 500
 -- Milliseconds for which the ends of worker processes are remembered.
 local MEMORY = 3600 * 1000
 -- Bytes of a job's bitmap that are looked at in one step.
@@ -323,7 +323,7 @@ local function count_attempt(lease, index, why, max_attempts, status, verdict_ms
   local attempts = redis.call('HINCRBY', key('job', lease.job, 'attempts'), place, 1)
   if why == 'DIED' then
     local blame = key('blame', lease.instance)
-    redis.call('HSET', blame, lease.job .. ':' .. place, 1, 'beats', 0)
+    redis.call('HSET', blame, lease.job .. ':' .. place, 1, 'time', now_ms())
     redis.call('PEXPIRE', blame, MEMORY)
   end
   if attempts < max_attempts then
@@ -373,7 +373,8 @@ end
 -- Takes attempts back that were counted while a worker's process was taken for dead. Called at each of its beats.
 local function forgive(instance)
   local blame = key('blame', instance)
-  if redis.call('EXISTS', blame) == 0 or redis.call('HINCRBY', blame, 'beats', 1) < PROOF_BEATS then
+  local time = redis.call('HGET', blame, 'time')
+  if not time or now_ms() - time < PROOF_MS then
     return
   end
   for _, item in ipairs(redis.call('HKEYS', blame)) do

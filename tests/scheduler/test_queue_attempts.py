@@ -68,6 +68,7 @@ async def test_an_attempt_does_not_count_where_the_worker_lives(queue: Queue, st
     await beat(store)  # may have been under way when it died
     again = await claim(queue)
     assert (again.attempts, len(again.items)) == (1, 1)
+    await asyncio.sleep(0.6)
     await beat(store)
     assert [(await claim(queue)).attempts] == [0]
     await queue.release(again, Cause.INNOCENT)
@@ -81,8 +82,10 @@ async def test_no_last_attempt_is_final_before_the_worker_is_dead(queue: Queue, 
     await queue.release(await claim_by(queue, store, "w"), Cause.DIED)
     assert not (await queue.get(job_id)).finished
     instance = (await store.call("HGET", keys.worker("w"), "instance")).decode()
-    for _ in range(2):  # it was only cut off
-        await beat(store, "w", instance)
+    await beat(store, "w", instance)
+    assert await claim_by(queue, store, "w", ok=False) is None
+    await asyncio.sleep(0.6)
+    await beat(store, "w", instance)  # it was only cut off
     last = await claim_by(queue, store, "w")
     assert last.attempts == 3
     await queue.release(last, Cause.DIED)

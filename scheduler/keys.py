@@ -5,7 +5,7 @@ make the names below from it. The Lua scripts in `lua/` write them.
 
     key                 type    what                                                    ends
 
-    job:{j}             hash    spec (serialized Job), tenant, priority, ttl, state,    PEXPIREAT at expire_time,
+    job:{j}             hash    spec (serialized Job), tenant, priority, ttl, state,    at expire_time (by sweep),
                                 items, tasks, results, committed, errors, error         DeleteJob
                                 (serialized Status), bytes, result_bytes, score,
                                 create, start, end, expire, request, model:{t},
@@ -60,6 +60,9 @@ make the names below from it. The Lua scripts in `lua/` write them.
                                 WorkerStatus), drain, suspect, register, beat           unregistered
 
     events              channel "work"; "job {j}" changed; "cancel {j}"; "worker {w}" changed
+
+What a sweep deletes by its index (endings, uploads) also has an expiry of its own an hour later, should there be no
+scheduler to sweep.
 
 An entry is a run of a job's items still to be leased: one for each of its tasks at first, from which claims cut chunks
 off the front, and one for each chunk that came back. So a job of a million items costs as many steps to publish or

@@ -18,6 +18,9 @@ local PRIORITY_STEP, JOB_STEP = 2 ^ 44, 32
 local PROOF_MS = 500
 -- Milliseconds for which the ends of worker processes are remembered.
 local MEMORY = 3600 * 1000
+-- Milliseconds that data outlive the index entry by which a sweep unlinks them. Redis frees what it expires by itself at
+-- once, however large, and lets everybody wait meanwhile.
+local SURPLUS = 3600 * 1000
 -- Bytes of a job's bitmap that are looked at in one step.
 local PAGE = 4096
 
@@ -236,7 +239,7 @@ local function finish(job, state)
   redis.call('SREM', key('tenant', tenant, 'active'), job)
   redis.call('ZADD', key('endings'), expire, table.concat({job, tenant, result_bytes, request}, ':'))
   for _, ending in ipairs({name, name .. ':ids', name .. ':done', name .. ':results', key('request', request)}) do
-    redis.call('PEXPIREAT', ending, expire)
+    redis.call('PEXPIREAT', ending, expire + SURPLUS)
   end
   tell('job ' .. job)
 end

@@ -43,7 +43,7 @@ local _, bytes, result_bytes = unpack(split(redis.call('HGET', key('uploads', 'b
 redis.call('HSET', name, 'spec', ARGV[8], 'tenant', tenant, 'priority', ARGV[3], 'ttl', ARGV[4], 'state', QUEUED,
   'items', items, 'tasks', tasks, 'results', items * tasks, 'committed', 0, 'errors', 0, 'score', score,
   'bytes', bytes, 'result_bytes', result_bytes, 'create', now_ms(), 'request', request)
-redis.call('DEL', name .. ':seen')
+redis.call('UNLINK', name .. ':seen')
 for _, part in ipairs({':items', ':ids', ':done', ':results'}) do
   redis.call('PERSIST', name .. part)
 end

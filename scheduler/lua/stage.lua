@@ -13,9 +13,6 @@
 -- Returns OK; GONE: the upload has expired, or some of it is missing; ITEMS, TENANT, ALL: over that limit; {DUPLICATE,
 -- item id}. What is stored stays until discard.lua, publish.lua or its expiry.
 
--- Milliseconds that the data outlive their entry in `uploads`, by which the sweep finds and counts them.
-local SURPLUS = 3600 * 1000
-
 local job, tenant, first, tasks, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[8])
 local name = key('job', job)
 

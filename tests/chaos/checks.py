@@ -12,7 +12,7 @@ from tests.chaos.plans import Answer, Plan, right_answer
 
 from zoofleet import Job, JobState
 
-# Keys that may stand in Redis once all jobs are deleted; names of keys change, so this is the one place that knows them.
+# Keys that may stand in Redis once all jobs are deleted. Their names change; this is the one place that knows them.
 ALLOWED: Final = tuple(
     re.compile(rf"\{{zoofleet\}}:{name}")
     for name in ("sequence", "token", "dead_letters", "queued_bytes", "workers", r"worker:(?P<worker>[^:]+)")
@@ -23,7 +23,7 @@ ZERO: Final = re.compile(r"\{zoofleet\}:queued_bytes")
 WORKERS: Final = re.compile(r"\{zoofleet\}:workers")
 """Collections whose members must then be live workers."""
 
-_SHOWN: Final = 5
+_SHOWN: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,8 @@ def check_results(
             continue
         elif answer.error == "PoisonItemError":
             if not excused(answer.item_id):
-                problems.append(f"INNOCENT GIVEN UP: {answer}, {plan.items[answer.item_id][:40]!r}")
+                data = plan.items[answer.item_id][:40].rstrip(b" \0")
+                problems.append(f"INNOCENT GIVEN UP: {data!r} by {answer.model}")
         elif answer.error:
             problems.append(f"UNEXPECTED ERROR: {answer}, expected {expected}")
         else:
@@ -97,22 +98,43 @@ def check_results(
     return _named(plan.name, problems)
 
 
-def check_job(plan: Plan, job: Job, answers: Sequence[Answer], *, cancelling: bool) -> list[str]:
-    """Check that a job has ended as it must, and that its counts agree with its results."""
+def check_job(
+    plan: Plan,
+    job: Job,
+    answers: Sequence[Answer],
+    *,
+    cancelling: bool = False,
+    excused: Callable[[str], bool] = lambda _: False,
+) -> list[str]:
+    """Check that a job has ended as it must, that its results are right, and that its counts agree with them.
+
+    Args:
+        plan: what was asked for.
+        job: as it stands.
+        answers: all that were read.
+        cancelling: whether anybody asked to cancel it.
+        excused: as `check_results`.
+    """
+    if job.item_count != len(plan.items):
+        return [f"{plan.name}: TRUNCATED: {job.name} has {job.item_count} of {len(plan.items)} items"]
+    cancelled = job.state is JobState.CANCELLED
+    problems = check_results(plan, answers, cancelled=cancelled, complete=job.finished, excused=excused)
     if not job.finished:
-        return [f"{plan.name}: STUCK: {job.name} is {job.state.name}, {job.committed_count} of {job.result_count}"]
-    problems = []
-    if job.state is not JobState.SUCCEEDED and not (cancelling and job.state is JobState.CANCELLED):
-        problems.append(f"STATE: {job.name} is {job.state.name}: {job.error}")
+        said = f"{job.name} is {job.state.name}, {job.committed_count} of {job.result_count}"
+        return [*problems, f"{plan.name}: STUCK: {said}"]
+    if job.state is not JobState.SUCCEEDED and not (cancelling and cancelled):
+        problems.append(f"{plan.name}: STATE: {job.name} is {job.state.name}: {job.error}")
     results = len(plan.items) * len(plan.models)
     errors = sum(bool(answer.error) for answer in answers)
-    said = (job.item_count, job.result_count, job.committed_count, job.error_count)
-    if said != (len(plan.items), results, results, errors):
-        problems.append(f"COUNTS: {job.name} says {said}, its results say {(len(plan.items), results, results, errors)}")
-    return _named(plan.name, problems)
+    told = (job.result_count, job.committed_count, job.error_count)
+    if told != (results, results, errors):
+        problems.append(f"{plan.name}: COUNTS: {job.name} says {told}, its results say {(results, results, errors)}")
+    return problems
 
 
-def check_cursor(name: str, whole: Sequence[tuple[str, int]], position: int, resumed: Sequence[tuple[str, int]]) -> list[str]:
+def check_cursor(
+    name: str, whole: Sequence[tuple[str, int]], position: int, resumed: Sequence[tuple[str, int]]
+) -> list[str]:
     """Check that reading on from the cursor after `position` results gives the rest, in the same order."""
     if list(whole[position:]) == list(resumed):
         return []
@@ -150,7 +172,9 @@ def check_leftovers(content: Mapping[str, object], workers: Collection[str]) -> 
 
 def check_fleet(inflight: Mapping[str, int], workers: Collection[str]) -> list[str]:
     """Check that exactly the live workers are known, and idle."""
-    problems = [f"FLEET: known are {sorted(inflight)}, alive {sorted(workers)}"] if set(inflight) != set(workers) else []
+    problems = (
+        [f"FLEET: known are {sorted(inflight)}, alive {sorted(workers)}"] if set(inflight) != set(workers) else []
+    )
     return problems + [f"BUSY: {name} has {count} items with no job left" for name, count in inflight.items() if count]
 
 
@@ -173,5 +197,14 @@ def _tracebacks(lines: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _named(name: str, problems: list[str]) -> list[str]:
-    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-    return [f"{name}: {problem}" for problem in [*problems[:_SHOWN], *more]]
+    """The problems of a plan, a few of each kind."""
+    kinds = Counter(problem.partition(":")[0] for problem in problems)
+    shown: Counter[str] = Counter()
+    named = []
+    for problem in problems:
+        kind = problem.partition(":")[0]
+        shown[kind] += 1
+        if shown[kind] <= _SHOWN:
+            more = f" ({kinds[kind]} like it)" if shown[kind] == _SHOWN < kinds[kind] else ""
+            named.append(f"{name}: {problem}{more}")
+    return named

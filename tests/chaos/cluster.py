@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -153,7 +154,9 @@ class Cluster:
         self.fronts = [_proxy_to(port) for port in ports[:2]]
         self.worker_proxies = [_proxy_to(port) for port in ports[2:]]
         self.schedulers = [Child("scheduler", n, self._scheduler_command(n), directory) for n in range(2)]
-        self.workers = [Child("worker", n, self._worker_command(n, port), directory) for n, port in enumerate(ports[2:])]
+        self.workers = [
+            Child("worker", n, self._worker_command(n, port), directory) for n, port in enumerate(ports[2:])
+        ]
         self._names = [""] * len(self.workers)
 
     @property
@@ -221,6 +224,11 @@ class Cluster:
             await client.flushall()
         self.emptyings[-1] = Emptying(began, time.monotonic())
 
+    def note(self, event: str) -> None:
+        """Write down what happened, in the form of the schedulers' logs."""
+        with (self.directory / "events.log").open("a") as log:
+            log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S,%f} {event}\n")
+
     def redis_client(self) -> Any:
         """A connection of our own, past the proxies."""
         return Redis.from_url(self.redis.url, protocol=2, decode_responses=False)
@@ -242,8 +250,10 @@ class Cluster:
                 if code not in child.expected:
                     self.violations.append(f"DIED: {child.log.stem} ended by itself with {code}; see {child.log}")
                 self.restarts[child.kind] += 1
+                self.note(f"{child.log.stem} ended with {code}")
                 await asyncio.sleep(self._rng.uniform(0, _LAST_RESTART))
                 child.start()
+                self.note(f"{child.log.stem} started, number {child.starts - 1}")
             await asyncio.sleep(0.05)
 
     async def terminate(self, child: Child) -> None:
@@ -270,7 +280,16 @@ class Cluster:
             if not self._names[number] or self._rng.random() < 0.5:
                 self._names[number] = f"w{number}-{starts}"
             turn = [self.fronts[(number + turn) % 2].address for turn in range(2)]
-            arguments = ["--name", self._names[number], "--schedulers", *turn, "--parallel", "8", "--max-inflight", "32"]
+            arguments = [
+                "--name",
+                self._names[number],
+                "--schedulers",
+                *turn,
+                "--parallel",
+                "8",
+                "--max-inflight",
+                "32",
+            ]
             script = str(Path(__file__).parent / "proxied_worker.py")
             log = str(self._item_log(number, starts))
             proxy = str(self.worker_proxies[number].port)

@@ -32,8 +32,8 @@ WEIGHTS: Final = {
     "stall redis": 2,
     "delay redis": 1,
     "restart redis": 1.5,
-    "flush redis": 0.4,
-    "wipe redis": 0.8,
+    "flush redis": 1,
+    "wipe redis": 1,
 }
 """How often each fault happens, relative to the others."""
 
@@ -95,6 +95,10 @@ class Chaos:
             if isinstance(ended, BaseException):
                 self._cluster.violations.append(f"HARNESS: a fault failed: {ended!r}")
 
+    def _note(self, fault: Fault) -> None:
+        self.counts[fault.kind] += 1
+        self._cluster.note(f"{fault.kind} {fault.target}, {fault.seconds:.1f} s where it lasts")
+
     async def _bring(self, fault: Fault) -> None:
         what, whom = fault.kind.split()
         if whom == "redis":
@@ -109,7 +113,7 @@ class Chaos:
         if child.busy.locked() or child.ended is not None:
             return
         async with child.busy:
-            self.counts[fault.kind] += 1
+            self._note(fault)
             began = time.monotonic()
             if what in ("kill", "stop", "restart"):
                 await self._bring_process(what, child, fault.seconds)
@@ -117,9 +121,9 @@ class Chaos:
                 await self._bring_connection(what, proxies[number], fault.seconds)
             if whom == "worker" and what == "kill":
                 self._cluster.blame(number)
-            elif whom == "worker" and what in ("stop", "refuse", "stall"):
-                if time.monotonic() - began > HEARTBEAT_TIMEOUT / 2:
-                    self._cluster.freezes.append((began, time.monotonic() + 1))
+            ended = time.monotonic()
+            if whom == "worker" and what in ("stop", "refuse", "stall") and ended - began > HEARTBEAT_TIMEOUT / 2:
+                self._cluster.freezes.append((began, ended + 1))
 
     async def _bring_process(self, what: str, child: Child, seconds: float) -> None:
         if what == "restart":
@@ -134,15 +138,22 @@ class Chaos:
 
     async def _bring_redis(self, what: str, fault: Fault) -> None:
         if what in ("cut", "stall", "delay"):
-            self.counts[fault.kind] += 1
+            self._note(fault)
             await self._bring_connection(what, self._cluster.redis_proxies[fault.target % 2], fault.seconds)
         elif not self._cluster.redis_busy.locked():
             async with self._cluster.redis_busy:
-                self.counts[fault.kind] += 1
-                if what == "flush":
-                    await self._cluster.flush_redis()
-                else:
-                    await self._cluster.restart_redis(empty=what == "wipe")
+                self._note(fault)
+                await self._empty_or_restart(what)
+                if what != "restart" and fault.target % 2:
+                    # Numbers that Redis gave out start over: twice in a row, old and new ones are the same.
+                    await self._last(fault.seconds)
+                    await self._empty_or_restart(what)
+
+    async def _empty_or_restart(self, what: str) -> None:
+        if what == "flush":
+            await self._cluster.flush_redis()
+        else:
+            await self._cluster.restart_redis(empty=what == "wipe")
 
     async def _bring_connection(self, what: str, proxy: FaultProxy, seconds: float) -> None:
         if what in ("cut", "refuse"):

@@ -17,7 +17,7 @@ from tests.chaos.cluster import HEARTBEAT_TIMEOUT, UPLOAD_TIMEOUT, Cluster
 from tests.chaos.load import Ledger, Record
 from tests.chaos.plans import ITEM_ID, Answer, answer_of, make_plan
 
-from zoofleet import AsyncClient, Job, JobState, Task
+from zoofleet import AsyncClient, Job, Task
 from zoofleet._grpc import CHANNEL_OPTIONS
 from zoofleet.errors import JobNotFoundError, ZoofleetError
 from zoofleet.v1 import jobs_pb2, jobs_pb2_grpc
@@ -114,14 +114,13 @@ class Inspection:
 
     def _check_job(self, record: Record, job: Job, answers: list[Answer]) -> None:
         now = time.monotonic()
-        problems = checks.check_job(record.plan, job, answers, cancelling=record.cancelling)
-        problems += checks.check_results(
+        self._ledger.violations += checks.check_job(
             record.plan,
+            job,
             answers,
-            cancelled=job.state is JobState.CANCELLED,
+            cancelling=record.cancelling,
             excused=lambda item_id: self._cluster.excuse(item_id, record.began, now),
         )
-        self._ledger.violations += problems
 
     async def _check_cursor(self, plan: str, name: str, count: int) -> None:
         """Read a job once more through the other scheduler, whole and from a position on."""
@@ -184,7 +183,7 @@ class Inspection:
     async def _eventually(self, check: Callable[[], Coroutine[Any, Any, list[str]]], seconds: float) -> None:
         """Give a check time to find nothing."""
         deadline = time.monotonic() + seconds
-        while (problems := await check()) and time.monotonic() < deadline:
+        while (problems := await check()) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_PAUSE)
         self._ledger.violations += problems
 

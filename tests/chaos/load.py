@@ -1,4 +1,4 @@
-"""Clients of a cluster under faults: they create, follow, cancel, repeat, dawdle and vanish, and check what they see."""
+"""Clients of a cluster under faults: they create, follow, cancel, repeat, dawdle, vanish, and check what they see."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.chaos import checks
 from tests.chaos.cluster import UPLOAD_TIMEOUT, Cluster
 from tests.chaos.plans import Answer, Plan, answer_of, make_plan
 
-from zoofleet import AsyncClient, Item, JobState, Task
+from zoofleet import AsyncClient, Item, Job, JobState, Task
 from zoofleet.errors import (
     AbortedError,
     JobNotFoundError,
@@ -30,7 +30,7 @@ BEHAVIOURS: Final = {
     "follow": 12,
     "cancel": 3,
     "vanish in upload": 2,
-    "dawdle in upload": 2,
+    "dawdle in upload": 3,
     "vanish in read": 2,
     "deadline": 1,
     "repeat": 2,
@@ -102,6 +102,26 @@ class Ledger:
         self.counts["results read"] += 1
 
 
+class SlowItems:
+    """A plan's items, with a pause after a part of them has been stored; without it when they are sent again.
+
+    Args:
+        plan: the plan.
+        pause: seconds.
+    """
+
+    def __init__(self, plan: Plan, pause: float) -> None:
+        self._plan = plan
+        self._pause = pause
+
+    async def __aiter__(self) -> AsyncIterator[Item]:
+        pause, self._pause = self._pause, 0.0
+        for place, item in enumerate(self._plan.sources()):
+            if place == 12:
+                await asyncio.sleep(pause)
+            yield item
+
+
 class Client:
     """A client that does one thing after another.
 
@@ -139,10 +159,11 @@ class Client:
         plan = make_plan(f"j{self._number}x{self._jobs}", self._rng, kind)
         record = self._ledger.records[plan.name] = Record(plan, time.monotonic())
         if behaviour == "vanish in upload":
-            creating = asyncio.create_task(self._create(client, record, self._slow(plan, self._rng.uniform(0, 1))))
+            creating = asyncio.create_task(self._create(client, record, SlowItems(plan, self._rng.uniform(0, 1))))
             await self._vanish(creating, self._rng.uniform(0, 1))
             return
-        dawdling = self._slow(plan, UPLOAD_TIMEOUT + self._rng.uniform(-0.3, 0.3))
+        # Shortly before or after the upload expires, or any time before.
+        dawdling = SlowItems(plan, self._rng.choice([UPLOAD_TIMEOUT, UPLOAD_TIMEOUT / 2]) * self._rng.uniform(0.9, 1.1))
         await self._create(client, record, dawdling if behaviour == "dawdle in upload" else plan.sources())
         if behaviour == "leave":
             return
@@ -162,22 +183,13 @@ class Client:
                 self._ledger.violations += checks.check_repeat(plan.name, first, record.name)
         await self._follow(client, record)
 
-    async def _create(self, client: AsyncClient, record: Record, items: list[Item] | AsyncIterator[Item]) -> None:
+    async def _create(self, client: AsyncClient, record: Record, items: list[Item] | SlowItems) -> None:
         plan = record.plan
         tasks = [Task(model) for model in plan.models]
         job = await client.create_job(items, tasks, tenant=plan.tenant, request_id=plan.request_id)
         self._ledger.counts["jobs acknowledged"] += 1
         self._ledger.counts["items"] += len(plan.items)
         record.name, record.acknowledged = job.name, time.monotonic()
-        if job.item_count != len(plan.items):
-            self._ledger.violations.append(f"{plan.name}: TRUNCATED: {job.name} has {job.item_count} items")
-
-    async def _slow(self, plan: Plan, pause: float) -> AsyncIterator[Item]:
-        """The items, with a pause after a part of them has been stored."""
-        for place, item in enumerate(plan.sources()):
-            if place == 12:
-                await asyncio.sleep(pause)
-            yield item
 
     async def _follow(self, client: AsyncClient, record: Record) -> None:
         """Read a job's results as they come, check them, and mostly delete it."""
@@ -197,19 +209,19 @@ class Client:
             return
         finally:
             self._ledger.wait(-1)
-        complete = not checks.may_be_gone(record.began, self._cluster.emptyings)
-        self._ledger.violations += checks.check_results(
-            record.plan,
-            answers,
-            cancelled=job.state is JobState.CANCELLED,
-            complete=complete,
-            excused=lambda item_id: self._cluster.excuse(item_id, record.began, time.monotonic()),
-        )
-        if complete:
-            self._ledger.violations += checks.check_job(record.plan, job, answers, cancelling=record.cancelling)
+        self._ledger.violations += self._check(record, job, answers)
         if self._rng.random() < 0.7:
             record.deleting = True
             await client.delete_job(record.name)
+
+    def _check(self, record: Record, job: Job, answers: list[Answer]) -> list[str]:
+        def excused(item_id: str) -> bool:
+            return self._cluster.excuse(item_id, record.began, time.monotonic())
+
+        if checks.may_be_gone(record.began, self._cluster.emptyings):  # perhaps between two reads
+            cancelled = job.state is JobState.CANCELLED
+            return checks.check_results(record.plan, answers, cancelled=cancelled, complete=False, excused=excused)
+        return checks.check_job(record.plan, job, answers, cancelling=record.cancelling, excused=excused)
 
     async def _read(self, client: AsyncClient, name: str) -> list[Answer]:
         answers = []

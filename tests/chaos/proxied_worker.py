@@ -1,6 +1,6 @@
 """A fake worker behind a proxy: listens on the port LISTEN and registers with the port SAY.
 
-    proxied_worker.py LISTEN SAY ARGUMENTS-OF-FAKE_WORKER...
+proxied_worker.py LISTEN SAY ARGUMENTS-OF-FAKE_WORKER...
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def main() -> None:
     listen, say = int(sys.argv[1]), int(sys.argv[2])
     add_port = grpc.aio.Server.add_insecure_port
 
-    def add_insecure_port(self: grpc.aio.Server, _: str) -> int:
+    def add_insecure_port(self: grpc.aio.Server, address: str) -> int:
         add_port(self, f"127.0.0.1:{listen}")
         return say
 

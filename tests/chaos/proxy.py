@@ -57,10 +57,9 @@ class FaultProxy:
         self.heal()
         if self._server is not None:
             self._server.close()
-        self.cut()
-        for task in self._passing:
-            task.cancel()
-        await asyncio.gather(*self._passing, return_exceptions=True)
+        while self._passing:
+            self.cut()
+            await asyncio.wait(self._passing, timeout=0.1)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -51,7 +51,7 @@ async def run(seconds: float, seed: int, directory: Path, mean_pause: float) -> 
         ledger.violations.append("HANG: the run did not end within its bounds")
     finally:
         await cluster.close()
-    violations = cluster.violations + ledger.violations
+    violations = list(dict.fromkeys(cluster.violations + ledger.violations))
     _report(seed, chaos, cluster, ledger, violations)
     return not violations
 

@@ -28,7 +28,7 @@ from tests.chaos.proxy import FaultProxy
 from zoofleet import _child
 from zoofleet._redis_server import RedisServer
 
-HEARTBEAT_TIMEOUT: Final = 4.0
+HEARTBEAT_TIMEOUT: Final = 5.0
 """More than the 3 s after which a fake worker turns from a silent scheduler to the other one."""
 UPLOAD_TIMEOUT: Final = 3.0
 MAX_ATTEMPTS: Final = 3
@@ -36,7 +36,7 @@ _CONFIG: Final = {
     "redis_timeout": 1.0,
     "heartbeat_interval": 0.3,
     "heartbeat_timeout": HEARTBEAT_TIMEOUT,
-    "lease": 4.0,
+    "lease": 6.0,
     "sweep_interval": 0.2,
     "refusal_backoff": 0.05,
     "shutdown_grace": 3.0,
@@ -52,6 +52,8 @@ asyncio.run(serve(SchedulerConfig(**json.loads(sys.argv[1]))))
 """
 _TERM_PATIENCE: Final = 25.0
 _LAST_RESTART: Final = 1.5
+_AFTER: Final = 2.0
+"""Seconds after a fault in which its effects may last."""
 
 
 def _free_ports(count: int) -> list[int]:
@@ -77,6 +79,7 @@ class Child:
 
     def __init__(self, kind: str, number: int, command: Callable[[int], list[str]], directory: Path) -> None:
         self.kind = kind
+        self.number = number
         self.busy = asyncio.Lock()
         """Held by the one fault at a time that it has."""
         self.log = directory / f"{kind}-{number}.log"
@@ -142,8 +145,8 @@ class Cluster:
         self.restarts: Counter[str] = Counter()
         self.hits: Counter[str] = Counter()
         """How often a fault of ours killed a worker while it had an item, by item id."""
-        self.freezes: list[tuple[float, float]] = []
-        """Times in which a worker was out of reach for so long that it had to be taken for dead."""
+        self._silences: list[tuple[float, float]] = []
+        self._outages: list[tuple[int, float, float]] = []
         self._rng = rng
         # A server's life is bound to the thread that starts it.
         self._redis_thread = ThreadPoolExecutor(1)
@@ -234,15 +237,28 @@ class Cluster:
         return Redis.from_url(self.redis.url, protocol=2, decode_responses=False)
 
     def blame(self, worker: int) -> None:
-        """Note that a fault of ours kills a worker with all items that it has."""
+        """Note that a fault of ours ends a worker with all items that it has."""
         log = self._item_log(worker, self.workers[worker].starts - 1)
         with suppress(FileNotFoundError):
             self.hits.update({match[0] for match in ITEM_ID.finditer(log.read_text(errors="replace"))})
 
+    def silence(self, seconds: float) -> None:
+        """Note that a worker will be out of reach for so long, perhaps long enough to be taken for dead."""
+        if seconds > HEARTBEAT_TIMEOUT / 2:
+            self._silences.append((time.monotonic(), time.monotonic() + seconds + _AFTER))
+
+    def disturb(self, scheduler: int, seconds: float) -> None:
+        """Note that a scheduler will be out of reach; where both are, no heartbeat of a worker arrives."""
+        began, ended = time.monotonic(), time.monotonic() + seconds + _AFTER
+        for other, start, end in self._outages:
+            if other != scheduler and start <= ended and began <= end:
+                self._silences.append((min(start, began), max(end, ended)))
+        self._outages.append((scheduler, began, ended))
+
     def excuse(self, item_id: str, began: float, ended: float) -> bool:
         """Whether faults may have cost a harmless item all its attempts, of which neighbours may cost two."""
-        frozen = sum(start <= ended and began <= end for start, end in self.freezes)
-        return self.hits[item_id] + frozen >= MAX_ATTEMPTS - 2
+        silent = sum(start <= ended and began <= end for start, end in self._silences)
+        return self.hits[item_id] + silent >= MAX_ATTEMPTS - 2
 
     async def _keep(self, child: Child) -> None:
         while True:
@@ -259,11 +275,11 @@ class Cluster:
     async def terminate(self, child: Child) -> None:
         """SIGTERM a process, as a rolling restart does, and wait for its end."""
         child.send(signal.SIGTERM)
+        if child.kind == "worker":
+            self.blame(child.number)  # a fake worker that reaches no scheduler does not wait for its items
         if not await child.wait(_TERM_PATIENCE):
             if child.kind == "scheduler":
                 self.violations.append(f"SLOW END: {child.log.stem} runs {_TERM_PATIENCE:g} s after SIGTERM")
-            else:
-                self.blame(self.workers.index(child))
             child.send(signal.SIGKILL)
 
     def _scheduler_command(self, number: int) -> Callable[[int], list[str]]:

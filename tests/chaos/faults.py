@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from tests.chaos.cluster import HEARTBEAT_TIMEOUT, Child, Cluster
+from tests.chaos.cluster import Child, Cluster
 from tests.chaos.proxy import FaultProxy
 
 WEIGHTS: Final = {
@@ -37,7 +36,7 @@ WEIGHTS: Final = {
 }
 """How often each fault happens, relative to the others."""
 
-_LONGEST: Final = 6.5
+_LONGEST: Final = 8.0
 _DELAY: Final = 0.05
 
 
@@ -114,22 +113,22 @@ class Chaos:
             return
         async with child.busy:
             self._note(fault)
-            began = time.monotonic()
+            if whom == "scheduler":
+                self._cluster.disturb(number, fault.seconds)
+            elif what in ("stop", "refuse", "stall"):
+                self._cluster.silence(fault.seconds)
             if what in ("kill", "stop", "restart"):
                 await self._bring_process(what, child, fault.seconds)
             else:
                 await self._bring_connection(what, proxies[number], fault.seconds)
-            if whom == "worker" and what == "kill":
-                self._cluster.blame(number)
-            ended = time.monotonic()
-            if whom == "worker" and what in ("stop", "refuse", "stall") and ended - began > HEARTBEAT_TIMEOUT / 2:
-                self._cluster.freezes.append((began, ended + 1))
 
     async def _bring_process(self, what: str, child: Child, seconds: float) -> None:
         if what == "restart":
             await self._cluster.terminate(child)
         elif what == "kill":
             child.send(signal.SIGKILL)
+            if child.kind == "worker":
+                self._cluster.blame(child.number)
             await child.wait(5)
         else:
             child.send(signal.SIGSTOP)
@@ -139,7 +138,9 @@ class Chaos:
     async def _bring_redis(self, what: str, fault: Fault) -> None:
         if what in ("cut", "stall", "delay"):
             self._note(fault)
-            await self._bring_connection(what, self._cluster.redis_proxies[fault.target % 2], fault.seconds)
+            number = fault.target % 2
+            self._cluster.disturb(number, fault.seconds)
+            await self._bring_connection(what, self._cluster.redis_proxies[number], fault.seconds)
         elif not self._cluster.redis_busy.locked():
             async with self._cluster.redis_busy:
                 self._note(fault)

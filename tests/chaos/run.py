@@ -80,6 +80,7 @@ def main() -> int:
     print(f"{arguments.seconds:g} s of faults, --seed {arguments.seed} --pause {arguments.pause:g}", flush=True)
     # Should even the bounds of `run` fail: then the kernel kills the children with us.
     faulthandler.dump_traceback_later(arguments.seconds + CALM + FORGET + 2 * _OVERHEAD, exit=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     directory = Path(tempfile.mkdtemp(prefix="zoofleet-chaos-"))
     try:

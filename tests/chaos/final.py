@@ -8,7 +8,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 import grpc
@@ -29,6 +29,7 @@ FORGET: Final = 20.0
 
 _GONE_SHOWN: Final = 200
 _PAUSE: Final = 0.2
+_TRIES: Final = 10
 
 
 class Inspection:
@@ -62,7 +63,7 @@ class Inspection:
             await self._eventually(self._check_fleet, 3 * HEARTBEAT_TIMEOUT)
             await self._delete(jobs)
             await self._eventually(self._check_leftovers, FORGET + UPLOAD_TIMEOUT)
-        except ZoofleetError as error:
+        except (ZoofleetError, grpc.RpcError) as error:
             self._ledger.violations.append(f"AFTER CALM: {type(error).__name__}: {error}")
         finally:
             await self._one.close()
@@ -125,12 +126,12 @@ class Inspection:
     async def _check_cursor(self, plan: str, name: str, count: int) -> None:
         """Read a job once more through the other scheduler, whole and from a position on."""
         async with grpc.aio.insecure_channel(self._cluster.scheduler_addresses[1], CHANNEL_OPTIONS) as channel:
-            whole = await _read(channel, name, "")
+            whole = await _read_patiently(channel, name, "")
             if len(whole) != count:
                 self._ledger.violations.append(f"{plan}: READ AGAIN: {len(whole)} results, before {count}")
             if whole:
                 position = self._rng.randint(1, len(whole))
-                resumed = await _read(channel, name, whole[position - 1][2])
+                resumed = await _read_patiently(channel, name, whole[position - 1][2])
                 shown = [entry[:2] for entry in whole], position, [entry[:2] for entry in resumed]
                 self._ledger.violations += checks.check_cursor(plan, *shown)
 
@@ -186,6 +187,15 @@ class Inspection:
         while (problems := await check()) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_PAUSE)
         self._ledger.violations += problems
+
+
+async def _read_patiently(channel: grpc.aio.Channel, name: str, cursor: str) -> list[tuple[str, int, str]]:
+    """As `_read`, again where a busy machine makes Redis seem away."""
+    for _ in range(_TRIES):
+        with suppress(grpc.RpcError):
+            return await _read(channel, name, cursor)
+        await asyncio.sleep(1)
+    return await _read(channel, name, cursor)
 
 
 async def _read(channel: grpc.aio.Channel, name: str, cursor: str) -> list[tuple[str, int, str]]:

@@ -1,5 +1,5 @@
 # Each target is a script of the same name; CI runs the same ones.
-.PHONY: install demo test check fix bench bench-kernels bench-detection build-cuda clean
+.PHONY: install demo test chaos check fix bench bench-kernels bench-detection build-cuda clean
 
 install:
 	scripts/install
@@ -9,6 +9,9 @@ demo: install
 
 test: install
 	scripts/test
+
+chaos: install
+	scripts/chaos
 
 check: install
 	scripts/check

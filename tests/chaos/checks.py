@@ -115,13 +115,14 @@ def check_job(
         cancelling: whether anybody asked to cancel it.
         excused: as `check_results`.
     """
+    said = f"{job.name} is {job.state.name}, {job.committed_count} of {job.result_count}"
+    stuck = [] if job.finished else [f"{plan.name}: STUCK: {said}"]
     if job.item_count != len(plan.items):
-        return [f"{plan.name}: TRUNCATED: {job.name} has {job.item_count} of {len(plan.items)} items"]
+        return [f"{plan.name}: TRUNCATED: {job.name} has {job.item_count} of {len(plan.items)} items", *stuck]
     cancelled = job.state is JobState.CANCELLED
     problems = check_results(plan, answers, cancelled=cancelled, complete=job.finished, excused=excused)
-    if not job.finished:
-        said = f"{job.name} is {job.state.name}, {job.committed_count} of {job.result_count}"
-        return [*problems, f"{plan.name}: STUCK: {said}"]
+    if stuck:
+        return problems + stuck
     if job.state is not JobState.SUCCEEDED and not (cancelling and cancelled):
         problems.append(f"{plan.name}: STATE: {job.name} is {job.state.name}: {job.error}")
     results = len(plan.items) * len(plan.models)

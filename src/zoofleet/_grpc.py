@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -11,12 +9,11 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from zoofleet._faults import fault
 from zoofleet._status import grpc_code, trailing_metadata
-from zoofleet.errors import InternalError, ZoofleetError
+from zoofleet.errors import ZoofleetError
 
 __all__ = ["CHANNEL_OPTIONS", "SERVER_OPTIONS", "aborting"]
-
-_log: Final = logging.getLogger(__name__)
 
 _KEEPALIVE: Final = (
     ("grpc.keepalive_time_ms", 20_000),
@@ -57,7 +54,5 @@ async def aborting(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator
     except grpc.aio.AbortError:
         raise
     except Exception:  # noqa: BLE001 - no traceback of ours may reach a client
-        reference = uuid.uuid4().hex[:12]
-        _log.exception("fault %s in a handler", reference)
-        fault = InternalError(f"a fault of the server; its log has the details under {reference}")
-        await context.abort(grpc_code(fault), str(fault), trailing_metadata(fault))
+        internal = fault("a call")
+        await context.abort(grpc_code(internal), str(internal), trailing_metadata(internal))

@@ -206,6 +206,8 @@ async def test_a_worker_without_its_scheduler_serves_and_stops(media: Path) -> N
         {"batch_sizes": {"dance": 3}},
         {"batch_sizes": {"detect": 0}},
         {"grace": -1.0},
+        {"hang_timeout": 0.0},
+        {"schedulers": ("a:1", "")},
         {"uri_prefixes": ("ftp://a",)},
         {"name": "Not a name"},
     ],

@@ -78,6 +78,9 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
                 await upload.begin()
                 async for request in requests:
                     await upload.add(request)
+                # The requests of a call that broke off end as those of one that is complete. Only the latter can still
+                # be answered: this raises CancelledError for the former.
+                await context.send_initial_metadata(())
                 job_id = await upload.finish()
             finally:
                 with suppress(UnavailableError):  # then it expires

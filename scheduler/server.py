@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-from collections.abc import Iterable
 from typing import Any, Final
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from zoofleet._grpc import SERVER_OPTIONS, RequestCheck
+from zoofleet._lifecycle import Parts, in_order, serve_until_signal, together
 from zoofleet.errors import UnavailableError, ZoofleetError
 from zoofleet.scheduler import vision_proxy
 from zoofleet.scheduler.config import SchedulerConfig
@@ -28,8 +27,6 @@ _log: Final = logging.getLogger(__name__)
 
 _JOBS: Final = "zoofleet.v1.Jobs"
 """The health service's name for what needs Redis; "" stands for the process."""
-
-_CANCEL_AGAIN: Final = 0.5
 
 
 class Scheduler:
@@ -58,7 +55,7 @@ class Scheduler:
         models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(self._fleet), self._server)
         fleet_pb2_grpc.add_FleetServicer_to_server(FleetService(self._fleet, config), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._parts: list[asyncio.Task[None]] = []
+        self._parts = Parts()
         self._address = config.address
 
     @property
@@ -80,30 +77,34 @@ class Scheduler:
             raise UnavailableError(f"cannot listen on {self._config.address}: {error}") from None
         self._address = f"{self._config.address.rpartition(':')[0]}:{port}"
         await self._server.start()
-        parts = (self._store.listen(), self._fleet.run(), self._dispatcher.run(), self._watch_redis())
-        self._parts = [asyncio.create_task(part) for part in parts]
+        self._parts.start("listener to Redis", self._store.listen())
+        self._parts.start("fleet", self._fleet.run())
+        self._parts.start("dispatcher", self._dispatcher.run())
+        self._parts.start("watch over Redis", self._watch_redis())
         _log.info("listening on %s", self._address)
 
     async def run(self) -> None:
-        """Return once a part fails, with its error; parts never end by themselves."""
-        done, _ = await asyncio.wait(self._parts, return_when=asyncio.FIRST_COMPLETED)
-        await next(iter(done))
+        """Wait until a part fails, and raise its error."""
+        await self._parts.watch()
 
     async def stop(self) -> None:
         """Stop in good order, within the configured grace and a little more."""
         grace = self._config.shutdown_grace
-        # 1. Load balancers look elsewhere.
-        await self._health.enter_graceful_shutdown()
-        # 2. Streams that only wait would keep the server up for nothing; their readers go on elsewhere.
-        self._jobs.close()
-        # 3. No new calls and no new chunks. Those in flight may end; leases are still renewed meanwhile. What is not
-        #    done in time is handed back, so that another replica has it at once, and not when its lease expires.
-        await asyncio.gather(self._server.stop(grace), self._dispatcher.stop(grace))
-        # 4. Nothing is left that events, sweeps or the fleet's view are for.
-        await _cancel(self._parts)
-        # 5. What all of them stood on.
-        await self._fleet.close()
-        await self._store.close()
+        await in_order(
+            # 1. Load balancers look elsewhere.
+            self._health.enter_graceful_shutdown,
+            # 2. Streams that only wait would keep the server up for nothing; their readers go on elsewhere.
+            self._jobs.close,
+            # 3. No new calls and no new chunks. Those in flight may end; leases are still renewed meanwhile. What is
+            #    not done in time is handed back, so that another replica has it at once, and not when its lease
+            #    expires.
+            lambda: together(self._server.stop(grace), self._dispatcher.stop(grace)),
+            # 4. Nothing is left that events, sweeps or the fleet's view are for.
+            self._parts.cancel,
+            # 5. What all of them stood on.
+            self._fleet.close,
+            self._store.close,
+        )
         _log.info("stopped")
 
     async def _watch_redis(self) -> None:
@@ -112,7 +113,7 @@ class Scheduler:
         while True:
             try:
                 await self._store.check()
-                if serving is None:
+                if not serving:
                     await self._store.warn_of_data_loss()
                 answers = True
             except ZoofleetError as error:
@@ -132,32 +133,10 @@ class Scheduler:
             _log.info("ready")
 
 
-async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait for them; redis-py, where it is reconnecting, may swallow a cancellation."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN)
-
-
 async def serve(config: SchedulerConfig) -> None:
     """Run a scheduler until SIGTERM or SIGINT, then stop it in good order.
 
     Raises:
         UnavailableError: the address is taken or not this machine's.
     """
-    scheduler = Scheduler(config)
-    await scheduler.start()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    running = asyncio.create_task(scheduler.run())
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
-    await scheduler.stop()
-    stopping.cancel()
-    if not stop.is_set():
-        await running  # a part failed: its error is ours
-    running.cancel()
+    await serve_until_signal(Scheduler(config))

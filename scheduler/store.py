@@ -111,7 +111,11 @@ class Store:
 
     async def warn_of_data_loss(self) -> None:
         """Log what in the set-up of this Redis lets it lose jobs that were acknowledged."""
-        info = await self.call("INFO")  # parsed by redis-py
+        try:
+            info = await self.call("INFO")  # parsed by redis-py
+        except InternalError:
+            _log.warning("this Redis does not tell how it is set up; see to it that it cannot lose jobs")
+            return
         if not info.get("aof_enabled"):
             _log.warning(
                 "this Redis has no append-only file: what was acknowledged since its last snapshot is lost when it "

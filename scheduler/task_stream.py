@@ -15,7 +15,7 @@ import grpc.aio
 
 from zoofleet._calls import Ending
 from zoofleet._catalog import ModelName
-from zoofleet._grpc import fault
+from zoofleet._faults import fault
 from zoofleet._parts import PART_BYTES, Assembler, split
 from zoofleet._status import DETAILS_KEY, error_result, from_rpc_error
 from zoofleet._tasks import kind_of

@@ -15,7 +15,8 @@ import grpc.aio
 from google.rpc import status_pb2
 
 from zoofleet import errors
-from zoofleet._grpc import CHANNEL_OPTIONS, fault
+from zoofleet._faults import fault
+from zoofleet._grpc import CHANNEL_OPTIONS
 from zoofleet._status import error_result, to_status
 from zoofleet.errors import (
     DataLossError,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-import uuid
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
 
-from zoofleet.errors import CancelledError, InternalError, UnavailableError, ZoofleetError
+from zoofleet._catalog import ModelName
+from zoofleet._faults import fault
+from zoofleet.errors import CancelledError, UnavailableError, ZoofleetError
 from zoofleet.worker.runner import Prepared, Raw, Runner
 
-__all__ = ["Batcher", "Entry", "fault", "use_threads"]
+__all__ = ["Batch", "Batcher", "Entry", "use_threads"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -40,6 +43,19 @@ class Entry:
         self.cancelled = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """A forward pass that has begun.
+
+    Attributes:
+        model: whose.
+        start_time: when it began, in seconds since the epoch.
+    """
+
+    model: ModelName
+    start_time: float = field(default_factory=time.time)
+
+
 class Batcher:
     """Runs prepared items in batches on one thread.
 
@@ -57,6 +73,10 @@ class Batcher:
         """Forward passes begun."""
         self.forwarded_count = 0
         """Items in them."""
+        self.running: Batch | None = None
+        """The forward pass that the device is in."""
+        self.is_abandoned = False
+        """Whether the device does not come back."""
         self._max_bytes = max_bytes
         self._bytes = 0
         # By model, then by key; the first of each is next.
@@ -67,6 +87,11 @@ class Batcher:
         self._room = threading.Condition(self._lock)
         self._thread = threading.Thread(target=self._run, args=(threads,), name="device", daemon=True)
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the device has its thread."""
+        return self._thread.is_alive()
 
     def add(self, entry: Entry) -> None:
         """Queue an item; blocks while more than `max_bytes` wait, which the device alone brings to an end.
@@ -84,12 +109,21 @@ class Batcher:
             self._work.notify()
 
     def close(self) -> None:
-        """Drop what waits, and return once the device is done with what it runs."""
+        """Drop what waits, and return once the device is done with what it runs, unless it has been abandoned."""
+        self._refuse()
+        if not self.is_abandoned:
+            self._thread.join()
+
+    def abandon(self) -> None:
+        """Take no more items and wait no more for the device, which does not come back."""
+        self.is_abandoned = True
+        self._refuse()
+
+    def _refuse(self) -> None:
         with self._lock:
             self._closed = True
             self._work.notify()
             self._room.notify_all()
-        self._thread.join()
 
     def _run(self, threads: int) -> None:
         use_threads(threads)
@@ -133,6 +167,7 @@ class Batcher:
         self.batch_count += 1
         self.forwarded_count += len(batch)
         runner = batch[0].runner
+        self.running = Batch(runner.name)
         outputs: list[Raw] | ZoofleetError
         try:
             with torch.inference_mode():
@@ -145,6 +180,8 @@ class Batcher:
                 outputs = []
             else:
                 outputs = error if isinstance(error, ZoofleetError) else fault(f"a forward pass of {runner.name}")
+        finally:
+            self.running = None
         if isinstance(outputs, ZoofleetError):
             batch[0].done(outputs)
         elif outputs:
@@ -162,10 +199,3 @@ def use_threads(count: int) -> None:
     """
     torch.get_num_threads()
     torch.set_num_threads(count)
-
-
-def fault(what: str) -> InternalError:
-    """Log the exception at hand under a reference, and return an error that carries the reference alone."""
-    reference = uuid.uuid4().hex[:12]
-    _log.exception("fault %s in %s", reference, what)
-    return InternalError(f"a fault of the worker in {what}; its log has the details under {reference}")

@@ -33,7 +33,7 @@ class WorkerConfig:
     """A worker's settings.
 
     Attributes:
-        scheduler: host:port of the scheduler to register with; None to serve on its own.
+        schedulers: gRPC targets of the schedulers to register with, mostly host:port; none to serve on its own.
         address: host:port to listen on; port 0 for any free one.
         advertise_address: host:port at which schedulers dial this worker; None for the one it listens on.
         name: the worker's id, unique in its fleet: 1 to 63 lower-case letters, digits and dashes; None to make one up.
@@ -54,12 +54,13 @@ class WorkerConfig:
         max_video_bytes: bytes of a video for `AnalyzeVideo`, spooled to the temporary directory.
         uri_prefixes: `file://` and `http(s)://` prefixes from which media may be read by URI.
         grace: seconds that items in flight have to finish after SIGTERM.
+        hang_timeout: seconds after which a batch counts as hung, whereupon the worker gives up and its process ends.
 
     Raises:
         InvalidArgumentError: a value out of range; names it.
     """
 
-    scheduler: str | None = "127.0.0.1:50051"
+    schedulers: tuple[str, ...] = ("127.0.0.1:50051",)
     address: str = "127.0.0.1:0"
     advertise_address: str | None = None
     name: str | None = None
@@ -78,6 +79,7 @@ class WorkerConfig:
     max_video_bytes: int = 1024 * 1024 * 1024
     uri_prefixes: tuple[str, ...] = ()
     grace: float = 30.0
+    hang_timeout: float = 600.0
 
     def __post_init__(self) -> None:
         unknown = self.batch_sizes.keys() - _BATCH_SIZES.keys()
@@ -97,6 +99,11 @@ class WorkerConfig:
             raise InvalidArgumentError(f"name is {self.name!r}; accepted: 1 to 63 lower-case letters, digits, dashes")
         if not self.grace >= 0:
             raise InvalidArgumentError(f"grace is {self.grace}; accepted: 0 or more seconds")
+        if not self.hang_timeout > 0:
+            raise InvalidArgumentError(f"hang_timeout is {self.hang_timeout}; accepted: more than 0 seconds")
+        for scheduler in self.schedulers:
+            if not scheduler or len(scheduler.split()) != 1:
+                raise InvalidArgumentError(f"schedulers has {scheduler!r}; accepted: host:port, or another gRPC target")
         for prefix in self.uri_prefixes:
             if not prefix.startswith(("file:///", "http://", "https://")):
                 raise InvalidArgumentError(f"uri_prefixes has {prefix!r}; accepted: file:///, http:// and https://")

@@ -16,6 +16,8 @@ _T = TypeVar("_T")
 async def unless_draining(draining: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T:
     """Await `work`, which is cancelled if the worker begins to drain first.
 
+    Its result is lost where the caller is cancelled at the end of it, so it must be nothing that has to be given back.
+
     Raises:
         UnavailableError: it drains.
     """

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from zoofleet._catalog import ModelName
+from zoofleet._faults import fault
 from zoofleet._status import error_result
 from zoofleet.errors import CancelledError, ResourceExhaustedError, ZoofleetError
 from zoofleet.v1 import vision_pb2
-from zoofleet.worker.batcher import Batcher, Entry, fault, use_threads
+from zoofleet.worker.batcher import Batcher, Entry, use_threads
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.residency import Lease, Residency
 from zoofleet.worker.runner import Prepared, Raw, Runner, set_outcome
 
 __all__ = ["Pipeline"]
+
+_T = TypeVar("_T")
 
 
 class _Work:
@@ -55,15 +59,14 @@ class _Work:
 class Pipeline:
     """Decoding threads, the device's thread and encoding threads, each handing on to the next without the event loop.
 
-    `slots` bounds the items that wait for the decoders, the batcher the bytes that wait for the device. To be made, and
-    submitted to, in the event loop.
+    Slots bound the items that wait for the decoders, the batcher bounds the bytes that wait for the device. To be made,
+    and submitted to, in the event loop.
     """
 
     def __init__(self, config: WorkerConfig, residency: Residency) -> None:
         threads = config.resolved_decode_threads()
         self.batcher = Batcher(config.resolved_threads(), config.max_prepared_bytes)
-        self.slots = asyncio.Semaphore(config.max_inflight_items)
-        """Hold one for each item while it is submitted."""
+        self._slots = asyncio.Semaphore(config.max_inflight_items)
         self.decoders = ThreadPoolExecutor(threads, "decode", initializer=use_threads, initargs=(1,))
         """For the decoding of videos too."""
         self._encoders = ThreadPoolExecutor(threads, "encode", initializer=use_threads, initargs=(1,))
@@ -75,6 +78,16 @@ class Pipeline:
         """Items resolved."""
         self.error_count = 0
         """Items resolved with an error."""
+
+    async def start(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> asyncio.Task[_T]:
+        """Start a task that works on one item, and calls `run` for it, once one of the slots is free.
+
+        The slot is free again when the task is done, also where the task was cancelled before its first step.
+        """
+        await self._slots.acquire()
+        task = asyncio.create_task(work())
+        task.add_done_callback(lambda _: self._slots.release())
+        return task
 
     async def run(
         self,
@@ -99,6 +112,7 @@ class Pipeline:
             lease = await self._residency.acquire(model)
         except ZoofleetError as error:
             return error_result(item_id, task.model, error)
+        # The lease is the work's from here on: the device may have it longer than the caller waits for the result.
         work = _Work(lease, task, item_id, self._loop.create_future(), arrived)
         self.inflight_count += 1
         self.decoders.submit(self._prepare, work, prepare)
@@ -109,10 +123,10 @@ class Pipeline:
             raise
 
     def close(self) -> None:
-        """Drop what waits, finish what runs. Blocks."""
+        """Drop what waits, finish what runs, unless the device has been abandoned. Blocks."""
         self.batcher.close()
-        self.decoders.shutdown(cancel_futures=True)
-        self._encoders.shutdown(cancel_futures=True)
+        for threads in (self.decoders, self._encoders):
+            threads.shutdown(wait=not self.batcher.is_abandoned, cancel_futures=True)
 
     def _prepare(self, work: _Work, prepare: Callable[[Runner], Prepared]) -> None:
         try:

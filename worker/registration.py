@@ -7,13 +7,14 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc
 import grpc.aio
 
 from zoofleet._grpc import CHANNEL_OPTIONS
 from zoofleet._status import from_rpc_error
+from zoofleet.errors import UnavailableError
 from zoofleet.v1 import fleet_pb2, fleet_pb2_grpc
 
 __all__ = ["Registration"]
@@ -23,16 +24,19 @@ _log: Final = logging.getLogger(__name__)
 _CALL_SECONDS: Final = 5.0
 _FIRST_RETRY_SECONDS: Final = 0.2
 _MAX_RETRY_SECONDS: Final = 5.0
+_MIN_INTERVAL_SECONDS: Final = 0.05
+
+_T = TypeVar("_T")
 
 
 class Registration:
-    """Keeps one worker registered with a scheduler, however often either loses the other.
+    """Keeps one worker registered with one scheduler, however often either loses the other.
 
     Args:
-        scheduler: host:port.
-        worker: how it presents itself.
-        status: how it fares at the moment.
-        drain: called when the scheduler asks it to take no further work; may be called again.
+        scheduler: its gRPC target.
+        worker: how the worker presents itself.
+        status: says how the worker fares at the moment.
+        drain: called when the scheduler asks the worker to take no further work; may be called again.
     """
 
     def __init__(
@@ -42,43 +46,43 @@ class Registration:
         status: Callable[[], fleet_pb2.WorkerStatus],
         drain: Callable[[], None],
     ) -> None:
+        self.scheduler = scheduler
         self._worker = worker
         self._status = status
         self._drain = drain
         self._channel = grpc.aio.insecure_channel(scheduler, CHANNEL_OPTIONS)
         self._fleet = fleet_pb2_grpc.FleetStub(self._channel)
         self._changed = asyncio.Event()
-        self._task = asyncio.create_task(self._run(scheduler))
 
     def beat(self) -> None:
         """Send a heartbeat now, since the status has changed."""
         self._changed.set()
 
-    async def close(self) -> None:
-        """Leave the fleet. A scheduler that cannot be reached will notice by itself."""
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-        request = fleet_pb2.UnregisterWorkerRequest(name=self._worker.name)
-        try:
-            await self._fleet.UnregisterWorker(request, timeout=_CALL_SECONDS / 5)
-        except grpc.aio.AioRpcError as error:
-            _log.warning("cannot unregister: %s", from_rpc_error(error))
-        await self._channel.close()
-
-    async def _run(self, scheduler: str) -> None:
+    async def run(self) -> None:
+        """Register and beat until cancelled. Whatever the scheduler does is logged and tried again."""
         retry = _FIRST_RETRY_SECONDS
         while True:
             try:
                 interval = await self._register()
-                _log.info("registered with %s as %s", scheduler, self._worker.name)
+                _log.info("registered with %s as %s", self.scheduler, self._worker.name)
                 retry = _FIRST_RETRY_SECONDS
                 await self._beat_until_forgotten(interval)
-                _log.warning("%s does not know %s any more; registering again", scheduler, self._worker.name)
-            except grpc.aio.AioRpcError as error:
-                _log.warning("cannot reach %s, trying again: %s", scheduler, from_rpc_error(error))
+                _log.warning("%s does not know %s any more; registering again", self.scheduler, self._worker.name)
+            except (grpc.aio.AioRpcError, UnavailableError) as error:
+                reason = from_rpc_error(error) if isinstance(error, grpc.aio.AioRpcError) else error
+                _log.warning("cannot reach %s, trying again: %s", self.scheduler, reason)
                 await asyncio.sleep(retry * random.uniform(0.5, 1.0))  # noqa: S311 - workers spread out, no secret
                 retry = min(2 * retry, _MAX_RETRY_SECONDS)
+
+    async def close(self) -> None:
+        """Leave the fleet, once `run` has ended. A scheduler that cannot be reached will notice by itself."""
+        request = fleet_pb2.UnregisterWorkerRequest(name=self._worker.name, instance_id=self._worker.instance_id)
+        try:
+            await self._fleet.UnregisterWorker(request, timeout=_CALL_SECONDS / 5)
+        except grpc.aio.AioRpcError as error:
+            _log.warning("cannot unregister from %s: %s", self.scheduler, from_rpc_error(error))
+        finally:
+            await self._channel.close()
 
     async def _register(self) -> float:
         """Register, and return the seconds between heartbeats."""
@@ -86,8 +90,9 @@ class Registration:
         worker.CopyFrom(self._worker)
         worker.status.CopyFrom(self._status())
         request = fleet_pb2.RegisterWorkerRequest(worker=worker)
-        response = await self._fleet.RegisterWorker(request, timeout=_CALL_SECONDS)
-        return max(response.heartbeat_interval.ToNanoseconds() / 1e9, 0.05)
+        response: fleet_pb2.RegisterWorkerResponse = await self._fleet.RegisterWorker(request, timeout=_CALL_SECONDS)
+        interval = _readable(response).heartbeat_interval
+        return max(interval.seconds + interval.nanos / 1e9, _MIN_INTERVAL_SECONDS)
 
     async def _beat_until_forgotten(self, interval: float) -> None:
         """Beat until the scheduler says that the worker is not registered."""
@@ -95,12 +100,21 @@ class Registration:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), interval)
             self._changed.clear()
-            request = fleet_pb2.HeartbeatWorkerRequest(name=self._worker.name, status=self._status())
+            request = fleet_pb2.HeartbeatWorkerRequest(
+                name=self._worker.name, status=self._status(), instance_id=self._worker.instance_id
+            )
             try:
                 response = await self._fleet.HeartbeatWorker(request, timeout=_CALL_SECONDS)
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.NOT_FOUND:
                     return
                 raise
-            if response.drain:
+            if _readable(response).drain:
                 self._drain()
+
+
+def _readable(response: _T | None) -> _T:
+    """The response itself; grpc.aio gives None in the place of one that cannot be parsed."""
+    if response is None:
+        raise UnavailableError("its answer cannot be read")
+    return response

@@ -8,6 +8,7 @@ import ctypes
 import gc
 import logging
 from collections import OrderedDict
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,8 +16,8 @@ import psutil
 import torch
 
 from zoofleet._catalog import ModelName
+from zoofleet._faults import fault
 from zoofleet.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError, ZoofleetError
-from zoofleet.worker.batcher import fault
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.runner import Runner, make_runner, memory_bytes
 
@@ -37,7 +38,8 @@ class Resident:
             budget leaves room for it.
         pinned: never unloaded to make room.
         lease_count: uses at the moment; it is not unloaded before the last one ends.
-        is_retiring: to be unloaded; no new leases.
+        idle: set while there are no uses.
+        unloading: once it has to leave, the task that unloads it; its result is the memory that came back.
     """
 
     name: ModelName
@@ -45,9 +47,13 @@ class Resident:
     memory_bytes: int
     pinned: bool = False
     lease_count: int = 0
-    is_retiring: bool = False
     idle: asyncio.Event = field(default_factory=asyncio.Event)
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    unloading: asyncio.Task[int] | None = None
+
+    @property
+    def is_retiring(self) -> bool:
+        """Whether it has to leave; it gets no new leases."""
+        return self.unloading is not None
 
 
 class Lease:
@@ -100,22 +106,35 @@ class Residency:
         """What is loaded now, least recently used first."""
         return list(self._residents.values())
 
-    async def acquire(self, name: ModelName) -> Lease:
-        """Use a model, loading it first if need be; concurrent callers load it once.
+    @contextlib.asynccontextmanager
+    async def use(self, name: ModelName) -> AsyncIterator[Runner]:
+        """Use a model within a scope, loading it first if need be; concurrent callers load it once.
 
         Raises:
             ResourceExhaustedError: it does not fit into the budget beside pinned models.
             WeightsUnavailableError, InvalidWeightsError, UnimplementedError: it cannot be built.
         """
-        resident = await self._resident(name)
-        self._residents.move_to_end(name)
-        return Lease(resident)
+        lease = await self.acquire(name)
+        try:
+            yield lease.runner
+        finally:
+            lease.release()
 
-    async def load(self, name: ModelName, *, pin: bool) -> Resident:
+    async def acquire(self, name: ModelName) -> Lease:
+        """Use a model beyond a scope. Await it in the task that keeps the lease: another one's result may be lost.
+
+        Raises:
+            ResourceExhaustedError: it does not fit into the budget beside pinned models.
+            WeightsUnavailableError, InvalidWeightsError, UnimplementedError: it cannot be built.
+        """
+        return Lease(await self._resident(name))
+
+    async def load(self, name: ModelName, *, pin: bool = False) -> Resident:
         """Have a model in memory, and pin it if asked to.
 
         Raises:
-            As `acquire`.
+            ResourceExhaustedError: it does not fit into the budget beside pinned models.
+            WeightsUnavailableError, InvalidWeightsError, UnimplementedError: it cannot be built.
         """
         resident = await self._resident(name)
         resident.pinned |= pin
@@ -144,7 +163,7 @@ class Residency:
         resident = self._loaded(name)
         if resident.pinned:
             raise FailedPreconditionError(f"{name} is pinned; unpin it first")
-        return await self._retire(resident)
+        return await asyncio.shield(self._retire(resident))  # once begun it goes on, whoever waits for it
 
     def _loaded(self, name: ModelName) -> Resident:
         resident = self._residents.get(name)
@@ -153,15 +172,16 @@ class Residency:
         return resident
 
     async def _resident(self, name: ModelName) -> Resident:
-        while (resident := self._residents.get(name)) is None or resident.is_retiring:
-            if resident is not None:
-                await resident.gone.wait()
+        while (resident := self._residents.get(name)) is None or resident.unloading is not None:
+            if resident is not None and resident.unloading is not None:
+                await asyncio.wait([resident.unloading])
                 continue
             if name not in self._loading:
                 task = asyncio.create_task(self._load(name))
                 self._loading[name] = task
                 task.add_done_callback(lambda done: self._loaded_or_failed(name, done))
             await asyncio.shield(self._loading[name])  # others may wait for it too
+        self._residents.move_to_end(name)
         return resident
 
     def _loaded_or_failed(self, name: ModelName, done: asyncio.Task[None]) -> None:
@@ -198,7 +218,7 @@ class Residency:
                 victims = self._victims(size)
                 if victims is not None:
                     self._reserved[name] = size
-                    await asyncio.gather(*(self._retire(resident) for resident in victims))
+                    await asyncio.gather(*(asyncio.shield(self._retire(resident)) for resident in victims))
                     return
                 pinned = sum(r.memory_bytes for r in self._residents.values() if r.pinned)
                 loading = [task for other, task in self._loading.items() if other in self._reserved]
@@ -220,17 +240,17 @@ class Residency:
                 free += resident.memory_bytes
         return victims if free >= size else None
 
-    async def _retire(self, resident: Resident) -> int:
-        if resident.is_retiring:
-            await resident.gone.wait()
-            return 0
-        resident.is_retiring = True
+    def _retire(self, resident: Resident) -> asyncio.Task[int]:
+        if resident.unloading is None:
+            resident.unloading = asyncio.create_task(self._unload(resident))
+        return resident.unloading
+
+    async def _unload(self, resident: Resident) -> int:
         if resident.lease_count:
             await resident.idle.wait()
         before = _used_bytes(self._device)
         del self._residents[resident.name]
         del resident.runner  # whoever still holds the record must not hold the model
-        resident.gone.set()
         await asyncio.to_thread(_release_memory)
         freed = max(before - _used_bytes(self._device), 0)
         _log.info("unloaded %s: memory in use fell by %.1f MB", resident.name, freed / 1e6)

@@ -1,4 +1,8 @@
-"""The worker process: its parts, the order in which they start, and the order in which they stop."""
+"""The worker process: its parts, the order in which they start, and the order in which they stop.
+
+A batch that hangs cannot be ended, nor can its thread: the process gives its streams back and ends with
+`HUNG_EXIT_CODE`, for its supervisor to start a fresh one.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ import contextlib
 import logging
 import os
 import secrets
-import signal
 import socket
 from typing import Final
 
@@ -19,7 +22,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 import zoofleet
 from zoofleet import _catalog
 from zoofleet._grpc import SERVER_OPTIONS, RequestCheck
-from zoofleet.errors import InvalidArgumentError, UnavailableError
+from zoofleet._lifecycle import Parts, in_order, serve_until_signal, together
+from zoofleet.errors import DeviceHungError, InternalError, InvalidArgumentError, UnavailableError
 from zoofleet.v1 import fleet_pb2, models_pb2_grpc
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.models_service import ModelsService, loaded_model
@@ -28,12 +32,18 @@ from zoofleet.worker.registration import Registration
 from zoofleet.worker.residency import Residency
 from zoofleet.worker.vision_service import VisionService
 
-__all__ = ["Worker", "serve"]
+__all__ = ["HUNG_EXIT_CODE", "Worker", "serve"]
 
 _log: Final = logging.getLogger(__name__)
 
 _LAST_WORDS_SECONDS: Final = 0.5
 """For the final statuses of streams that have just ended."""
+
+_WATCH_SECONDS: Final = 1.0
+"""How often to look at the device; more often where a batch counts as hung soon."""
+
+HUNG_EXIT_CODE: Final = os.EX_SOFTWARE
+"""70: the device hung."""
 
 _WILDCARDS: Final = ("0.0.0.0", "[::]", "")  # noqa: S104 - to tell that they cannot be dialled
 
@@ -50,13 +60,14 @@ class Worker:
 
     def __init__(self, config: WorkerConfig) -> None:
         host = config.address.rpartition(":")[0]
-        if config.scheduler is not None and config.advertise_address is None and host in _WILDCARDS:
+        if config.schedulers and config.advertise_address is None and host in _WILDCARDS:
             raise InvalidArgumentError(
                 f"address is {config.address!r}, which schedulers cannot dial; set advertise_address too"
             )
         self._config = config
         self._device = config.resolved_device()
         self.name = f"workers/{config.name or f'{_host_id()}-{os.getpid()}-{secrets.token_hex(3)}'}"
+        self._instance_id = secrets.token_hex(16)
         self.draining = asyncio.Event()
         """Set once no further work is taken."""
         self.residency = Residency(self._device, config.resolved_memory_budget(self._device), config)
@@ -67,7 +78,8 @@ class Worker:
         self._server.add_generic_rpc_handlers((self._vision.handler(),))
         models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(self.name, self.residency), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._registration: Registration | None = None
+        self._registrations: list[Registration] = []
+        self._parts = Parts()
         self._address = config.address
 
     @property
@@ -76,7 +88,7 @@ class Worker:
         return self._address
 
     async def start(self) -> None:
-        """Listen, and register with the scheduler in the background.
+        """Listen, and register with the schedulers in the background.
 
         Raises:
             UnavailableError: the address is taken or not this machine's.
@@ -90,30 +102,43 @@ class Worker:
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         _log.info("%s listening on %s, device %s", self.name, self._address, self._device)
-        if self._config.scheduler is not None:
-            self._registration = Registration(self._config.scheduler, self._present(), self.status, self._drain)
+        self._parts.start("watch over the device", self._watch_device())
+        for scheduler in dict.fromkeys(self._config.schedulers):
+            registration = Registration(scheduler, self._present(), self.status, self._drain)
+            self._registrations.append(registration)
+            self._parts.start(f"registration with {scheduler}", registration.run())
+
+    async def run(self) -> None:
+        """Wait until a part fails, and raise its error.
+
+        Raises:
+            DeviceHungError: a batch does not end; the streams have been told.
+        """
+        await self._parts.watch()
 
     async def stop(self) -> None:
         """Stop in good order, within the configured grace and a little more."""
-        # 1. Load balancers look elsewhere, and so does the scheduler.
-        await self._health.enter_graceful_shutdown()
-        self._drain()
-        # 2. New streams are refused and no more items are read. Streams end as soon as nothing of theirs is in flight.
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._vision.ended(), self._config.grace)
-        # 3. What is left is cut off, and clients see UNAVAILABLE: streams that were not done in time, and calls that
-        #    would never end, such as watches of our health.
-        await self._server.stop(_LAST_WORDS_SECONDS)
-        # 4. Only now may the scheduler forget us: until here heartbeats kept the leases on what was in flight.
-        if self._registration is not None:
-            await self._registration.close()
-        # 5. The threads, which nobody waits for any more, in a thread because they may be in a long forward pass.
-        await asyncio.to_thread(self.pipeline.close)
+        await in_order(
+            # 1. Load balancers look elsewhere, and so do the schedulers.
+            self._health.enter_graceful_shutdown,
+            self._drain,
+            # 2. New streams are refused and no more items are read. Streams end as soon as nothing of theirs is in
+            #    flight.
+            self._streams_ended,
+            # 3. What is left is cut off, and clients see UNAVAILABLE: streams that were not done in time, and calls
+            #    that would never end, such as watches of our health.
+            lambda: self._server.stop(_LAST_WORDS_SECONDS),
+            # 4. Only now may the schedulers forget us: until here heartbeats kept the leases on what was in flight.
+            self._parts.cancel,
+            lambda: together(*(registration.close() for registration in self._registrations)),
+            # 5. The threads, which nobody waits for any more, in a thread because they may be in a long forward pass.
+            lambda: asyncio.to_thread(self.pipeline.close),
+        )
         _log.info("%s stopped", self.name)
 
     def status(self) -> fleet_pb2.WorkerStatus:
         """How it fares at the moment."""
-        return fleet_pb2.WorkerStatus(
+        status = fleet_pb2.WorkerStatus(
             loaded_models=[loaded_model(resident, self.name) for resident in self.residency.residents],
             inflight_items=self.pipeline.inflight_count,
             item_count=self.pipeline.item_count,
@@ -121,13 +146,44 @@ class Worker:
             resident_bytes=psutil.Process().memory_info().rss,
             draining=self.draining.is_set(),
         )
+        if (batch := self.pipeline.batcher.running) is not None:
+            status.batch_start_time.FromNanoseconds(int(batch.start_time * 1e9))
+        return status
+
+    async def _streams_ended(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._vision.ended(), self._config.grace)
 
     def _drain(self) -> None:
         if not self.draining.is_set():
             _log.info("%s draining", self.name)
             self.draining.set()
-            if self._registration is not None:
-                self._registration.beat()
+            for registration in self._registrations:
+                registration.beat()
+
+    async def _watch_device(self) -> None:
+        """Give all streams back as soon as nothing can be expected of the device any more."""
+        error = await self._device_failure()
+        self._vision.fail(error)
+        self.pipeline.batcher.abandon()
+        self._drain()
+        raise error
+
+    async def _device_failure(self) -> InternalError:
+        limit = self._config.hang_timeout
+        pause = min(_WATCH_SECONDS, limit / 10)
+        batcher = self.pipeline.batcher
+        batch, waited = batcher.running, 0.0
+        while batcher.is_alive:
+            await asyncio.sleep(pause)
+            # Time in which the whole process stood still, as on a machine that slept, does not count.
+            batch, waited = (batch, waited + pause) if batcher.running is batch else (batcher.running, 0.0)
+            if batch is not None and waited >= limit:
+                return DeviceHungError(
+                    f"{self._device} has been in one batch of {batch.model} for {waited:.1f} s; the limit is "
+                    f"{limit:g} s (hang_timeout)"
+                )
+        return InternalError("the device's thread has ended")
 
     def _present(self) -> fleet_pb2.Worker:
         on_cpu = self._device.type == "cpu"
@@ -137,6 +193,7 @@ class Worker:
             device="cpu" if on_cpu else f"{self._device} [{torch.cuda.get_device_name(self._device)}]",
             version=zoofleet.__version__,
             builders=sorted(name for name, b in _catalog.builders().items() if on_cpu or b.task != "quantization"),
+            instance_id=self._instance_id,
             max_inflight_items=self._config.max_inflight_items,
             memory_budget_bytes=self.residency.budget,
         )
@@ -148,7 +205,7 @@ def _host_id() -> str:
 
 
 async def serve(config: WorkerConfig) -> None:
-    """Run a worker until SIGTERM or SIGINT, then stop it in good order.
+    """Run a worker until SIGTERM or SIGINT, then stop it in good order. Ends the process where the device hangs.
 
     Raises:
         InvalidArgumentError: a device that is not there, or a wildcard address without one to advertise.
@@ -156,11 +213,7 @@ async def serve(config: WorkerConfig) -> None:
     """
     # EXACT means float32; cuDNN would otherwise convolve in TF32.
     torch.backends.cudnn.allow_tf32 = False
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    worker = Worker(config)
-    await worker.start()
-    await stop.wait()
-    await worker.stop()
+    try:
+        await serve_until_signal(Worker(config))
+    except DeviceHungError:
+        os._exit(HUNG_EXIT_CODE)  # the interpreter, and CUDA, would wait for the device's thread

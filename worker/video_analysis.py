@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -106,11 +107,11 @@ class VideoAnalysis:
             InvalidMediaError: no frame can be decoded.
             ItemTooLargeError: the video or its frames are over a limit.
             ResourceExhaustedError: a model does not fit, or there is no space for the video.
-        UnavailableError: the worker began to drain before the video was complete.
+            UnavailableError: the worker began to drain before the video was complete.
         """
         for state in self._tasks:
             # What keeps a model from loading concerns the whole call.
-            (await unless_draining(draining, self._residency.acquire(state.model))).release()
+            await unless_draining(draining, self._residency.load(state.model))
         with tempfile.TemporaryFile(prefix="zoofleet-") as file:
             await unless_draining(draining, self._spool(requests, file))
             reader = await self._decode(VideoReader, file, self._config.max_pixels)
@@ -189,8 +190,9 @@ class VideoAnalysis:
         for state in self._tasks:
             prepare = await self._preparation(state, image)
             if prepare is not None:
-                await self._pipeline.slots.acquire()
-                result = asyncio.create_task(self._result(state, str(frame.index), prepare))
+                result = await self._pipeline.start(
+                    functools.partial(self._pipeline.run, state.model, state.task, str(frame.index), prepare)
+                )
                 self._pending.add(result)
                 result.add_done_callback(self._pending.discard)
                 work.results.append(result)
@@ -210,23 +212,12 @@ class VideoAnalysis:
         return lambda runner: runner.prepare(images, state.task)
 
     async def _clip_preparation(self, state: _TaskState, image: Image.Image) -> Callable[[Runner], Prepared] | None:
-        lease = await self._residency.acquire(state.model)
-        try:
-            state.clip.append(await self._decode(_clip_runner(lease.runner).prepare_frame, image))
-        finally:
-            lease.release()
+        async with self._residency.use(state.model) as runner:
+            state.clip.append(await self._decode(_clip_runner(runner).prepare_frame, image))
         if len(state.clip) < state.task.classify_clip.num_frames:
             return None
         clip, state.clip = state.clip, []
         return lambda runner: _clip_runner(runner).join(clip)
-
-    async def _result(
-        self, state: _TaskState, item_id: str, prepare: Callable[[Runner], Prepared]
-    ) -> vision_pb2.Result:
-        try:
-            return await self._pipeline.run(state.model, state.task, item_id, prepare)
-        finally:
-            self._pipeline.slots.release()
 
     async def _write(self, work: _FrameWork, context: _Context) -> None:
         frame = vision_pb2.FrameResults(frame_index=work.frame_index, results=await asyncio.gather(*work.results))

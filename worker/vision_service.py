@@ -15,6 +15,7 @@ from PIL import Image
 
 from zoofleet import _tasks
 from zoofleet._catalog import ModelName
+from zoofleet._faults import fault
 from zoofleet._grpc import aborting
 from zoofleet._parts import MAX_ITEM_ID_BYTES, PART_BYTES, Assembler, split
 from zoofleet._status import error_result
@@ -56,13 +57,20 @@ class VisionService:
         self._pipeline = pipeline
         self._residency = residency
         self._draining = draining
-        self._stream_count = 0
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._failure: ZoofleetError | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def ended(self) -> None:
         """Return once no stream is open."""
         await self._idle.wait()
+
+    def fail(self, error: ZoofleetError) -> None:
+        """End all open streams with an error, whatever they have in flight."""
+        self._failure = error
+        for stream in self._streams:
+            stream.cancel()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service as a handler: the five methods of `TASK_KINDS` are one, and `AnalyzeVideo`."""
@@ -94,7 +102,7 @@ class VisionService:
                 if expected is not kind:
                     raise InvalidArgumentError(f"{model} is served by {expected.method}, not by {kind.method}")
                 # What keeps the model from loading concerns the whole stream.
-                (await unless_draining(self._draining, self._residency.acquire(model))).release()
+                await unless_draining(self._draining, self._residency.load(model))
                 stream = _ItemStream(self._config, self._pipeline, kind, task, model, context)
                 await stream.run(requests, self._draining)
 
@@ -102,15 +110,22 @@ class VisionService:
     def _admitted(self) -> Iterator[None]:
         if self._draining.is_set():
             raise UnavailableError("the worker is draining")
-        if self._stream_count >= self._config.max_streams:
-            raise ResourceExhaustedError(f"{self._stream_count} streams are open, which is the limit", retry_after=1.0)
-        self._stream_count += 1
+        if len(self._streams) >= self._config.max_streams:
+            raise ResourceExhaustedError(f"{len(self._streams)} streams are open, which is the limit", retry_after=1.0)
+        stream = asyncio.current_task()
+        assert stream is not None  # noqa: S101 - grpc.aio runs each handler in a task
+        self._streams.add(stream)
         self._idle.clear()
         try:
             yield
+        except asyncio.CancelledError:
+            if self._failure is None:
+                raise
+            stream.uncancel()
+            raise self._failure from None
         finally:
-            self._stream_count -= 1
-            if self._stream_count == 0:
+            self._streams.discard(stream)
+            if not self._streams:
                 self._idle.set()
 
     async def _first(self, requests: AsyncIterator[Any], field: str) -> Any:
@@ -146,6 +161,7 @@ class _ItemStream:
         self._context = context
         # None wakes the writer to look at what else has changed.
         self._results: asyncio.Queue[vision_pb2.Result | None] = asyncio.Queue()
+        # Taken when an item is read, given back when its result is written; they end with the stream.
         self._slots = asyncio.Semaphore(config.max_stream_items)
         self._items: set[asyncio.Task[None]] = set()
         self._open_count = 0
@@ -195,9 +211,8 @@ class _ItemStream:
                 )
             if item is not None:
                 await self._slots.acquire()
-                await self._pipeline.slots.acquire()
+                work = await self._pipeline.start(functools.partial(self._answer, item, item_id or str(position)))
                 self._open_count += 1
-                work = asyncio.create_task(self._answer(item, item_id or str(position)))
                 self._items.add(work)
                 work.add_done_callback(self._items.discard)
                 position += 1
@@ -211,8 +226,8 @@ class _ItemStream:
             result = await self._run(item, item_id)
         except ZoofleetError as error:
             result = error_result(item_id, self._task.model, error)
-        finally:
-            self._pipeline.slots.release()
+        except Exception:  # noqa: BLE001 - one item must not end the others
+            result = error_result(item_id, self._task.model, fault("an item"))
         self._results.put_nowait(result)
 
     async def _run(self, item: vision_pb2.Item, item_id: str) -> vision_pb2.Result:

@@ -6,7 +6,6 @@ import functools
 import inspect
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
@@ -16,10 +15,11 @@ import grpc.aio
 from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
 
+from zoofleet._faults import fault
 from zoofleet._status import grpc_code, trailing_metadata
-from zoofleet.errors import InternalError, InvalidArgumentError, ZoofleetError
+from zoofleet.errors import InvalidArgumentError, ZoofleetError
 
-__all__ = ["CHANNEL_OPTIONS", "SERVER_OPTIONS", "RequestCheck", "aborting", "fault"]
+__all__ = ["CHANNEL_OPTIONS", "SERVER_OPTIONS", "RequestCheck", "aborting"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -62,15 +62,8 @@ async def aborting(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator
     except grpc.aio.AbortError:
         raise
     except Exception:  # noqa: BLE001 - no traceback of ours may reach a client
-        internal = fault("a handler")
+        internal = fault("a call")
         await context.abort(grpc_code(internal), str(internal), trailing_metadata(internal))
-
-
-def fault(what: str) -> InternalError:
-    """Log the exception at hand under a reference, and return an error that carries the reference alone."""
-    reference = uuid.uuid4().hex[:12]
-    _log.exception("fault %s in %s", reference, what)
-    return InternalError(f"a fault in {what}; the server's log has the details under {reference}")
 
 
 _LOG_SECONDS: Final = 60.0

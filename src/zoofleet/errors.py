@@ -25,6 +25,7 @@
     ├── AbortedError                    lost a race; the work continues elsewhere
     │   └── LeaseLostError
     ├── InternalError
+    │   ├── DeviceHungError             a batch that does not end; the worker's process does
     │   └── PoisonItemError             an item that killed every worker it met
     └── KernelLibraryError              libzoofleet_ops does not load
 
@@ -42,6 +43,7 @@ __all__ = [
     "CancelledError",
     "DataLossError",
     "DeadlineExceededError",
+    "DeviceHungError",
     "FailedPreconditionError",
     "InternalError",
     "InvalidArgumentError",
@@ -198,6 +200,10 @@ class InternalError(ZoofleetError):
     """A fault of ours; the message carries a reference, the log the details."""
 
     code = 13
+
+
+class DeviceHungError(InternalError):
+    """A worker's device does not come to the end of a batch; says of which model and for how long."""
 
 
 class PoisonItemError(InternalError):

@@ -18,7 +18,7 @@ PLAN = Plan(
     "j1x1", "red", MODELS, {"j1x1.0": b"image j1x1.0 ", "j1x1.1": b"bad j1x1.1 ", "j1x1.2": b"poison j1x1.2 "}, "uuid"
 )
 RIGHT = [right_answer(item_id, data, model) for item_id, data in PLAN.items.items() for model in MODELS]
-JOB = Job("jobs/1", (), "red", 0, None, JobState.SUCCEEDED, 3, 6, 6, 4, None, None, None, None, None)
+JOB = Job("jobs/1", (), "red", 0, None, JobState.SUCCEEDED, 3, 6, 6, 4, None, None, None, None, None, None)
 
 
 def changed(place: int, **fields: object) -> list[Answer]:

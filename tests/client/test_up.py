@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import os
 import re
 import signal
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from zoofleet import Client, JobState, Task
+from zoofleet._up import _Program
 
 pytestmark = pytest.mark.cluster
 
@@ -164,3 +168,16 @@ def test_what_cannot_start_ends_it(tmp_path: Path) -> None:
     run = refused("--device", "toaster", data_dir=tmp_path / "data")
     assert "device is 'toaster'" in run.stdout
     assert "worker ended before all was ready (exit code 1)" in run.stdout
+
+
+async def test_a_program_that_gives_up_by_itself_is_started_again() -> None:
+    output = io.StringIO()
+    program = _Program(Console(file=output, width=200), "worker", "red", ["no-such-command"])
+    ready = asyncio.Event()
+    ready.set()
+    running = asyncio.create_task(program.run(ready))
+    async with asyncio.timeout(WAIT):
+        while output.getvalue().count("worker ended (exit code 2); starting it again") < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        program.signal(signal.SIGTERM)
+        await running

@@ -11,7 +11,8 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from tests.scheduler.conftest import MODEL, OTHER_MODEL, Client, Cluster, until
+from tests.chaos.proxy import FaultProxy
+from tests.scheduler.conftest import MODEL, OTHER_MODEL, Client, Cluster, job_of, messages, until
 from tests.scheduler.fake_worker import label
 
 from zoofleet import errors
@@ -98,6 +99,35 @@ async def test_poison_takes_no_innocent_item_along_at_two_schedulers(cluster: Cl
     failed = {key for key, result in results.items() if result.HasField("error")}
     assert failed == {"item-4", "item-5"}
     assert all(cluster.executions().count(poison) <= 4 for poison in ("poison 4", "poison 5"))
+
+
+@pytest.mark.parametrize("how", ["cancelled", "closed", "cut"])
+async def test_an_upload_that_breaks_off_makes_no_job(cluster: Cluster, how: str) -> None:
+    await cluster.start()
+    sent = list(messages(job_of(), items("x", 20)))
+    for turn in range(10):
+        proxy = FaultProxy(lambda: asyncio.open_connection(*cluster.address.split(":")))
+        await proxy.start()
+        client = Client(proxy.address)
+        call = client.jobs.CreateJob()
+        for message in sent[:13]:
+            await call.write(message)
+        await asyncio.sleep(0.01 * turn)
+        if how == "cancelled":
+            call.cancel()
+        elif how == "closed":
+            await client.close()
+        else:
+            proxy.cut()
+        await asyncio.sleep(0.02)
+        await client.close()
+        await proxy.close()
+
+    async def cleared_away() -> bool:
+        return not await cluster.store.call("EXISTS", f"{keys.ROOT}:uploads")
+
+    await until(cleared_away)
+    assert await cluster.queue.list_jobs("", None, 100) == ([], None)
 
 
 async def test_schedulers_that_pause_or_die_count_against_no_item(cluster: Cluster) -> None:

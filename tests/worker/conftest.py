@@ -14,7 +14,7 @@ from zoofleet.worker import Worker, WorkerConfig
 @pytest.fixture
 async def worker() -> AsyncIterator[Worker]:
     """A worker on its own, listening on a free port."""
-    worker = Worker(WorkerConfig(scheduler=None, device="cpu", threads=1))
+    worker = Worker(WorkerConfig(schedulers=(), device="cpu", threads=1))
     await worker.start()
     yield worker
     await worker.stop()

@@ -14,7 +14,7 @@ from zoofleet.worker import WorkerConfig
 from zoofleet.worker.batcher import Batcher, Entry
 from zoofleet.worker.runner import Prepared, Raw, Runner, make_runner
 
-CONFIG = WorkerConfig(scheduler=None, device="cpu", batch_sizes={"classify": 4})
+CONFIG = WorkerConfig(schedulers=(), device="cpu", batch_sizes={"classify": 4})
 
 
 @pytest.fixture(scope="module")

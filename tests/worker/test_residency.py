@@ -21,7 +21,7 @@ TINY = ModelName.parse("raft_small@random")  # 4 MB
 
 
 def residency(budget: int) -> Residency:
-    return Residency(torch.device("cpu"), budget, WorkerConfig(scheduler=None, device="cpu"))
+    return Residency(torch.device("cpu"), budget, WorkerConfig(schedulers=(), device="cpu"))
 
 
 def names(models: Residency) -> list[ModelName]:

@@ -35,7 +35,7 @@ _PROGRAM = """
 import asyncio, logging, sys
 from zoofleet.worker import WorkerConfig, serve
 logging.basicConfig(level=logging.INFO)
-asyncio.run(serve(WorkerConfig(scheduler=None, device="cpu", threads=1, address=sys.argv[1], grace=float(sys.argv[2]))))
+asyncio.run(serve(WorkerConfig(schedulers=(), device="cpu", threads=1, address=sys.argv[1], grace=float(sys.argv[2]))))
 """
 
 
@@ -177,7 +177,7 @@ async def test_what_is_not_done_within_the_grace_is_cut_off(media: Path) -> None
 async def test_a_worker_registers_beats_drains_and_leaves(redis_server: RedisServer, media: Path) -> None:
     scheduler = Scheduler(SchedulerConfig(address="127.0.0.1:0", redis_url=redis_server.url, heartbeat_interval=0.05))
     await scheduler.start()
-    worker = Worker(WorkerConfig(scheduler=scheduler.address, device="cpu", name="w1"))
+    worker = Worker(WorkerConfig(schedulers=(scheduler.address,), device="cpu", name="w1"))
     await worker.start()
     async with grpc.aio.insecure_channel(scheduler.address) as channel:
         fleet = fleet_pb2_grpc.FleetStub(channel)
@@ -221,7 +221,7 @@ async def test_a_worker_registers_beats_drains_and_leaves(redis_server: RedisSer
 async def test_a_worker_without_its_scheduler_serves_and_stops(media: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
-        worker = Worker(WorkerConfig(scheduler=f"127.0.0.1:{taken.getsockname()[1]}", device="cpu"))
+        worker = Worker(WorkerConfig(schedulers=(f"127.0.0.1:{taken.getsockname()[1]}",), device="cpu"))
         await worker.start()
         results = await run(worker.address, _tasks.CLASSIFY, TASK, [item((media / "rocket.jpg").read_bytes())])
         assert results["0"].error is None
@@ -238,6 +238,8 @@ async def test_a_worker_without_its_scheduler_serves_and_stops(media: Path) -> N
         {"batch_sizes": {"dance": 3}},
         {"batch_sizes": {"detect": 0}},
         {"grace": -1.0},
+        {"hang_timeout": 0.0},
+        {"schedulers": ("a:1", "")},
         {"uri_prefixes": ("ftp://a",)},
         {"name": "Not a name"},
     ],

@@ -111,7 +111,7 @@ async def test_large_frame_results_travel_in_parts(worker: Worker, media: Path) 
 
 
 async def test_an_error_of_one_task_is_its_own_result(media: Path) -> None:
-    worker = Worker(WorkerConfig(scheduler=None, device="cpu", max_flow_pixels=1000))
+    worker = Worker(WorkerConfig(schedulers=(), device="cpu", max_flow_pixels=1000))
     await worker.start()
     clip = small_clip(media / "bigbuckbunny.mp4", 2)
     frames = frames_of(await analyze(worker.address, vision_pb2.VideoHeader(tasks=[FLOW, CLASSIFY]), clip))
@@ -134,7 +134,7 @@ async def test_an_error_of_one_task_is_its_own_result(media: Path) -> None:
 async def test_what_cannot_be_analysed_is_refused(
     header: vision_pb2.VideoHeader, video: bytes, expected: type[ZoofleetError]
 ) -> None:
-    worker = Worker(WorkerConfig(scheduler=None, device="cpu", max_video_bytes=100_000))
+    worker = Worker(WorkerConfig(schedulers=(), device="cpu", max_video_bytes=100_000))
     await worker.start()
     with pytest.raises(ZoofleetError) as caught:
         await analyze(worker.address, header, video)
@@ -143,7 +143,7 @@ async def test_what_cannot_be_analysed_is_refused(
 
 
 async def test_frames_over_the_limit_are_refused(clip: bytes) -> None:
-    worker = Worker(WorkerConfig(scheduler=None, device="cpu", max_pixels=160 * 128 - 1))
+    worker = Worker(WorkerConfig(schedulers=(), device="cpu", max_pixels=160 * 128 - 1))
     await worker.start()
     with pytest.raises(ItemTooLargeError):
         await analyze(worker.address, vision_pb2.VideoHeader(tasks=[CLASSIFY]), clip)

@@ -137,7 +137,7 @@ async def test_items_and_results_travel_in_parts(worker: Worker) -> None:
 
 
 async def test_an_item_over_the_limit_in_parts_is_its_own_error(media: Path) -> None:
-    config = WorkerConfig(scheduler=None, device="cpu", max_item_bytes=200_000)
+    config = WorkerConfig(schedulers=(), device="cpu", max_item_bytes=200_000)
     worker = Worker(config)
     await worker.start()
     rocket = item((media / "rocket.jpg").read_bytes())  # 113 kB
@@ -197,7 +197,7 @@ async def test_weights_that_cannot_be_fetched_end_the_stream(
 
 
 async def test_a_model_over_the_budget_ends_the_stream() -> None:
-    worker = Worker(WorkerConfig(scheduler=None, device="cpu", memory_budget_bytes=1_000_000))
+    worker = Worker(WorkerConfig(schedulers=(), device="cpu", memory_budget_bytes=1_000_000))
     await worker.start()
     error = await refusal(worker.address, _tasks.CLASSIFY, vision_pb2.ClassifyRequest(task=MOBILENET))
     await worker.stop()
@@ -206,7 +206,7 @@ async def test_a_model_over_the_budget_ends_the_stream() -> None:
 
 
 async def test_streams_over_the_limit_are_refused(media: Path) -> None:
-    worker = Worker(WorkerConfig(scheduler=None, device="cpu", max_streams=1))
+    worker = Worker(WorkerConfig(schedulers=(), device="cpu", max_streams=1))
     await worker.start()
     async with grpc.aio.insecure_channel(worker.address) as channel:
         call = vision_pb2_grpc.VisionStub(channel).Classify()
@@ -235,7 +235,7 @@ async def test_items_of_several_streams_share_batches(worker: Worker, media: Pat
 
 
 async def test_reading_stops_while_the_worker_is_full(media: Path) -> None:
-    config = WorkerConfig(scheduler=None, device="cpu", max_inflight_items=4, max_stream_items=3)
+    config = WorkerConfig(schedulers=(), device="cpu", max_inflight_items=4, max_stream_items=3)
     worker = Worker(config)
     await worker.start()
     highest = 0
@@ -292,7 +292,7 @@ async def test_a_failing_item_does_not_take_its_batch_with_it(worker: Worker, me
 
 
 async def test_uris_within_the_prefixes_are_read(media: Path) -> None:
-    worker = Worker(WorkerConfig(scheduler=None, device="cpu", uri_prefixes=(f"file://{media}",)))
+    worker = Worker(WorkerConfig(schedulers=(), device="cpu", uri_prefixes=(f"file://{media}",)))
     await worker.start()
     uris = [f"file://{media}/rocket.jpg", f"file://{media}/../zoo", f"file://{media}/missing.jpg"]
     items = [vision_pb2.Item(media=[vision_pb2.Media(uri=uri)]) for uri in uris]

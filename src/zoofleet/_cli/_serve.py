@@ -9,12 +9,20 @@ from typing import Annotated, Any
 import typer
 
 from zoofleet._cli._console import DEFAULT_ADDRESS
-from zoofleet.errors import FailedPreconditionError
+from zoofleet.errors import FailedPreconditionError, InvalidArgumentError
 
 
 def _given(**options: Any) -> dict[str, Any]:
     """The options that were given; the others keep the configuration's defaults."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _targets(given: list[str] | None) -> tuple[str, ...] | None:
+    """gRPC targets, also those that one value lists with commas; `ipv4:` and `ipv6:` targets have commas themselves."""
+    targets: list[str] = []
+    for value in given or ():
+        targets += [value] if value.startswith(("ipv4:", "ipv6:")) else value.split(",")
+    return tuple(targets) or None
 
 
 def _missing(extra: str, error: ModuleNotFoundError) -> FailedPreconditionError:
@@ -99,9 +107,15 @@ def scheduler(
 
 def worker(
     scheduler: Annotated[
-        str | None,
-        typer.Option(envvar="ZOOFLEET_SCHEDULER", help="The scheduler's host:port; 127.0.0.1:50051 by default."),
+        list[str] | None,
+        typer.Option(
+            envvar="ZOOFLEET_SCHEDULER",
+            help="A scheduler's host:port or gRPC target; repeatable, 127.0.0.1:50051 by default.",
+        ),
     ] = None,
+    standalone: Annotated[
+        bool, typer.Option("--standalone", envvar="ZOOFLEET_STANDALONE", help="Serve alone, without a scheduler.")
+    ] = False,
     address: Annotated[
         str | None,
         typer.Option(
@@ -142,14 +156,25 @@ def worker(
     grace: Annotated[
         float | None, typer.Option(envvar="ZOOFLEET_GRACE", help="Seconds that items have to finish after SIGTERM.")
     ] = None,
+    hang_timeout: Annotated[
+        float | None,
+        typer.Option(
+            envvar="ZOOFLEET_HANG_TIMEOUT", help="Seconds after which a batch counts as hung; 600 by default."
+        ),
+    ] = None,
 ) -> None:
-    """Run a worker until SIGTERM: it hosts models on one device."""
+    """Run a worker until SIGTERM: it hosts models on one device.
+
+    It ends with exit code 70 where the device hangs, and must then be started again.
+    """
+    if standalone and scheduler:
+        raise InvalidArgumentError(f"--standalone with the schedulers {scheduler}; give one or the other")
     try:
         from zoofleet.worker import WorkerConfig, serve
     except ModuleNotFoundError as error:
         raise _missing("worker", error) from None
     options = _given(
-        scheduler=scheduler,
+        schedulers=() if standalone else _targets(scheduler),
         address=address,
         advertise_address=advertise_address,
         name=name,
@@ -161,6 +186,7 @@ def worker(
         max_pixels=max_pixels,
         uri_prefixes=tuple(uri_prefix) if uri_prefix else None,
         grace=grace,
+        hang_timeout=hang_timeout,
     )
     _serve(serve(WorkerConfig(**options)))
 

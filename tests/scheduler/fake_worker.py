@@ -78,8 +78,10 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
         assembler = Assembler(vision_pb2.Item, 64 * 1024 * 1024)
         pending = []
         async for request in requests:
-            item = assembler.add(request.part) if request.HasField("part") else request.item
+            is_part = request.HasField("part")
+            item = assembler.add(request.part) if is_part else request.item
             if isinstance(item, vision_pb2.Item):
+                item.item_id = (request.part if is_part else item).item_id or str(len(pending))
                 self.status.inflight_items += 1
                 pending.append(group.create_task(self.answer(item, task, answers)))
         for running in pending:

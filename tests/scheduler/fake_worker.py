@@ -65,14 +65,16 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
             if self.arguments.refuse:
                 raise getattr(errors, self.arguments.refuse)(f"{self.name} refuses {task.model}")
             answers: asyncio.Queue[vision_pb2.Result | None] = asyncio.Queue()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self.read(requests, task, answers, group))
-                try:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self.read(requests, task, answers, group))
                     while (result := await answers.get()) is not None:
                         for response in self.responses(result):
                             yield response
-                finally:
-                    self.note("stream ended")
+            except BaseExceptionGroup as failed:
+                raise failed.exceptions[0] from None
+            finally:
+                self.note("stream ended")
 
     async def read(self, requests: Any, task: vision_pb2.Task, answers: Any, group: asyncio.TaskGroup) -> None:
         assembler = Assembler(vision_pb2.Item, 64 * 1024 * 1024)

@@ -20,8 +20,11 @@ from zoofleet.v1 import models_pb2, models_pb2_grpc
 
 _log: Final = logging.getLogger(__name__)
 
-AFFINITY: Final = 4
+_AFFINITY: Final = 4
 """Items by which a worker must be less loaded before a model is loaded on it, or a stream spreads to it."""
+
+_MAX_STREAMS: Final = 64
+"""Most streams on a worker until no more spread to it: it takes 256 by default, and those that begin on it go first."""
 
 _LOAD_TIMEOUT: Final = 600.0
 """Seconds that a model may take to load, its published weights to be fetched included."""
@@ -36,6 +39,7 @@ class _Load:
 
     Attributes:
         items: sent by this replica and not answered.
+        streams: of this replica.
         others: everybody else's, as far as its heartbeats say.
         beat: the heartbeat that was read last.
         loaded: models that were loaded since that heartbeat.
@@ -44,6 +48,7 @@ class _Load:
     """
 
     items: int = 0
+    streams: int = 0
     others: float = 0.0
     beat: int = 0
     loaded: set[str] = field(default_factory=set)
@@ -96,9 +101,12 @@ def losing(worker: WorkerRecord, ending: Ending) -> Iterator[None]:
 
 
 class Share:
-    """The items of one stream on one worker, which count as the worker's load."""
+    """What one stream has on one worker, which counts as the worker's load.
 
-    __slots__ = ("_items", "_router", "_worker_id")
+    Args:
+        router: counts it.
+        worker_id: the worker.
+    """
 
     def __init__(self, router: Router, worker_id: str) -> None:
         self._router = router
@@ -111,7 +119,7 @@ class Share:
         self._router.count(self._worker_id, items)
 
     def clear(self) -> None:
-        """Count none."""
+        """Count no items any more."""
         self.add(-self._items)
 
 
@@ -125,6 +133,8 @@ class Router:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._loads: dict[str, _Load] = {}
+        self.kept_bytes = 0
+        """Bytes of items that this replica's streams keep, all together."""
 
     @property
     def items(self) -> dict[str, int]:
@@ -142,12 +152,14 @@ class Router:
 
     @contextmanager
     def share(self, worker: WorkerRecord) -> Iterator[Share]:
-        """Count a stream's items on a worker until the end of the block."""
+        """Count a stream with its items on a worker until the end of the block."""
         share = Share(self, worker.worker_id)
+        self._load(worker.worker_id).streams += 1
         try:
             yield share
         finally:
             share.clear()
+            self._load(worker.worker_id).streams -= 1
 
     def count(self, worker_id: str, items: int) -> None:
         """Count so many more items on a worker, or fewer."""
@@ -168,7 +180,7 @@ class Router:
             raise UnavailableError(f"none of {len(self._fleet.view)} workers takes work for {wanted}; try again")
         ready = [worker for worker in able if not self._missing(worker, models)]
         if not ready:
-            return min(able, key=lambda worker: self.load(worker) + AFFINITY * len(self._missing(worker, models)))
+            return min(able, key=lambda worker: self.load(worker) + _AFFINITY * len(self._missing(worker, models)))
         best = min(ready, key=self.load)
         self._expand(able, models, self.load(best))
         return best
@@ -178,12 +190,13 @@ class Router:
 
         It has the models in memory. Where it does not, they are loaded there, and it may be chosen another time.
         """
-        if load < AFFINITY:
+        if load < _AFFINITY:
             return None
         able = [worker for worker in self._able(models) if worker.worker_id not in left_out]
+        able = [worker for worker in able if self._load(worker.worker_id).streams < _MAX_STREAMS]
         ready = [worker for worker in able if not self._missing(worker, models)]
         best = min(ready, key=self.load, default=None)
-        if best is None or self.load(best) + AFFINITY > load:
+        if best is None or self.load(best) + _AFFINITY > load:
             self._expand(able, models, load)
             return None
         return best
@@ -201,7 +214,7 @@ class Router:
         live = self._fleet.view
         load = self._loads.get(worker_id)
         if load is None:
-            self._loads = {name: kept for name, kept in self._loads.items() if name in live or kept.items}
+            self._loads = {name: kept for name, kept in self._loads.items() if name in live or kept.streams}
             load = self._loads[worker_id] = _Load()
         if worker_id in live:
             load.read(live[worker_id])
@@ -218,7 +231,7 @@ class Router:
             missing, known = self._missing(worker, models), self._load(worker.worker_id)
             return (
                 bool(missing)
-                and self.load(worker) + AFFINITY <= load
+                and self.load(worker) + _AFFINITY <= load
                 # Models in use elsewhere must not be pushed out of memory for it: they would come back, in turn.
                 and sum(map(self._size, missing)) <= worker.free_bytes
                 and not any(known.refused.get(model, 0.0) > now for model in missing)

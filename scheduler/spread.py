@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from zoofleet._calls import Ending
 from zoofleet._catalog import ModelName
+from zoofleet._parts import MAX_ITEM_ID_BYTES
 from zoofleet._tasks import TaskKind
 from zoofleet.scheduler.fleet import WorkerRecord
 from zoofleet.scheduler.routing import Router, Share, WorkerLostError, losing
@@ -24,17 +25,19 @@ _log: Final = logging.getLogger(__name__)
 _MAX_UNANSWERED: Final = 64
 """Most items of a stream on one worker: more than the 48 that it works on, so that it never waits for the next one."""
 
-_MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
-"""Most bytes of a stream's items that are kept for a further worker, in case it is lost; one item always."""
+_MAX_KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Most bytes of a stream's items that are kept in case a further worker is lost; SDKs have no more on their way."""
+
+_MAX_ALL_KEPT_BYTES: Final = 256 * 1024 * 1024
+"""The same for all streams of this replica. Those that find it used up do not spread meanwhile."""
 
 _LOOK_EVERY: Final = 0.05
 """Seconds between looks for a further worker; a look asks all of the fleet."""
 
-Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
-
-
 _FINAL: Final = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DEADLINE_EXCEEDED})
 """What a worker says of the client's messages and time; of anything else another one knows no less."""
+
+Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 
 
 @dataclass(slots=True, eq=False)
@@ -46,10 +49,9 @@ class _Lane:
         share: its load from this stream.
         call: its stream.
         ending: how that ended.
-        is_further: whether others were before it.
+        keeps: whether the messages of its items are kept until they are answered.
         outgoing: messages to write; None half-closes. Short, so that the worker's flow control reaches the client.
-        unanswered: the messages of each item that has no result yet, kept for further workers only.
-        kept_bytes: their size.
+        unanswered: items that have no result yet, with the messages that are kept.
         is_closed: whether it is half-closed.
         is_torn: whether the client has the beginning of a result, and not its end.
     """
@@ -58,17 +60,11 @@ class _Lane:
     share: Share
     call: grpc.aio.StreamStreamCall[bytes, bytes]
     ending: Ending
-    is_further: bool
+    keeps: bool
     outgoing: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(maxsize=2))
     unanswered: dict[str, list[bytes]] = field(default_factory=dict)
-    kept_bytes: int = 0
     is_closed: bool = False
     is_torn: bool = False
-
-    @property
-    def has_room(self) -> bool:
-        """Whether it takes an item without waiting."""
-        return not self.outgoing.full() and len(self.unanswered) < _MAX_UNANSWERED and self.kept_bytes < _MAX_KEPT_BYTES
 
     def begin(self, item_id: str) -> None:
         """Count an item whose messages follow."""
@@ -76,27 +72,13 @@ class _Lane:
             self.unanswered[item_id] = []
             self.share.add(1)
 
-    def keep(self, item_id: str, message: bytes) -> None:
-        """Keep an item's message until it is answered, where that is needed."""
-        if self.is_further and item_id in self.unanswered:
-            self.unanswered[item_id].append(message)
-            self.kept_bytes += len(message)
-
-    def answered(self, item_id: str) -> None:
-        """Count an item no longer."""
-        messages = self.unanswered.pop(item_id, None)
-        if messages is not None:
-            self.kept_bytes -= sum(map(len, messages))
-            self.share.add(-1)
-
 
 class SpreadStream:
     """A client's stream.
 
-    It begins on one worker, like any other. While that has more than a few items to do, further workers that have the
-    model take items, too: each item goes to the least loaded one. A further worker that is lost takes nothing with it:
-    its items, of which a bounded number of bytes is kept, go to the first one again. The end of the first one is the
-    end of the stream.
+    It begins on one worker. While that has more than a few items to do, further workers that have the model take items,
+    too: each item goes to the least loaded one. A further worker that is lost takes nothing along: its items are kept,
+    within bounds, and go to the first one. The end of the first one is the end of the stream.
 
     Args:
         router: chooses workers.
@@ -117,6 +99,7 @@ class SpreadStream:
         self._known: set[str] = set()
         """Ids of all workers that had a lane."""
         self._further: list[asyncio.Task[None]] = []
+        self._kept_bytes = 0
         self._next_look = 0.0
         self._changed = asyncio.Event()
         """Set when a lane may have room again."""
@@ -136,6 +119,7 @@ class SpreadStream:
         """
         worker = self._router.choose(self._models)
         with ExitStack() as self._stack:
+            self._stack.callback(lambda: self._keep(-self._kept_bytes))
             try:
                 async with asyncio.TaskGroup() as self._group:
                     self._open(worker)
@@ -149,11 +133,11 @@ class SpreadStream:
         channel, timeout = self._router.channel(worker), self._context.time_remaining()
         call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(self._kind.path)(timeout=timeout)
         self._stack.callback(call.cancel)
-        lane = _Lane(worker, share, call, Ending(call), is_further=bool(self._lanes))
+        lane = _Lane(worker, share, call, Ending(call), keeps=bool(self._lanes))
         self._lanes.append(lane)
         self._known.add(worker.worker_id)
         serving = self._group.create_task(self._serve(lane))
-        if lane.is_further:
+        if lane.keeps:
             _log.debug("a stream spreads to %s", worker.name)
             self._further.append(serving)
 
@@ -168,7 +152,7 @@ class SpreadStream:
                 if item_id is not None:
                     self._begun.begin(item_id)
             if item_id is not None:
-                self._begun.keep(item_id, message)
+                self._remember(self._begun, item_id, message)
             await self._begun.outgoing.put(message)
             if is_last:
                 position += 1
@@ -187,7 +171,8 @@ class SpreadStream:
     def _identify(self, message: bytes, position: int) -> tuple[str | None, bool, bytes]:
         """The id of a message's item, whether it is the item's last message, and the message with the id in it.
 
-        A worker names items without an id by their position in its own stream, which is not the client's.
+        There is no id where the message is no item, or not one that a worker would take. An item that has none gets
+        its position: a worker would take the position in its own stream, which is not the client's.
         """
         try:
             request = self._kind.request.FromString(message)
@@ -200,17 +185,40 @@ class SpreadStream:
         if not named.item_id:
             named.item_id = str(position)
             message = request.SerializeToString()
-        return named.item_id, which == "item" or named.last, message
+        is_named = len(named.item_id) <= MAX_ITEM_ID_BYTES
+        return named.item_id if is_named else None, which == "item" or named.last, message
 
     async def _roomy_lane(self) -> _Lane:
         """The least loaded lane, once there is one that takes an item."""
         while True:
             self._look_further()
-            roomy = [lane for lane in self._lanes if lane.has_room]
+            roomy = [lane for lane in self._lanes if self._has_room(lane)]
             if roomy:
                 return min(roomy, key=lambda lane: self._router.load(lane.worker))
             self._changed.clear()
             await self._changed.wait()
+
+    def _has_room(self, lane: _Lane) -> bool:
+        """Whether a lane takes an item without waiting."""
+        may_keep = self._kept_bytes < _MAX_KEPT_BYTES and self._router.kept_bytes < _MAX_ALL_KEPT_BYTES
+        is_free = not lane.outgoing.full() and len(lane.unanswered) < _MAX_UNANSWERED
+        return is_free and (may_keep or not lane.keeps)
+
+    def _remember(self, lane: _Lane, item_id: str, message: bytes) -> None:
+        """Keep a message until its item is answered; no more of them where one item is too much, however it ends."""
+        if lane.keeps and item_id in lane.unanswered:
+            lane.unanswered[item_id].append(message)
+            self._keep(len(message))
+            if self._kept_bytes > 2 * _MAX_KEPT_BYTES:
+                lane.keeps = False
+                for messages in lane.unanswered.values():
+                    self._keep(-sum(map(len, messages)))
+                    messages.clear()
+
+    def _keep(self, size: int) -> None:
+        """Count so many more bytes that are kept, or fewer."""
+        self._kept_bytes += size
+        self._router.kept_bytes += size
 
     def _look_further(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -227,7 +235,7 @@ class SpreadStream:
             await self._receive(lane)
         except WorkerLostError as lost:
             is_final = lost.error is not None and lost.error.code() in _FINAL
-            if not lane.is_further or is_final or lane.is_torn or lane is self._begun:
+            if not lane.keeps or is_final or lane.is_torn or lane is self._begun:
                 raise
             await self._replace(lane)
         finally:
@@ -259,10 +267,16 @@ class SpreadStream:
                     while item_id is None:  # the parts of one result follow each other
                         item_id = await self._pass_on(await anext(responses))
                     lane.is_torn = False
-                lane.answered(item_id)
-                self._changed.set()
+                self._answered(lane, item_id)
         if lane.unanswered or not lane.is_closed:
             raise WorkerLostError(lane.worker, None)
+
+    def _answered(self, lane: _Lane, item_id: str) -> None:
+        messages = lane.unanswered.pop(item_id, None)
+        if messages is not None:
+            self._keep(-sum(map(len, messages)))
+            lane.share.add(-1)
+        self._changed.set()
 
     async def _pass_on(self, message: bytes) -> str | None:
         """Give the client a message; returns the id of the result that is complete with it."""
@@ -287,3 +301,4 @@ class SpreadStream:
                 first.begin(item_id)
                 for message in messages:
                     await first.outgoing.put(message)
+                    self._keep(-len(message))

@@ -78,7 +78,7 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
 
     async def read(self, requests: Any, task: vision_pb2.Task, answers: Any, group: asyncio.TaskGroup) -> None:
         assembler = Assembler(vision_pb2.Item, 64 * 1024 * 1024)
-        pending = []
+        pending: list[asyncio.Task[None]] = []
         async for request in requests:
             is_part = request.HasField("part")
             item = assembler.add(request.part) if is_part else request.item

@@ -17,10 +17,10 @@ from tests.scheduler.fake_worker import label
 
 from zoofleet import errors
 from zoofleet._calls import Ending, typed_errors
-from zoofleet._parts import Assembler, split
+from zoofleet._parts import PART_BYTES, Assembler, split
 from zoofleet._status import from_rpc_error
 from zoofleet.errors import ZoofleetError
-from zoofleet.scheduler import vision_proxy
+from zoofleet.scheduler import spread, vision_proxy
 from zoofleet.scheduler.fleet import Fleet
 from zoofleet.scheduler.routing import Router
 from zoofleet.v1 import fleet_pb2, vision_pb2, vision_pb2_grpc
@@ -91,11 +91,11 @@ async def test_load_is_spread(cluster: Cluster) -> None:
     await cluster.start_worker("b")
     await see(cluster)
 
-    async def spread() -> bool:
+    async def is_spread() -> bool:
         results = await asyncio.gather(*(ask(cluster, task(), item(b"sleep 0.1")) for _ in range(8)))
         return {result[0].classification.categories[0] for result in results} == {"workers/a", "workers/b"}
 
-    await until(spread)  # once both are reached
+    await until(is_spread)  # once both are reached
 
 
 async def test_errors_are_typed_before_any_worker_is_asked(cluster: Cluster) -> None:
@@ -251,11 +251,11 @@ async def test_calls_at_once_use_workers_that_lack_the_model(cluster: Cluster) -
     await cluster.start_worker("b", "--loaded", MODEL)
     await see(cluster)
 
-    async def spread() -> bool:
+    async def is_spread() -> bool:
         answered = await at_once(cluster, [cluster.client], 32)
         return min(answered["workers/a"], answered["workers/b"]) >= 12
 
-    await until(spread)
+    await until(is_spread)
     [loaded] = [worker.status.loaded_models for name, worker in (await cluster.client.workers()).items() if "a" in name]
     assert [model.model for model in loaded] == [MODEL]
 
@@ -278,11 +278,11 @@ async def test_calls_through_two_schedulers_use_both_workers(cluster: Cluster) -
     await clients[1].channel.channel_ready()
     await see(cluster)
 
-    async def spread() -> bool:
+    async def is_spread() -> bool:
         answered = await at_once(cluster, clients, 32)
         return min(answered["workers/a"], answered["workers/b"]) >= 10
 
-    await until(spread)
+    await until(is_spread)
 
 
 async def test_one_stream_is_spread_over_workers_under_its_own_ids(cluster: Cluster) -> None:
@@ -315,7 +315,29 @@ async def test_a_stream_with_little_to_do_stays_on_one_worker(cluster: Cluster) 
     assert len(names(results)) == 1
 
 
-async def test_parts_of_items_and_results_stay_together(cluster: Cluster) -> None:
+class MeteredRouter(Router):
+    """Knows the most bytes that streams ever kept."""
+
+    peak = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "kept_bytes":
+            super().__setattr__("peak", max(self.peak, value))
+
+
+@pytest.mark.parametrize("most", [64 * 1024 * 1024, 1024 * 1024])
+async def test_parts_of_items_and_results_stay_together(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    routers: list[MeteredRouter] = []
+
+    def metered(fleet: Fleet) -> Router:
+        routers.append(MeteredRouter(fleet))
+        return routers[-1]
+
+    monkeypatch.setattr(vision_proxy, "Router", metered)
+    monkeypatch.setattr(spread, "_MAX_KEPT_BYTES", most)
     await cluster.start()
     await cluster.start_worker("a", "--loaded", MODEL)
     await cluster.start_worker("b", "--loaded", MODEL)
@@ -338,6 +360,7 @@ async def test_parts_of_items_and_results_stay_together(cluster: Cluster) -> Non
     assert results == {str(i): label(data) for i, data in enumerate(sent)}
     workers = Counter(line.split()[0] for line in cluster.log.read_text().splitlines() if " item large " in line)
     assert workers.keys() == {"a", "b"} and workers.total() == len(sent)
+    assert 0 < routers[0].peak <= 2 * most + PART_BYTES + 100 and routers[0].kept_bytes == 0
 
 
 async def test_a_stream_goes_on_where_a_further_worker_cannot_load_the_model(cluster: Cluster) -> None:
@@ -464,7 +487,7 @@ async def test_a_client_that_vanishes_at_any_moment_leaves_nothing(
         await asyncio.sleep(max(turn - 60, 0) / 1000)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-        assert routers[-1].items == {}
+        assert routers[-1].items == {} and routers[-1].kept_bytes == 0
         answered.add(len(caller.answers))
     assert 0 in answered and len(answered) > 10  # they vanished before, amid and after
     await until(quiet)

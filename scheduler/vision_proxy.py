@@ -35,7 +35,7 @@ _Serve: TypeAlias = Callable[[bytes, AsyncIterator[bytes], Context], Awaitable[N
 
 
 def handler(fleet: Fleet) -> grpc.GenericRpcHandler:
-    """The service as a handler that neither parses nor serializes."""
+    """The service as a handler of bytes."""
     router = Router(fleet)
 
     def method(serve: _Serve) -> grpc.RpcMethodHandler[Any, Any]:

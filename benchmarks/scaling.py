@@ -87,9 +87,10 @@ async def cluster(folder: Path, count: int, model: str) -> AsyncIterator[Cluster
         async with AsyncClient(address) as client:
             await client.wait_ready(60)
             names: list[str] = []
-            while len(names) < count:
-                await asyncio.sleep(0.2)
-                names = [worker.name async for worker in client.list_workers()]
+            async with asyncio.timeout(120):
+                while len(names) < count:
+                    await asyncio.sleep(0.2)
+                    names = [worker.name async for worker in client.list_workers()]
             for name in names:
                 await client.load_model(model, worker=name)
             yield Cluster(client, roles)
@@ -111,13 +112,13 @@ async def call_at_once(client: AsyncClient, model: str, images: Sequence[Path]) 
 
 async def stream(client: AsyncClient, model: str, images: Sequence[Path]) -> list[float]:
     """The times of the results of one stream."""
-    return [time.perf_counter() async for _ in client.stream(Classify(model), images)]
+    return [time.perf_counter() async for result in client.stream(Classify(model), images) if result.error is None]
 
 
 async def run_job(client: AsyncClient, model: str, images: Sequence[Path]) -> list[float]:
     """The times of the results of a bulk job."""
     job = await client.create_job(images, [Classify(model)])
-    times = [time.perf_counter() async for _ in client.read_results(job.name)]
+    times = [time.perf_counter() async for result in client.read_results(job.name) if result.error is None]
     await client.delete_job(job.name)
     return times
 

@@ -245,6 +245,15 @@ async def at_once(cluster: Cluster, clients: Sequence[Client], count: int) -> Co
     return names(await asyncio.gather(*(call(clients[i % len(clients)]) for i in range(count))))
 
 
+async def see_both(cluster: Cluster, *names: str) -> None:
+    """Wait until the scheduler gives calls to both workers."""
+
+    async def answered() -> bool:
+        return (await at_once(cluster, [cluster.client], 32)).keys() == {f"workers/{name}" for name in names}
+
+    await until(answered)
+
+
 async def test_calls_at_once_use_workers_that_lack_the_model(cluster: Cluster) -> None:
     await cluster.start()
     await cluster.start_worker("a")
@@ -289,7 +298,7 @@ async def test_one_stream_is_spread_over_workers_under_its_own_ids(cluster: Clus
     await cluster.start()
     await cluster.start_worker("a", "--loaded", MODEL)
     await cluster.start_worker("b")
-    await see(cluster)
+    await see_both(cluster, "a", "b")
     sent = [f"sleep 0.02 {i}".encode() for i in range(200)]
     results = await ask(cluster, task(), *(item(data, "" if i % 2 else f"id {i}") for i, data in enumerate(sent)))
     assert {result.item_id: result.classification.labels[0] for result in results} == {
@@ -378,9 +387,13 @@ async def test_a_stream_goes_on_where_a_further_worker_refuses_it(cluster: Clust
     await cluster.start_worker("a", "--loaded", MODEL)
     await see(cluster)
     await cluster.start_worker("b", "--refuse", "ResourceExhaustedError")
-    results = await ask(cluster, task(), *(item(b"sleep 0.02", str(i)) for i in range(200)))
-    assert names(results) == {"workers/a": 200}
-    assert f"b stream {MODEL}\n" in cluster.log.read_text()
+
+    async def refused() -> bool:
+        results = await ask(cluster, task(), *(item(b"sleep 0.02", str(i)) for i in range(200)))
+        assert names(results) == {"workers/a": 200}
+        return f"b stream {MODEL}\n" in cluster.log.read_text()
+
+    await until(refused)
 
 
 async def test_a_further_worker_that_dies_or_drains_takes_nothing_along(cluster: Cluster) -> None:
@@ -389,9 +402,10 @@ async def test_a_further_worker_that_dies_or_drains_takes_nothing_along(cluster:
     await see(cluster)
     for name, number in (("b", signal.SIGKILL), ("c", signal.SIGTERM)):
         worker = await cluster.start_worker(name)
+        await see_both(cluster, "a", name)
         call = stub(cluster).Classify(iter([task(), *(item(f"sleep 0.03 {i}".encode(), str(i)) for i in range(300))]))
 
-        async def begun(prefix: str = f"{name} item") -> bool:
+        async def begun(prefix: str = f"{name} item sleep 0.03") -> bool:
             return prefix in cluster.log.read_text()
 
         results = [(await call.read()).result]
@@ -409,10 +423,11 @@ async def test_the_first_worker_ends_a_stream_that_others_share(cluster: Cluster
     first = await cluster.start_worker("a", "--loaded", MODEL)
     await see(cluster)
     await cluster.start_worker("b")
-    call = stub(cluster).Classify(iter([task(), *(item(b"sleep 0.05", str(i)) for i in range(300))]))
+    await see_both(cluster, "a", "b")
+    call = stub(cluster).Classify(iter([task(), *(item(b"sleep 0.04", str(i)) for i in range(300))]))
 
     async def shared() -> bool:
-        return "b item sleep" in cluster.log.read_text()
+        return "b item sleep 0.04" in cluster.log.read_text()
 
     await until(shared)
     first.send_signal(signal.SIGKILL)

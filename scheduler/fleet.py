@@ -6,9 +6,8 @@ import asyncio
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -18,7 +17,7 @@ import grpc.aio
 
 from zoofleet._catalog import ModelName
 from zoofleet._grpc import CHANNEL_OPTIONS
-from zoofleet.errors import UnavailableError, WorkerNotFoundError, ZoofleetError
+from zoofleet.errors import WorkerNotFoundError, ZoofleetError
 from zoofleet.scheduler import keys
 from zoofleet.scheduler.config import SchedulerConfig
 from zoofleet.scheduler.store import Store
@@ -114,7 +113,6 @@ class Fleet:
         self._timeout_ms = round(config.heartbeat_timeout * 1000)
         self._workers: dict[str, WorkerRecord] = {}
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._routed: Counter[str] = Counter()
         self._changed: set[str] = set()
         self._wake = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
@@ -207,39 +205,6 @@ class Fleet:
             raise _not_found(worker_id)
         return self._channels[worker_id]
 
-    @contextmanager
-    def route(self, models: Collection[ModelName]) -> Iterator[tuple[WorkerRecord, grpc.aio.Channel]]:
-        """Choose a worker for a client's stream, which counts as its load meanwhile.
-
-        The least loaded of those that have most of the models in memory, reachable ones first.
-
-        Raises:
-            UnavailableError: no live worker can run these models.
-        """
-        wanted = frozenset(map(str, models))
-
-        def cost(worker: WorkerRecord) -> tuple[bool, int, float]:
-            reachable = self._channels[worker.worker_id].get_state(try_to_connect=True)
-            load = worker.status.inflight_items + self._routed[worker.worker_id]
-            return (
-                reachable is not grpc.ChannelConnectivity.READY,
-                -len(wanted & worker.loaded),
-                load / max(worker.info.max_inflight_items, 1),
-            )
-
-        builders = {model.builder for model in models}
-        able = [worker for worker in self._workers.values() if not worker.draining and builders <= worker.builders]
-        if not able:
-            raise UnavailableError(
-                f"none of {len(self._workers)} workers takes work for {', '.join(sorted(wanted))}; try again"
-            )
-        worker = min(able, key=cost)
-        self._routed[worker.worker_id] += 1
-        try:
-            yield worker, self._channels[worker.worker_id]
-        finally:
-            self._routed[worker.worker_id] -= 1
-
     async def run(self) -> None:
         """Keep the view fresh until cancelled."""
         swept = -math.inf
@@ -300,7 +265,6 @@ class Fleet:
 
     def _drop(self, worker_id: str) -> None:
         del self._workers[worker_id]
-        self._routed.pop(worker_id, None)
         task = asyncio.create_task(self._channels.pop(worker_id).close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -1,10 +1,10 @@
-"""Routes each client's `Vision` stream to a worker, as raw bytes: only its first message is read."""
+"""`Vision` for clients: reads a stream's first message and gives the stream to workers, as the bytes that it is."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -19,31 +19,40 @@ from zoofleet._status import DETAILS_KEY
 from zoofleet._tasks import TASK_KINDS, TaskKind
 from zoofleet.errors import InvalidArgumentError, UnavailableError
 from zoofleet.scheduler.fleet import Fleet
+from zoofleet.scheduler.routing import Router, WorkerLostError, losing
+from zoofleet.scheduler.spread import Context, SpreadStream
 from zoofleet.v1 import vision_pb2
-
-_log: Final = logging.getLogger(__name__)
 
 SERVICE: Final = "zoofleet.v1.Vision"
 
 MAX_TASKS: Final = 8
 """Most tasks of a job or of a video."""
 
-_Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
-_ReadModels: TypeAlias = Callable[[bytes], Sequence[ModelName]]
+_VIDEO_ITEMS: Final = 8
+"""Items that a video counts for in its worker's load: it keeps about so many frames in flight."""
+
+_Serve: TypeAlias = Callable[[bytes, AsyncIterator[bytes], Context], Awaitable[None]]
 
 
 def handler(fleet: Fleet) -> grpc.GenericRpcHandler:
-    """The service as a handler that neither parses nor serializes."""
+    """The service as a handler of bytes."""
+    router = Router(fleet)
 
-    def method(path: str, read_models: _ReadModels) -> grpc.RpcMethodHandler[Any, Any]:
-        async def behavior(requests: AsyncIterator[bytes], context: _Context) -> None:
+    def method(serve: _Serve) -> grpc.RpcMethodHandler[Any, Any]:
+        async def behavior(requests: AsyncIterator[bytes], context: Context) -> None:
             async with aborting(context):
-                await _route(fleet, path, read_models, requests, context)
+                first = await anext(requests, None)
+                if first is None:
+                    raise InvalidArgumentError("the stream has no message; accepted: a task or header first")
+                try:
+                    await serve(first, requests, context)
+                except WorkerLostError as lost:
+                    await _abort(context, lost)
 
         return grpc.stream_stream_rpc_method_handler(behavior)
 
-    methods = {kind.method: method(kind.path, _task_reader(kind)) for kind in TASK_KINDS}
-    methods["AnalyzeVideo"] = method(f"/{SERVICE}/AnalyzeVideo", _read_header)
+    methods = {kind.method: method(functools.partial(_serve_items, router, kind)) for kind in TASK_KINDS}
+    methods["AnalyzeVideo"] = method(functools.partial(_analyze_video, router))
     return grpc.method_handlers_generic_handler(SERVICE, methods)
 
 
@@ -63,40 +72,28 @@ def _parse(message: Any, data: bytes, field: str) -> Any:
     return request
 
 
-def _task_reader(kind: TaskKind) -> _ReadModels:
-    def read_models(first: bytes) -> Sequence[ModelName]:
-        _, model, found = _tasks.resolve(_parse(kind.request, first, "task").task)
-        if found is not kind:
-            raise InvalidArgumentError(f"{model} is served by {found.method}, not {kind.method}")
-        return [model]
-
-    return read_models
-
-
-def _read_header(first: bytes) -> Sequence[ModelName]:
-    header = _parse(vision_pb2.AnalyzeVideoRequest, first, "header").header
-    return [model for _, model, _ in resolve_all(header.tasks)]
-
-
-async def _route(
-    fleet: Fleet, path: str, read_models: _ReadModels, requests: AsyncIterator[bytes], context: _Context
+async def _serve_items(
+    router: Router, kind: TaskKind, first: bytes, requests: AsyncIterator[bytes], context: Context
 ) -> None:
-    first = await anext(requests, None)
-    if first is None:
-        raise InvalidArgumentError("the stream has no message; accepted: a task or header first")
-    with fleet.route(read_models(first)) as (worker, channel):
-        call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(path)(timeout=context.time_remaining())
+    _, model, found = _tasks.resolve(_parse(kind.request, first, "task").task)
+    if found is not kind:
+        raise InvalidArgumentError(f"{model} is served by {found.method}, not {kind.method}")
+    await SpreadStream(router, kind, model, first, context).run(requests)
+
+
+async def _analyze_video(router: Router, first: bytes, requests: AsyncIterator[bytes], context: Context) -> None:
+    header = _parse(vision_pb2.AnalyzeVideoRequest, first, "header").header
+    worker = router.choose([model for _, model, _ in resolve_all(header.tasks)])
+    with router.share(worker) as share:
+        share.add(_VIDEO_ITEMS)
+        path, timeout = f"/{SERVICE}/AnalyzeVideo", context.time_remaining()
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = router.channel(worker).stream_stream(path)(timeout=timeout)
         ending = Ending(call)
         sender = asyncio.create_task(_send(call, first, requests))
         try:
-            async for response in call:
-                await context.write(response)
-        except grpc.aio.AioRpcError as raised:
-            error = ending.restore(raised)
-            trailing = error.trailing_metadata() or ()
-            if error.code() is grpc.StatusCode.UNAVAILABLE and not any(key == DETAILS_KEY for key, _ in trailing):
-                raise UnavailableError(f"{worker.name} went away; try again") from None
-            await context.abort(error.code(), error.details() or "", tuple(trailing))
+            with losing(worker, ending):
+                async for response in call:
+                    await context.write(response)
         finally:
             # The client may be gone, or the worker: either way the other side must not go on for nobody.
             sender.cancel()
@@ -112,3 +109,13 @@ async def _send(call: grpc.aio.StreamStreamCall[bytes, bytes], first: bytes, req
         await call.done_writing()
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         pass  # the call has ended; whoever reads it learns why
+
+
+async def _abort(context: Context, lost: WorkerLostError) -> None:
+    """End the client's stream as the worker has ended its own."""
+    error = lost.error
+    trailing = () if error is None else tuple(error.trailing_metadata() or ())
+    said = any(key == DETAILS_KEY for key, _ in trailing)
+    if error is None or (error.code() is grpc.StatusCode.UNAVAILABLE and not said):
+        raise UnavailableError(f"{lost.worker.name} went away; try again") from None
+    await context.abort(error.code(), error.details() or "", trailing)

@@ -67,21 +67,25 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
             if self.arguments.refuse:
                 raise getattr(errors, self.arguments.refuse)(f"{self.name} refuses {task.model}")
             answers: asyncio.Queue[vision_pb2.Result | None] = asyncio.Queue()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self.read(requests, task, answers, group))
-                try:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self.read(requests, task, answers, group))
                     while (result := await answers.get()) is not None:
                         for response in self.responses(result):
                             yield response
-                finally:
-                    self.note("stream ended")
+            except BaseExceptionGroup as failed:
+                raise failed.exceptions[0] from None
+            finally:
+                self.note("stream ended")
 
     async def read(self, requests: Any, task: vision_pb2.Task, answers: Any, group: asyncio.TaskGroup) -> None:
         assembler = Assembler(vision_pb2.Item, 64 * 1024 * 1024)
-        pending = []
+        pending: list[asyncio.Task[None]] = []
         async for request in requests:
-            item = assembler.add(request.part) if request.HasField("part") else request.item
+            is_part = request.HasField("part")
+            item = assembler.add(request.part) if is_part else request.item
             if isinstance(item, vision_pb2.Item):
+                item.item_id = (request.part if is_part else item).item_id or str(len(pending))
                 self.status.inflight_items += 1
                 pending.append(group.create_task(self.answer(item, task, answers)))
         for running in pending:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-from tests.scheduler.conftest import MODEL, OTHER_MODEL, Cluster, until
+from tests.scheduler.conftest import MODEL, OTHER_MODEL, Client, Cluster, until
 from tests.scheduler.fake_worker import label
 
 from zoofleet import errors
 from zoofleet._calls import Ending, typed_errors
+from zoofleet._parts import PART_BYTES, Assembler, split
 from zoofleet._status import from_rpc_error
 from zoofleet.errors import ZoofleetError
+from zoofleet.scheduler import spread, vision_proxy
+from zoofleet.scheduler.fleet import Fleet
+from zoofleet.scheduler.routing import Router
 from zoofleet.v1 import fleet_pb2, vision_pb2, vision_pb2_grpc
 
 
@@ -84,11 +91,11 @@ async def test_load_is_spread(cluster: Cluster) -> None:
     await cluster.start_worker("b")
     await see(cluster)
 
-    async def spread() -> bool:
+    async def is_spread() -> bool:
         results = await asyncio.gather(*(ask(cluster, task(), item(b"sleep 0.1")) for _ in range(8)))
         return {result[0].classification.categories[0] for result in results} == {"workers/a", "workers/b"}
 
-    await until(spread)  # once both are reached
+    await until(is_spread)  # once both are reached
 
 
 async def test_errors_are_typed_before_any_worker_is_asked(cluster: Cluster) -> None:
@@ -219,3 +226,289 @@ async def test_streams_go_on_without_redis(cluster: Cluster) -> None:
     cluster.redis.stop()
     assert len(await ask(cluster, task(), item(b"x"))) == 1
     cluster.redis.start()
+
+
+def names(results: Iterable[vision_pb2.Result]) -> Counter[str]:
+    """How many results each worker gave."""
+    return Counter(result.classification.categories[0] for result in results)
+
+
+async def at_once(cluster: Cluster, clients: Sequence[Client], count: int) -> Counter[str]:
+    """How many of so many calls at once each worker answered; the clients take turns."""
+
+    async def call(client: Client) -> vision_pb2.Result:
+        classify = vision_pb2_grpc.VisionStub(client.channel).Classify
+        [response] = [response async for response in classify(iter([task(), item(b"sleep 0.05")]))]
+        result: vision_pb2.Result = response.result
+        return result
+
+    return names(await asyncio.gather(*(call(clients[i % len(clients)]) for i in range(count))))
+
+
+async def see_both(cluster: Cluster, *names: str) -> None:
+    """Wait until the scheduler gives calls to both workers."""
+
+    async def answered() -> bool:
+        return (await at_once(cluster, [cluster.client], 32)).keys() == {f"workers/{name}" for name in names}
+
+    await until(answered)
+
+
+async def test_calls_at_once_use_workers_that_lack_the_model(cluster: Cluster) -> None:
+    await cluster.start()
+    await cluster.start_worker("a")
+    await cluster.start_worker("b", "--loaded", MODEL)
+    await see(cluster)
+
+    async def is_spread() -> bool:
+        answered = await at_once(cluster, [cluster.client], 32)
+        return min(answered["workers/a"], answered["workers/b"]) >= 12
+
+    await until(is_spread)
+    [loaded] = [worker.status.loaded_models for name, worker in (await cluster.client.workers()).items() if "a" in name]
+    assert [model.model for model in loaded] == [MODEL]
+
+
+async def test_a_model_that_has_no_room_beside_others_is_not_loaded_for_load(cluster: Cluster) -> None:
+    await cluster.start()
+    await cluster.start_worker("a", "--loaded", OTHER_MODEL, "--memory", "1")
+    await cluster.start_worker("b", "--loaded", MODEL)
+    await see(cluster)
+    for _ in range(5):
+        assert await at_once(cluster, [cluster.client], 16) == {"workers/b": 16}
+
+
+async def test_calls_through_two_schedulers_use_both_workers(cluster: Cluster) -> None:
+    await cluster.start()
+    _, address = await cluster.start_process()
+    await cluster.start_worker("a", "--loaded", MODEL)
+    await cluster.start_worker("b", addresses=[cluster.address, address])
+    clients = [cluster.client, cluster.connect(address)]
+    await clients[1].channel.channel_ready()
+    await see(cluster)
+
+    async def is_spread() -> bool:
+        answered = await at_once(cluster, clients, 32)
+        return min(answered["workers/a"], answered["workers/b"]) >= 10
+
+    await until(is_spread)
+
+
+async def test_one_stream_is_spread_over_workers_under_its_own_ids(cluster: Cluster) -> None:
+    await cluster.start()
+    await cluster.start_worker("a", "--loaded", MODEL)
+    await cluster.start_worker("b")
+    await see_both(cluster, "a", "b")
+    sent = [f"sleep 0.02 {i}".encode() for i in range(200)]
+    results = await ask(cluster, task(), *(item(data, "" if i % 2 else f"id {i}") for i, data in enumerate(sent)))
+    assert {result.item_id: result.classification.labels[0] for result in results} == {
+        str(i) if i % 2 else f"id {i}": label(data) for i, data in enumerate(sent)
+    }
+    assert len(results) == len(sent)
+    assert min(names(results)[f"workers/{name}"] for name in "ab") >= 20
+
+
+async def test_a_stream_with_little_to_do_stays_on_one_worker(cluster: Cluster) -> None:
+    await cluster.start()
+    await cluster.start_worker("a", "--loaded", MODEL)
+    await cluster.start_worker("b", "--loaded", MODEL)
+    await see(cluster)
+    call = stub(cluster).Classify()
+    await call.write(task())
+    results = []
+    for i in range(50):
+        await call.write(item(b"x", str(i)))
+        results.append((await call.read()).result)
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+    assert len(names(results)) == 1
+
+
+class MeteredRouter(Router):
+    """Knows the most bytes that streams ever kept."""
+
+    peak = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "kept_bytes":
+            super().__setattr__("peak", max(self.peak, value))
+
+
+@pytest.mark.parametrize("most", [64 * 1024 * 1024, 1024 * 1024])
+async def test_parts_of_items_and_results_stay_together(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    routers: list[MeteredRouter] = []
+
+    def metered(fleet: Fleet) -> Router:
+        routers.append(MeteredRouter(fleet))
+        return routers[-1]
+
+    monkeypatch.setattr(vision_proxy, "Router", metered)
+    monkeypatch.setattr(spread, "_MAX_KEPT_BYTES", most)
+    await cluster.start()
+    await cluster.start_worker("a", "--loaded", MODEL)
+    await cluster.start_worker("b", "--loaded", MODEL)
+    await see(cluster)
+    sent = [f"large {i}".encode().ljust(5 * 1024 * 1024) for i in range(24)]
+
+    def requests() -> Iterator[vision_pb2.ClassifyRequest]:
+        yield task()
+        for data in sent:
+            whole = vision_pb2.Item(media=[vision_pb2.Media(data=data)])
+            for part in split("", whole.SerializeToString()):
+                yield vision_pb2.ClassifyRequest(part=part)
+
+    assembler = Assembler(vision_pb2.Result, 2**30)
+    results = {}
+    async for response in stub(cluster).Classify(requests()):
+        result = assembler.add(response.part)
+        if isinstance(result, vision_pb2.Result):
+            results[result.item_id] = result.classification.labels[0]
+    assert results == {str(i): label(data) for i, data in enumerate(sent)}
+    workers = Counter(line.split()[0] for line in cluster.log.read_text().splitlines() if " item large " in line)
+    assert workers.keys() == {"a", "b"} and workers.total() == len(sent)
+    assert 0 < routers[0].peak <= 2 * most + PART_BYTES + 100 and routers[0].kept_bytes == 0
+
+
+async def test_a_stream_goes_on_where_a_further_worker_cannot_load_the_model(cluster: Cluster) -> None:
+    model = "vgg11@random"  # which fake workers refuse to load
+    await cluster.start()
+    await cluster.start_worker("a", "--builders", "vgg11", "--loaded", model)
+    await cluster.start_worker("b", "--builders", "vgg11")
+    await see(cluster, model)
+    results = await ask(cluster, task(model), *(item(b"sleep 0.01", str(i)) for i in range(200)))
+    assert names(results) == {"workers/a": 200}
+
+
+async def test_a_stream_goes_on_where_a_further_worker_refuses_it(cluster: Cluster) -> None:
+    await cluster.start()
+    await cluster.start_worker("a", "--loaded", MODEL)
+    await see(cluster)
+    await cluster.start_worker("b", "--refuse", "ResourceExhaustedError")
+
+    async def refused() -> bool:
+        results = await ask(cluster, task(), *(item(b"sleep 0.02", str(i)) for i in range(200)))
+        assert names(results) == {"workers/a": 200}
+        return f"b stream {MODEL}\n" in cluster.log.read_text()
+
+    await until(refused)
+
+
+async def test_a_further_worker_that_dies_or_drains_takes_nothing_along(cluster: Cluster) -> None:
+    await cluster.start()
+    await cluster.start_worker("a", "--loaded", MODEL)
+    await see(cluster)
+    for name, number in (("b", signal.SIGKILL), ("c", signal.SIGTERM)):
+        worker = await cluster.start_worker(name)
+        await see_both(cluster, "a", name)
+        call = stub(cluster).Classify(iter([task(), *(item(f"sleep 0.03 {i}".encode(), str(i)) for i in range(300))]))
+
+        async def begun(prefix: str = f"{name} item sleep 0.03") -> bool:
+            return prefix in cluster.log.read_text()
+
+        results = [(await call.read()).result]
+        await until(begun)
+        worker.send_signal(number)
+        while (response := await call.read()) is not grpc.aio.EOF:
+            results.append(response.result)
+        assert sorted(int(result.item_id) for result in results) == list(range(300))
+        assert set(names(results)) <= {"workers/a", f"workers/{name}"}
+        worker.wait()
+
+
+async def test_the_first_worker_ends_a_stream_that_others_share(cluster: Cluster) -> None:
+    await cluster.start()
+    first = await cluster.start_worker("a", "--loaded", MODEL)
+    await see(cluster)
+    await cluster.start_worker("b")
+    await see_both(cluster, "a", "b")
+    call = stub(cluster).Classify(iter([task(), *(item(b"sleep 0.04", str(i)) for i in range(300))]))
+
+    async def shared() -> bool:
+        return "b item sleep 0.04" in cluster.log.read_text()
+
+    await until(shared)
+    first.send_signal(signal.SIGKILL)
+    with pytest.raises(errors.UnavailableError, match="workers/a"), typed_errors(Ending(call)):
+        async for _ in call:
+            pass
+
+
+async def test_broken_parts_end_a_shared_stream_as_the_worker_says(cluster: Cluster) -> None:
+    await cluster.start()
+    await cluster.start_worker("a", "--loaded", MODEL)
+    await cluster.start_worker("b", "--loaded", MODEL)
+    await see(cluster)
+    parts = [vision_pb2.ClassifyRequest(part=vision_pb2.Part(item_id=item_id, data=b"x")) for item_id in ("p", "q")]
+    error = await failure(cluster, task(), *(item(b"sleep 0.1", str(i)) for i in range(20)), *parts)
+    assert type(error) is errors.InvalidArgumentError
+    assert str(error) == "a part of item 'q' came before the last part of item 'p'"
+
+
+class Caller:
+    """A client's call, without a network that would hide when it ends."""
+
+    def __init__(self) -> None:
+        self.answers: list[bytes] = []
+
+    def time_remaining(self) -> None:
+        return None
+
+    async def write(self, message: bytes) -> None:
+        await asyncio.sleep(0)
+        self.answers.append(message)
+
+    async def abort(self, code: grpc.StatusCode, details: str, trailing: Any) -> None:
+        raise grpc.aio.AbortError(details)
+
+
+async def test_a_client_that_vanishes_at_any_moment_leaves_nothing(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routers: list[Router] = []
+
+    def recorded(fleet: Fleet) -> Router:
+        routers.append(Router(fleet))
+        return routers[-1]
+
+    monkeypatch.setattr(vision_proxy, "Router", recorded)
+    scheduler = await cluster.start()
+    await cluster.start_worker("a", "--loaded", MODEL)
+    await cluster.start_worker("b", "--loaded", MODEL)
+    await see(cluster)
+    handler: Any = vision_proxy.handler(scheduler._fleet)
+    serve = handler.service(SimpleNamespace(method="/zoofleet.v1.Vision/Classify")).stream_stream
+
+    async def requests() -> AsyncIterator[bytes]:
+        yield task().SerializeToString()
+        for i in range(100):
+            yield item(b"sleep 0.002", str(i)).SerializeToString()
+            await asyncio.sleep(0)
+        await asyncio.sleep(3600)
+
+    async def quiet() -> bool:
+        log = cluster.log.read_text()
+        return log.count(" stream resnet50") == log.count(" stream ended")
+
+    tasks = len(asyncio.all_tasks())
+    answered = set()
+    for turn in range(120):
+        caller = Caller()
+        call = asyncio.create_task(serve(requests(), caller))
+        for _ in range(turn * 2):
+            await asyncio.sleep(0)
+        await asyncio.sleep(max(turn - 60, 0) / 1000)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert routers[-1].items == {} and routers[-1].kept_bytes == 0
+        answered.add(len(caller.answers))
+    assert 0 in answered and len(answered) > 10  # they vanished before, amid and after
+    await until(quiet)
+    assert {line.split()[0] for line in cluster.log.read_text().splitlines() if " stream " in line} == {"a", "b"}
+
+    async def settled() -> bool:
+        return len(asyncio.all_tasks()) <= tasks
+
+    await until(settled)

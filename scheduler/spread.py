@@ -1,0 +1,304 @@
+"""One client's stream of items, spread over workers and joined again, without looking into the media."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from zoofleet._calls import Ending
+from zoofleet._catalog import ModelName
+from zoofleet._parts import MAX_ITEM_ID_BYTES
+from zoofleet._tasks import TaskKind
+from zoofleet.scheduler.fleet import WorkerRecord
+from zoofleet.scheduler.routing import Router, Share, WorkerLostError, losing
+
+_log: Final = logging.getLogger(__name__)
+
+_MAX_UNANSWERED: Final = 64
+"""Most items of a stream on one worker: more than the 48 that it works on, so that it never waits for the next one."""
+
+_MAX_KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Most bytes of a stream's items that are kept in case a further worker is lost; SDKs have no more on their way."""
+
+_MAX_ALL_KEPT_BYTES: Final = 256 * 1024 * 1024
+"""The same for all streams of this replica. Those that find it used up do not spread meanwhile."""
+
+_LOOK_EVERY: Final = 0.05
+"""Seconds between looks for a further worker; a look asks all of the fleet."""
+
+_FINAL: Final = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DEADLINE_EXCEEDED})
+"""What a worker says of the client's messages and time; of anything else another one knows no less."""
+
+Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """The part of the stream that goes to one worker.
+
+    Attributes:
+        worker: which.
+        share: its load from this stream.
+        call: its stream.
+        ending: how that ended.
+        keeps: whether the messages of its items are kept until they are answered.
+        outgoing: messages to write; None half-closes. Short, so that the worker's flow control reaches the client.
+        unanswered: items that have no result yet, with the messages that are kept.
+        is_closed: whether it is half-closed.
+        is_torn: whether the client has the beginning of a result, and not its end.
+    """
+
+    worker: WorkerRecord
+    share: Share
+    call: grpc.aio.StreamStreamCall[bytes, bytes]
+    ending: Ending
+    keeps: bool
+    outgoing: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(maxsize=2))
+    unanswered: dict[str, list[bytes]] = field(default_factory=dict)
+    is_closed: bool = False
+    is_torn: bool = False
+
+    def begin(self, item_id: str) -> None:
+        """Count an item whose messages follow."""
+        if item_id not in self.unanswered:
+            self.unanswered[item_id] = []
+            self.share.add(1)
+
+
+class SpreadStream:
+    """A client's stream.
+
+    It begins on one worker. While that has more than a few items to do, further workers that have the model take items,
+    too: each item goes to the least loaded one. A further worker that is lost takes nothing along: its items are kept,
+    within bounds, and go to the first one. The end of the first one is the end of the stream.
+
+    Args:
+        router: chooses workers.
+        kind: the method.
+        model: of the stream's task.
+        first: the message with the task.
+        context: the client's call.
+    """
+
+    def __init__(self, router: Router, kind: TaskKind, model: ModelName, first: bytes, context: Context) -> None:
+        self._router = router
+        self._kind = kind
+        self._models = (model,)
+        self._task = first
+        self._context = context
+        self._lanes: list[_Lane] = []
+        """Those that items go to, the first worker's first."""
+        self._known: set[str] = set()
+        """Ids of all workers that had a lane."""
+        self._further: list[asyncio.Task[None]] = []
+        self._kept_bytes = 0
+        self._next_look = 0.0
+        self._changed = asyncio.Event()
+        """Set when a lane may have room again."""
+        self._sending = asyncio.Lock()
+        """Held from an item's first message to its last."""
+        self._begun: _Lane | None = None
+        """Where the rest of an item's parts must go."""
+        self._writing = asyncio.Lock()
+        """Held from a result's first message to its last."""
+
+    async def run(self, requests: AsyncIterator[bytes]) -> None:
+        """Serve the stream to its end.
+
+        Raises:
+            WorkerLostError: a worker ended it.
+            UnavailableError: no live worker can run the model.
+        """
+        worker = self._router.choose(self._models)
+        with ExitStack() as self._stack:
+            self._stack.callback(lambda: self._keep(-self._kept_bytes))
+            try:
+                async with asyncio.TaskGroup() as self._group:
+                    self._open(worker)
+                    await self._send(requests)
+            except BaseExceptionGroup as group:
+                raise group.exceptions[0] from None
+
+    def _open(self, worker: WorkerRecord) -> None:
+        """Open a worker's stream; all that belongs to it ends with this one at the latest."""
+        share = self._stack.enter_context(self._router.share(worker))
+        channel, timeout = self._router.channel(worker), self._context.time_remaining()
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(self._kind.path)(timeout=timeout)
+        self._stack.callback(call.cancel)
+        lane = _Lane(worker, share, call, Ending(call), keeps=bool(self._lanes))
+        self._lanes.append(lane)
+        self._known.add(worker.worker_id)
+        serving = self._group.create_task(self._serve(lane))
+        if lane.keeps:
+            _log.debug("a stream spreads to %s", worker.name)
+            self._further.append(serving)
+
+    async def _send(self, requests: AsyncIterator[bytes]) -> None:
+        position = 0
+        async for message in requests:
+            item_id, is_last, message = self._identify(message, position)
+            if self._begun is None:
+                await self._sending.acquire()
+                # What is no item is for the first worker to refuse.
+                self._begun = self._lanes[0] if item_id is None else await self._roomy_lane()
+                if item_id is not None:
+                    self._begun.begin(item_id)
+            if item_id is not None:
+                self._remember(self._begun, item_id, message)
+            await self._begun.outgoing.put(message)
+            if is_last:
+                position += 1
+                self._begun = None
+                self._sending.release()
+        if self._begun is not None:
+            await self._begun.outgoing.put(None)  # for the worker to refuse
+            return
+        # The first one last: it may get the items of the others yet.
+        for lane in self._lanes[1:]:
+            await lane.outgoing.put(None)
+        if self._further:
+            await asyncio.wait(self._further)
+        await self._lanes[0].outgoing.put(None)
+
+    def _identify(self, message: bytes, position: int) -> tuple[str | None, bool, bytes]:
+        """The id of a message's item, whether it is the item's last message, and the message with the id in it.
+
+        There is no id where the message is no item, or not one that a worker would take. An item that has none gets
+        its position: a worker would take the position in its own stream, which is not the client's.
+        """
+        try:
+            request = self._kind.request.FromString(message)
+        except DecodeError:
+            return None, True, message
+        which = request.WhichOneof("message")
+        if which not in ("item", "part"):
+            return None, True, message
+        named = getattr(request, which)
+        if not named.item_id:
+            named.item_id = str(position)
+            message = request.SerializeToString()
+        is_named = len(named.item_id) <= MAX_ITEM_ID_BYTES
+        return named.item_id if is_named else None, which == "item" or named.last, message
+
+    async def _roomy_lane(self) -> _Lane:
+        """The least loaded lane, once there is one that takes an item."""
+        while True:
+            self._look_further()
+            roomy = [lane for lane in self._lanes if self._has_room(lane)]
+            if roomy:
+                return min(roomy, key=lambda lane: self._router.load(lane.worker))
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _has_room(self, lane: _Lane) -> bool:
+        """Whether a lane takes an item without waiting."""
+        may_keep = self._kept_bytes < _MAX_KEPT_BYTES and self._router.kept_bytes < _MAX_ALL_KEPT_BYTES
+        is_free = not lane.outgoing.full() and len(lane.unanswered) < _MAX_UNANSWERED
+        return is_free and (may_keep or not lane.keeps)
+
+    def _remember(self, lane: _Lane, item_id: str, message: bytes) -> None:
+        """Keep a message until its item is answered; no more of them where one item is too much, however it ends."""
+        if lane.keeps and item_id in lane.unanswered:
+            lane.unanswered[item_id].append(message)
+            self._keep(len(message))
+            if self._kept_bytes > 2 * _MAX_KEPT_BYTES:
+                lane.keeps = False
+                for messages in lane.unanswered.values():
+                    self._keep(-sum(map(len, messages)))
+                    messages.clear()
+
+    def _keep(self, size: int) -> None:
+        """Count so many more bytes that are kept, or fewer."""
+        self._kept_bytes += size
+        self._router.kept_bytes += size
+
+    def _look_further(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_look:
+            load = min(self._router.load(lane.worker) for lane in self._lanes)
+            worker = self._router.further(self._models, load, self._known)
+            if worker is not None:
+                self._open(worker)
+            self._next_look = now + _LOOK_EVERY
+
+    async def _serve(self, lane: _Lane) -> None:
+        writer = self._group.create_task(self._write(lane))
+        try:
+            await self._receive(lane)
+        except WorkerLostError as lost:
+            is_final = lost.error is not None and lost.error.code() in _FINAL
+            if not lane.keeps or is_final or lane.is_torn or lane is self._begun:
+                raise
+            await self._replace(lane)
+        finally:
+            writer.cancel()
+
+    async def _write(self, lane: _Lane) -> None:
+        try:
+            await lane.call.write(self._task)
+            while (message := await lane.outgoing.get()) is not None:
+                self._changed.set()
+                await lane.call.write(message)
+            lane.is_closed = True
+            await lane.call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the call has ended; whoever reads it learns why
+
+    async def _receive(self, lane: _Lane) -> None:
+        """Pass a worker's results on until it has answered everything.
+
+        Raises:
+            WorkerLostError: it has not.
+        """
+        with losing(lane.worker, lane.ending):
+            responses = aiter(lane.call)
+            async for message in responses:
+                async with self._writing:
+                    lane.is_torn = True
+                    item_id = await self._pass_on(message)
+                    while item_id is None:  # the parts of one result follow each other
+                        item_id = await self._pass_on(await anext(responses))
+                    lane.is_torn = False
+                self._answered(lane, item_id)
+        if lane.unanswered or not lane.is_closed:
+            raise WorkerLostError(lane.worker, None)
+
+    def _answered(self, lane: _Lane, item_id: str) -> None:
+        messages = lane.unanswered.pop(item_id, None)
+        if messages is not None:
+            self._keep(-sum(map(len, messages)))
+            lane.share.add(-1)
+        self._changed.set()
+
+    async def _pass_on(self, message: bytes) -> str | None:
+        """Give the client a message; returns the id of the result that is complete with it."""
+        response = self._kind.response.FromString(message)
+        await self._context.write(message)
+        if response.WhichOneof("message") == "part":
+            return response.part.item_id if response.part.last else None
+        item_id: str = response.result.item_id
+        return item_id
+
+    async def _replace(self, lane: _Lane) -> None:
+        """Give the first worker what a further one leaves unanswered."""
+        _log.info("%s left a stream; %d items go elsewhere", lane.worker.name, len(lane.unanswered))
+        self._lanes.remove(lane)
+        lane.share.clear()
+        while not lane.outgoing.empty():  # kept, too; and whoever waits to put something in need not
+            lane.outgoing.get_nowait()
+        self._changed.set()
+        first = self._lanes[0]
+        for item_id, messages in lane.unanswered.items():
+            async with self._sending:
+                first.begin(item_id)
+                for message in messages:
+                    await first.outgoing.put(message)
+                    self._keep(-len(message))

@@ -137,7 +137,7 @@ def _whole_range_qconfig(backend: str) -> QConfig:
         if backend == "qnnpack"
         else quantization.default_per_channel_weight_observer
     )
-    return QConfig(activation=quantization.default_observer, weight=weight)
+    return QConfig(activation=quantization.default_observer, weight=weight)  # type: ignore[no-untyped-call]
 
 
 def _prepare(model: Quantizable, qconfig: Callable[[str], QConfig], backend: str, *, is_qat: bool) -> None:
@@ -145,7 +145,7 @@ def _prepare(model: Quantizable, qconfig: Callable[[str], QConfig], backend: str
     model.to("cpu").train(is_qat)
     with without_expected_warnings():
         model.fuse_model(is_qat)
-        model.qconfig = qconfig(backend)
+        model.qconfig = qconfig(backend)  # type: ignore[assignment]
         if is_qat:
             quantization.prepare_qat(model, inplace=True)  # type: ignore[no-untyped-call]
         else:

@@ -133,15 +133,15 @@ def test_the_layout_equals_the_manifest(name: str) -> None:
 def _by_hand(name: str, engine: str, **options: Any) -> Any:
     """The INT8 model that PyTorch's own quantization makes of the float one, from one image that is drawn after it."""
     torch.manual_seed(0)
-    model = get_model(name, **options)
+    model: Any = get_model(name, **options)
     if name == "quantized_mobilenet_v3_large":  # as if it were to be trained with rounding, which measures the scales
         model.train().fuse_model(is_qat=True)
-        model.qconfig = ao.get_default_qat_qconfig(engine)  # type: ignore[no-untyped-call, assignment]
+        model.qconfig = ao.get_default_qat_qconfig(engine)  # type: ignore[no-untyped-call]
         ao.prepare_qat(model, inplace=True)  # type: ignore[no-untyped-call]
     else:
         model.eval().fuse_model()
         observer = ao.default_weight_observer if engine == "qnnpack" else ao.default_per_channel_weight_observer
-        model.qconfig = ao.QConfig(activation=ao.default_observer, weight=observer)  # type: ignore[assignment]
+        model.qconfig = ao.QConfig(activation=ao.default_observer, weight=observer)  # type: ignore[no-untyped-call]
         ao.prepare(model, inplace=True)  # type: ignore[no-untyped-call]
         model(torch.rand(1, 3, 299, 299))
     ao.convert(model, inplace=True)  # type: ignore[no-untyped-call]

@@ -320,7 +320,7 @@ class MaxVit(nn.Module):
             ),
             Conv2dNormActivation(stem_channels, stem_channels, 3, norm_layer=None, activation_layer=None),
         )
-        dropped = iter(torch.linspace(0, stochastic_depth_prob, sum(block_layers)).tolist())
+        dropped = iter(torch.linspace(0, stochastic_depth_prob, sum(block_layers), device="cpu").tolist())
         channels = stem_channels
         self.blocks = nn.Sequential()
         for out_channels, number in zip(block_channels, block_layers, strict=True):

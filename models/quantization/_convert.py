@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
 
 import torch
 from torch import Tensor
 from torch.ao import quantization
-from torch.ao.quantization import QuantStub
+from torch.ao.quantization import QConfig, QuantStub
 
 from zoofleet.errors import FailedPreconditionError, InvalidArgumentError
 from zoofleet.models._hub import load_weights
@@ -20,8 +20,7 @@ from zoofleet.models.quantization._quantizable import Quantizable, without_expec
 __all__ = ["Layout", "convert", "finish"]
 
 Layout = Literal["fbgemm", "qnnpack"]
-"""fbgemm has weights with a scale for each output channel and activations of 7 bits; qnnpack has weights with one scale
-and activations of 8 bits."""
+"""fbgemm has weights with a scale for each output channel, qnnpack has weights with one scale."""
 
 # The engines that hold themselves to a layout's ranges first, of these the fastest first. PyTorch lists only those that
 # the processor can run: x86 and fbgemm need AVX2, and ARM has qnnpack and, in some builds, onednn.
@@ -58,7 +57,7 @@ def convert(model: Quantizable, batches: Iterable[Tensor], *, backend: str | Non
     first = next(remaining, None)
     if first is None:
         raise InvalidArgumentError("calibration takes at least one batch of images, got none")
-    _prepare(model, engine, is_qat=False)
+    _prepare(model, quantization.get_default_qconfig, engine, is_qat=False)
     with torch.no_grad():
         model(first)
         for batch in remaining:
@@ -97,16 +96,20 @@ def finish(
             load_weights(model, weights, progress)
         return
     engine = _engine(layout, backend)
-    is_qat = trained_rounding and weights is not None
-    _prepare(model, backend or layout, is_qat=is_qat)
+    if trained_rounding:
+        # Training would have measured the scales; with random weights they stay 1, as the reference's do.
+        _prepare(model, quantization.get_default_qat_qconfig, backend or layout, is_qat=True)
+        if weights is not None:
+            load_weights(model, weights, progress)
+        _pack(model, engine)
+        return
+    _prepare(model, _whole_range_qconfig, backend or layout, is_qat=False)
     if weights is None:
-        # Random weights are calibrated on noise, of a fixed seed so that the global random stream is left alone.
+        # The reference draws this image right after the weights, whatever the model: equal seeds give equal scales.
         with torch.no_grad():
-            model(torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)))
-    elif is_qat:
-        load_weights(model, weights, progress)
+            model(torch.rand(1, 3, 299, 299, device="cpu"))
     _pack(model, engine)
-    if weights is not None and not is_qat:
+    if weights is not None:
         with _packing_for(engine):
             load_weights(model, weights, progress)
 
@@ -127,16 +130,25 @@ def _engine(layout: Layout, backend: str | None) -> str:
     return backend
 
 
-def _prepare(model: Quantizable, backend: str, *, is_qat: bool) -> None:
+def _whole_range_qconfig(backend: str) -> QConfig:
+    """Observers of the published layouts: activations have 7 bits, which span all values that were seen."""
+    weight = (
+        quantization.default_weight_observer
+        if backend == "qnnpack"
+        else quantization.default_per_channel_weight_observer
+    )
+    return QConfig(activation=quantization.default_observer, weight=weight)  # type: ignore[no-untyped-call]
+
+
+def _prepare(model: Quantizable, qconfig: Callable[[str], QConfig], backend: str, *, is_qat: bool) -> None:
     """Join layers and add observers, for trained rounding in QAT's form."""
     model.to("cpu").train(is_qat)
     with without_expected_warnings():
         model.fuse_model(is_qat)
+        model.qconfig = qconfig(backend)  # type: ignore[assignment]
         if is_qat:
-            model.qconfig = quantization.get_default_qat_qconfig(backend)  # type: ignore[no-untyped-call]
             quantization.prepare_qat(model, inplace=True)  # type: ignore[no-untyped-call]
         else:
-            model.qconfig = quantization.get_default_qconfig(backend)  # type: ignore[no-untyped-call]
             quantization.prepare(model, inplace=True)  # type: ignore[no-untyped-call]
 
 

@@ -95,7 +95,8 @@ def mobilenet_v3_large(
         weights: `MobileNet_V3_Large_QuantizedWeights` with `quantize`, `MobileNet_V3_Large_Weights` without, None for
             random ones.
         progress: show a progress line while downloading.
-        quantize: convert to INT8.
+        quantize: convert to INT8. With random weights all scales are 1, as in the reference: only training with
+            rounding, which the published weights have had, measures them. `convert` measures them on images.
         backend: the engine for INT8, of x86, fbgemm, qnnpack and onednn; None for the one that suits this processor.
         width_mult: scales all channels; published weights fit 1.
         dilated: dilate the last stage rather than stride; takes the same weights.

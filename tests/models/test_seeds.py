@@ -1,14 +1,12 @@
 """Every snippet of the reference's documentation runs with its imports changed; see `tests/data/seeds/README.md`.
 
-Weight files have the published layout, made from the manifests, and come from a local HTTP server under names that
-carry their own hashes. To be small they hold a number for each output channel, repeated by strides of zero.
+Weight files have the published layout and come from a local HTTP server under names that carry their own hashes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import re
 import shutil
@@ -24,13 +22,13 @@ import av
 import pytest
 import torch
 from PIL import Image, ImageShow
-from tests.models import reference
+from tests.models.published import state_of
 from tests.weights_server import Hub, serving
 from torch import Tensor, nn
 
 import zoofleet.models
 from zoofleet import _catalog, transforms
-from zoofleet.models import WeightsEnum, get_model, get_weight, ops
+from zoofleet.models import get_weight, ops
 
 SNIPPETS = Path(__file__).parents[1] / "data" / "seeds"
 ROOT = Path(__file__).parents[2]
@@ -96,29 +94,6 @@ def run(name: str, **given: Any) -> dict[str, Any]:
     namespace: dict[str, Any] = {"torch": torch} | given
     exec(compile(code_of(name), f"{name}.txt", "exec"), namespace)
     return namespace
-
-
-def state_of(weights: WeightsEnum, builder: str) -> dict[str, Any]:
-    """A state dict in the published layout."""
-    if weights.meta.get("backend"):
-        return get_model(builder, quantize=True).state_dict()  # with the versions of its layers as an attribute
-    layout: list[list[Any]] = reference.load(f"state_dicts/{builder}.json")
-    if builder.startswith("fcn"):  # published with the auxiliary head, which the manifest's model has not
-        with torch.device("meta"):
-            layout = reference.describe(get_model(builder, weights_backbone=None, aux_loss=True).state_dict())
-    generator = torch.Generator().manual_seed(0)
-    return {key: _tensor(key, getattr(torch, dtype), shape, generator) for key, dtype, shape in layout}
-
-
-def _tensor(key: str, dtype: torch.dtype, shape: list[int], generator: torch.Generator) -> Tensor:
-    if not dtype.is_floating_point or key.endswith("running_var"):
-        return torch.ones((), dtype=dtype).expand(shape)
-    first = shape[:1] or [1]
-    noise = torch.randn(first, generator=generator)
-    if len(shape) == 1:
-        return (1 + 0.1 * noise if key.endswith("weight") else 0.1 * noise).to(dtype)
-    scaled = noise / math.prod(shape[1:])
-    return scaled.view(-1, *[1] * (len(shape) - 1)).expand(shape).to(dtype)
 
 
 @pytest.fixture

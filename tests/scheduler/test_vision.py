@@ -273,7 +273,11 @@ async def test_a_model_that_has_no_room_beside_others_is_not_loaded_for_load(clu
     await cluster.start()
     await cluster.start_worker("a", "--loaded", OTHER_MODEL, "--memory", "1")
     await cluster.start_worker("b", "--loaded", MODEL)
-    await see(cluster)
+
+    async def b_is_reached() -> bool:
+        return (await at_once(cluster, [cluster.client], 1)).keys() == {"workers/b"}
+
+    await until(b_is_reached)
     for _ in range(5):
         assert await at_once(cluster, [cluster.client], 16) == {"workers/b": 16}
 

@@ -71,7 +71,7 @@ from zoofleet.models.googlenet import (
     GoogLeNetOutputs,
     googlenet,
 )
-from zoofleet.models.inception_v3 import (
+from zoofleet.models.inception import (
     Inception3,
     Inception_V3_Weights,
     InceptionOutputs,
@@ -93,8 +93,8 @@ from zoofleet.models.mnasnet import (
     mnasnet1_0,
     mnasnet1_3,
 )
-from zoofleet.models.mobilenet_v2 import MobileNet_V2_Weights, MobileNetV2, mobilenet_v2
-from zoofleet.models.mobilenet_v3 import (
+from zoofleet.models.mobilenetv2 import MobileNet_V2_Weights, MobileNetV2, mobilenet_v2
+from zoofleet.models.mobilenetv3 import (
     MobileNet_V3_Large_Weights,
     MobileNet_V3_Small_Weights,
     MobileNetV3,

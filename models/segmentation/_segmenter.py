@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._features import FeatureExtractor
 from zoofleet.models._hub import load_weights
+from zoofleet.models._utils import IntermediateLayerGetter
 from zoofleet.models._weights import WeightsEnum, fixed_by_weights
-from zoofleet.models.mobilenet_v3 import mobilenet_v3_large
+from zoofleet.models.mobilenetv3 import mobilenet_v3_large
 from zoofleet.models.resnet import ResNet
 
 __all__ = ["DilatedBackbone", "FCNHead", "Segmenter", "build_segmenter", "check_images", "upsample"]
@@ -115,10 +115,10 @@ class DilatedBackbone:
         early, last = ((str(i), cast("int", network[i].out_channels)) for i in (strided[-3], len(network) - 1))
         return cls(network, early, last)
 
-    def giving(self, *, early: str | None, last: str) -> FeatureExtractor:
+    def giving(self, *, early: str | None, last: str) -> IntermediateLayerGetter:
         """Cut out the network, with its features under these names; None for not giving them."""
         names = {self.early[0]: early} if early is not None else {}
-        return FeatureExtractor(self.network, names | {self.last[0]: last})
+        return IntermediateLayerGetter(self.network, names | {self.last[0]: last})
 
 
 def build_segmenter(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.mobilenet_v3 import MobileNet_V3_Large_Weights
+from zoofleet.models.mobilenetv3 import MobileNet_V3_Large_Weights
 from zoofleet.models.resnet import ResNet50_Weights, ResNet101_Weights, resnet50, resnet101
 from zoofleet.models.segmentation._segmenter import DilatedBackbone, Segmenter, build_segmenter, upsample
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.mobilenet_v3 import MobileNet_V3_Large_Weights
+from zoofleet.models.mobilenetv3 import MobileNet_V3_Large_Weights
 from zoofleet.models.segmentation._segmenter import DilatedBackbone, check_images, upsample
 
 __all__ = ["LRASPP", "LRASPP_MobileNet_V3_Large_Weights", "lraspp_mobilenet_v3_large"]

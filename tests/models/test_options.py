@@ -10,7 +10,7 @@ from torch import nn
 
 from zoofleet import models
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models.mobilenet_v3 import InvertedResidualConfig
+from zoofleet.models.mobilenetv3 import InvertedResidualConfig
 
 BLOCK = InvertedResidualConfig(8, 3, 16, 8, use_se=False, use_hs=False, stride=2)
 

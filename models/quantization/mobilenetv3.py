@@ -10,7 +10,7 @@ from torch.ao.nn.quantized import FloatFunctional
 from zoofleet.models._layers import Layer, SqueezeExcitation
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.mobilenet_v3 import (
+from zoofleet.models.mobilenetv3 import (
     InvertedResidual,
     InvertedResidualConfig,
     MobileNet_V3_Large_Weights,

@@ -19,7 +19,7 @@ from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation, Layer, SqueezeExcitation, make_divisible
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.mobilenet_v2 import init_mobilenet
+from zoofleet.models.mobilenetv2 import init_mobilenet
 
 __all__ = [
     "InvertedResidual",

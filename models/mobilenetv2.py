@@ -55,6 +55,8 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         self.use_shortcut = stride == 1 and in_channels == out_channels
+        self.strided = stride > 1
+        self.out_channels = out_channels
         hidden = in_channels * expand_ratio
         layers: list[nn.Module] = []
         if expand_ratio != 1:

@@ -70,7 +70,7 @@ class EncoderBlock(nn.Module):
         self.self_attention = nn.MultiheadAttention(hidden_dim, num_heads, dropout=attention_dropout, batch_first=True)
         self.dropout = nn.Dropout(dropout)
         self.ln_2 = norm_layer(hidden_dim)
-        self.mlp = MLP(hidden_dim, mlp_dim, dropout=dropout)
+        self.mlp = MLP(hidden_dim, [mlp_dim, hidden_dim], activation_layer=nn.GELU, dropout=dropout)
         self.mlp.init_xavier()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ class VisionTransformer(nn.Module):
                 f"images of shape {tuple(x.shape)}: the model takes (N, 3, {self.image_size}, {self.image_size})"
             )
         patches = self.conv_proj(x).flatten(2).mT  # (N, L - 1, hidden_dim)
-        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1)  # (N, L, hidden_dim)
+        tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), patches], dim=1)  # (N, L, hidden_dim)
         logits: Tensor = self.heads(self.encoder(tokens)[:, 0])
         return logits
 

@@ -48,8 +48,8 @@ def _complete_older_gate(module: nn.Module, state: dict[str, Any], prefix: str, 
 class QuantizableInvertedResidual(InvertedResidual):
     """An inverted residual block whose sum has a scale of its own."""
 
-    def __init__(self, config: InvertedResidualConfig, norm_layer: Layer) -> None:
-        super().__init__(config, norm_layer, QuantizableSqueezeExcitation)
+    def __init__(self, cnf: InvertedResidualConfig, norm_layer: Layer) -> None:
+        super().__init__(cnf, norm_layer, QuantizableSqueezeExcitation)
         self.skip_add = FloatFunctional()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -27,17 +27,17 @@ class FCNHead(nn.Sequential):
 
     Args:
         in_channels: channels of the features.
-        num_classes: channels of the logits.
+        channels: of the logits, the number of classes.
     """
 
-    def __init__(self, in_channels: int, num_classes: int) -> None:
+    def __init__(self, in_channels: int, channels: int) -> None:
         width = in_channels // 4
         super().__init__(
             nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
             nn.Dropout(0.1),
-            nn.Conv2d(width, num_classes, kernel_size=1),
+            nn.Conv2d(width, channels, kernel_size=1),
         )
 
 
@@ -50,7 +50,7 @@ class Segmenter(nn.Module):
         aux_classifier: features `aux` -> logits of their size, whose loss helps training; None for none.
     """
 
-    def __init__(self, *, backbone: nn.Module, classifier: nn.Module, aux_classifier: nn.Module | None = None) -> None:
+    def __init__(self, backbone: nn.Module, classifier: nn.Module, aux_classifier: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.classifier = classifier

@@ -12,7 +12,7 @@ from zoofleet import models
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models.mobilenetv3 import InvertedResidualConfig
 
-BLOCK = InvertedResidualConfig(8, 3, 16, 8, use_se=False, use_hs=False, stride=2)
+BLOCK = InvertedResidualConfig(8, 3, 16, 8, False, "RE", 2, 1, 1.0)
 
 NONE_MEANS_DEFAULT: list[tuple[Callable[..., nn.Module], list[str]]] = [
     (models.resnet18, ["norm_layer", "replace_stride_with_dilation"]),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._hub import load_weights
@@ -20,6 +20,8 @@ from zoofleet.models.resnet import ResNet
 __all__ = ["DilatedBackbone", "FCNHead", "Segmenter", "build_segmenter", "check_images", "upsample"]
 
 S = TypeVar("S", bound="Segmenter")
+
+fx.wrap("check_images")  # a branch that torch.fx would not trace
 
 
 class FCNHead(nn.Sequential):

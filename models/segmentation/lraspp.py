@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
@@ -17,6 +17,8 @@ from zoofleet.models.mobilenetv3 import MobileNet_V3_Large_Weights
 from zoofleet.models.segmentation._segmenter import DilatedBackbone, check_images, upsample
 
 __all__ = ["LRASPP", "LRASPPHead", "LRASPP_MobileNet_V3_Large_Weights", "lraspp_mobilenet_v3_large"]
+
+fx.wrap("check_images")  # a branch that torch.fx would not trace
 
 
 class LRASPPHead(nn.Module):

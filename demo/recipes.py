@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from demo.world import CATEGORIES, Frame, portrait, scene
 from zoofleet.models import get_model, mobilenet_v3_small
 from zoofleet.models._utils import IntermediateLayerGetter
-from zoofleet.models.segmentation.lraspp import LRASPP, LRASPPHead
+from zoofleet.models.segmentation.lraspp import LRASPP
 
 TRAINING: Final = 0
 """First number of every seed that training scenes are made from; `HELD_OUT` scenes share none of them."""
@@ -86,9 +86,7 @@ def _small_segmenter() -> nn.Module:
     """LR-ASPP on MobileNetV3-Small: from label maps its backbone learns shapes far sooner than from classes alone."""
     features = mobilenet_v3_small(weights=None, dilated=True).features
     backbone = IntermediateLayerGetter(features, {"3": "low", "12": "high"})
-    return LRASPP(
-        backbone=backbone, classifier=LRASPPHead(low_channels=24, high_channels=576, num_classes=len(CATEGORIES) + 1)
-    )
+    return LRASPP(backbone, low_channels=24, high_channels=576, num_classes=len(CATEGORIES) + 1)
 
 
 def _classification_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
@@ -145,6 +145,14 @@ class ConvStemConfig:
     activation_layer: Layer = nn.ReLU
 
 
+fx.wrap("_check_images")  # a branch that torch.fx would not trace
+
+
+def _check_images(x: Tensor, side: int) -> None:
+    if x.ndim != 4 or x.shape[2:] != (side, side):
+        raise InvalidArgumentError(f"images of shape {tuple(x.shape)}: the model takes (N, 3, {side}, {side})")
+
+
 class VisionTransformer(nn.Module):
     """Patches and a class token through an encoder, and a linear classifier over what the class token became.
 
@@ -237,10 +245,7 @@ class VisionTransformer(nn.Module):
         Raises:
             InvalidArgumentError: images of another size.
         """
-        if x.ndim != 4 or x.shape[2:] != (self.image_size, self.image_size):
-            raise InvalidArgumentError(
-                f"images of shape {tuple(x.shape)}: the model takes (N, 3, {self.image_size}, {self.image_size})"
-            )
+        _check_images(x, self.image_size)
         patches = self.conv_proj(x).flatten(2).mT  # (N, L - 1, hidden_dim)
         tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), patches], dim=1)  # (N, L, hidden_dim)
         logits: Tensor = self.heads(self.encoder(tokens)[:, 0])

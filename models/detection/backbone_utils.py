@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._registry import by_name, get_model, get_model_weights, resolve
+from zoofleet.models._registry import by_name, get_model, get_model_builder, get_model_weights, resolve
 from zoofleet.models._utils import IntermediateLayerGetter
 from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.mobilenetv2 import MobileNetV2
@@ -149,6 +149,14 @@ def _check_parts(trainable_layers: int, most: int) -> None:
         raise InvalidArgumentError(f"trainable_layers must be in [0, {most}], got {trainable_layers!r}")
 
 
+def _network(name: str, classes: tuple[type[nn.Module], ...], **options: Any) -> Any:
+    """The model of that builder, which must be one of those in the classes' modules."""
+    if get_model_builder(name).__module__ not in {cls.__module__ for cls in classes}:
+        wanted = " or ".join(cls.__name__ for cls in classes)
+        raise InvalidArgumentError(f"backbone_name must be that of a builder of {wanted}, got {name!r}")
+    return get_model(name, **options)
+
+
 def _with_old_arguments(fn: Callable[..., nn.Module]) -> Callable[..., Any]:
     """Take positional arguments and `pretrained` as well, as registered builders do."""
     names = list(inspect.signature(fn).parameters)
@@ -187,9 +195,7 @@ def resnet_fpn_backbone(
         InvalidArgumentError: another network, or a number of parts or a stage that there is not.
         UnknownModelError: no builder of that name.
     """
-    network = get_model(backbone_name, weights=weights, norm_layer=norm_layer)
-    if not isinstance(network, ResNet):
-        raise InvalidArgumentError(f"backbone_name must be that of a ResNet's builder, got {backbone_name!r}")
+    network = _network(backbone_name, (ResNet,), weights=weights, norm_layer=norm_layer)
     stages = (1, 2, 3, 4) if returned_layers is None else returned_layers
     return resnet_fpn(network, trainable_layers, returned_layers=stages, extra_blocks=extra_blocks)
 
@@ -220,9 +226,7 @@ def mobilenet_backbone(
         InvalidArgumentError: another network, or a number of parts or a part that there is not.
         UnknownModelError: no builder of that name.
     """
-    network = get_model(backbone_name, weights=weights, norm_layer=norm_layer)
-    if not isinstance(network, MobileNetV2 | MobileNetV3):
-        raise InvalidArgumentError(f"backbone_name must be that of a MobileNet's builder, got {backbone_name!r}")
+    network = _network(backbone_name, (MobileNetV2, MobileNetV3), weights=weights, norm_layer=norm_layer)
     if fpn:
         return mobilenet_fpn(
             network.features, trainable_layers, returned_layers=returned_layers, extra_blocks=extra_blocks
@@ -231,7 +235,7 @@ def mobilenet_backbone(
     parts = mobilenet_parts(layers)
     _check_parts(trainable_layers, len(parts))
     freeze_first(layers, parts, trainable_layers)
-    last: int = layers[-1].out_channels  # type: ignore[assignment]
+    last: int = layers[-1].out_channels
     backbone = nn.Sequential(network.features, nn.Conv2d(last, 256, 1))
     backbone.out_channels = 256  # type: ignore[assignment]
     return backbone

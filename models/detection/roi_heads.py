@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,12 +108,13 @@ class RoIHeads(nn.Module):
         self.score_thresh = score_thresh
         self.nms_thresh = nms_thresh
         self.detections_per_img = detections_per_img
-        self.mask_roi_pool = mask_roi_pool
-        self.mask_head = mask_head
-        self.mask_predictor = mask_predictor
-        self.keypoint_roi_pool = keypoint_roi_pool
-        self.keypoint_head = keypoint_head
-        self.keypoint_predictor = keypoint_predictor
+        # None stands for a branch that is not there: nothing calls it then.
+        self.mask_roi_pool: Any = mask_roi_pool
+        self.mask_head: Any = mask_head
+        self.mask_predictor: Any = mask_predictor
+        self.keypoint_roi_pool: Any = keypoint_roi_pool
+        self.keypoint_head: Any = keypoint_head
+        self.keypoint_predictor: Any = keypoint_predictor
 
     def has_mask(self) -> bool:
         """Whether each detection is segmented."""
@@ -204,7 +206,8 @@ class RoIHeads(nn.Module):
 
     def _masks(self, features: Features, boxes: Sequence[Tensor], sizes: Sizes) -> Tensor:
         """Mask logits (R, classes, M, M) of the boxes of all images."""
-        logits: Tensor = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, list(boxes), list(sizes))))
+        pooled = self.mask_roi_pool(features, list(boxes), list(sizes))
+        logits: Tensor = self.mask_predictor(self.mask_head(pooled))
         return logits
 
     def _heatmaps(self, features: Features, boxes: Sequence[Tensor], sizes: Sizes) -> Tensor:

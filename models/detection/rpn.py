@@ -24,7 +24,7 @@ from zoofleet.models.detection.image_list import ImageList
 from zoofleet.models.detection.transform import Target
 from zoofleet.models.ops import box_iou
 
-__all__ = ["RPNHead", "RegionProposalNetwork"]
+__all__ = ["AnchorGenerator", "RPNHead", "RegionProposalNetwork"]
 
 _MIN_SIDE = 1e-3
 

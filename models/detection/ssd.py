@@ -166,7 +166,7 @@ class SSD(Detector):
             positive_fraction=positive_fraction,
         )
         check_counts(detections_per_img=detections_per_img, topk_candidates=topk_candidates)
-        fixed = {"size_divisible": 1, "fixed_size": tuple(size)} | options
+        fixed: dict[str, Any] = {"size_divisible": 1, "fixed_size": tuple(size)} | options
         transform = GeneralizedRCNNTransform(
             min(size), max(size), image_mean or IMAGENET_MEAN, image_std or IMAGENET_STD, **fixed
         )

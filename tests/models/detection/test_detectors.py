@@ -270,7 +270,7 @@ def test_wrong_options_are_refused(builder: Callable[..., Detector], options: di
 
 
 def test_options_reach_their_places() -> None:
-    model = maskrcnn_resnet50_fpn(
+    model: Any = maskrcnn_resnet50_fpn(
         weights_backbone=None,
         num_classes=3,
         min_size=(100, 200),

@@ -123,9 +123,9 @@ class GeneralizedRCNNTransform(nn.Module):
         step = self.size_divisible
         height, width = (math.ceil(max(side) / step) * step for side in zip(*sizes, strict=True))
         tensor = images[0].new_zeros((len(images), len(self.image_mean), height, width))
-        for slot, image, size in zip(tensor, images, sizes, strict=True):
-            resized = F.interpolate(((image - mean) / std)[None], size, mode="bilinear", align_corners=False)
-            slot[:, : size[0], : size[1]].copy_(resized[0])
+        for i, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
+            resized = F.interpolate(((image - mean) / std)[None], (h, w), mode="bilinear", align_corners=False)
+            tensor[i, :, :h, :w] = resized[0]  # by index: autograd refuses to write into what iterating gives
         return ImageList(tensor, sizes)
 
     def _resized(self, height: int, width: int, min_size: int) -> tuple[int, int]:

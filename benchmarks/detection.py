@@ -21,7 +21,8 @@ from zoofleet.models import get_model
 from zoofleet.models.detection import paste_masks
 from zoofleet.models.detection._keypoints import locate_keypoints
 from zoofleet.models.detection._masks import mask_probabilities
-from zoofleet.models.detection._transform import Detection, ImageBatch
+from zoofleet.models.detection.image_list import ImageList
+from zoofleet.models.detection.transform import Detection
 from zoofleet.models.ops import clip_boxes_to_image, nms, remove_small_boxes
 
 ROUNDS = 10
@@ -70,8 +71,8 @@ class Scene:
         logits[torch.arange(self.images)[:, None], place, label] += 1.5 - empty
         return logits
 
-    def batch(self, size: tuple[int, int]) -> ImageBatch:
-        return ImageBatch(torch.zeros(self.images, 3, *size), [size] * self.images, [size] * self.images)
+    def batch(self, size: tuple[int, int]) -> ImageList:
+        return ImageList(torch.zeros(self.images, 3, *size), [size] * self.images)
 
     def maps(self, sides: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         return {str(i): torch.zeros(self.images, 1, *side) for i, side in enumerate(sides)}
@@ -125,11 +126,11 @@ def ssd(name: str, scene: Scene) -> None:
     shapes = model.anchor_generator.num_anchors_per_location()
     places = sum(c * c * k for c, k in zip(cells, shapes, strict=True))
     logits = torch.cat((torch.zeros(scene.images, places, 1), scene.logits(places, CLASSES - 1, empty=-10)), dim=2)
-    codes, options = scene.normal(scene.images, places, 4), model.options
+    codes = scene.normal(scene.images, places, 4)
     model.head = Outputs((logits, codes))
 
     def loops() -> list[Detection]:
-        anchors = model.anchor_generator(batch.size, list(maps.values()))
+        anchors = model.anchor_generator(batch, list(maps.values()))[0]
         found = []
         for logit, code in zip(logits, codes, strict=True):
             decoded = clip_boxes_to_image(model.box_coder.decode(code, anchors), (side, side))
@@ -137,13 +138,13 @@ def ssd(name: str, scene: Scene) -> None:
             boxes, scores, labels = [], [], []
             for label in range(1, CLASSES):
                 score = probabilities[:, label]
-                above = torch.where(score > options.score_thresh)[0]
-                top, rank = score[above].topk(min(options.topk_candidates, len(above)))
+                above = torch.where(score > model.score_thresh)[0]
+                top, rank = score[above].topk(min(model.topk_candidates, len(above)))
                 boxes.append(decoded[above[rank]])
                 scores.append(top)
                 labels.append(torch.full_like(rank, label))
             joined = (torch.cat(x) for x in (boxes, scores, labels))
-            found.append(suppress(*joined, iou_threshold=options.nms_thresh, limit=options.detections_per_img))
+            found.append(suppress(*joined, iou_threshold=model.nms_thresh, limit=model.detections_per_img))
         return found
 
     ours = partial(model._detect, batch, maps)
@@ -163,10 +164,9 @@ def one_stage(name: str, scene: Scene) -> None:
     if centred:
         codes, centredness = [c.abs() * 2 for c in codes], [scene.normal(scene.images, n) + 1 for n in counts]
     model.head = Outputs((logits, codes, centredness) if centred else (logits, codes))
-    options = model.options
 
     def loops() -> list[Detection]:
-        anchors = torch.split(model.anchor_generator(batch.size, list(maps.values())), counts)
+        anchors = torch.split(model.anchor_generator(batch, list(maps.values()))[0], counts)
         found = []
         for i in range(scene.images):
             boxes, scores, labels = [], [], []
@@ -175,15 +175,15 @@ def one_stage(name: str, scene: Scene) -> None:
                 if centredness is not None:
                     score = (score * centredness[level][i].sigmoid()[:, None]).sqrt()
                 score = score.flatten()
-                above = torch.where(score > options.score_thresh)[0]
-                top, rank = score[above].topk(min(options.topk_candidates, len(above)))
+                above = torch.where(score > model.score_thresh)[0]
+                top, rank = score[above].topk(min(model.topk_candidates, len(above)))
                 anchor = above[rank] // CLASSES
                 decoded = model.box_coder.decode(codes[level][i][anchor], anchors[level][anchor])
                 boxes.append(clip_boxes_to_image(decoded, SIZE))
                 scores.append(top)
                 labels.append(above[rank] % CLASSES)
             joined = (torch.cat(x) for x in (boxes, scores, labels))
-            found.append(suppress(*joined, iou_threshold=options.nms_thresh, limit=options.detections_per_img))
+            found.append(suppress(*joined, iou_threshold=model.nms_thresh, limit=model.detections_per_img))
         return found
 
     ours = partial(model._detect, batch, maps)
@@ -199,22 +199,21 @@ def proposals(scene: Scene) -> None:
     logits = [r.reshape(-1, *s, 3).permute(0, 3, 1, 2) for r, s in zip(rows, sides, strict=True)]
     codes = [scene.normal(scene.images, 12, *s, std=0.3) for s in sides]
     rpn.head = Outputs((logits, codes))
-    options = rpn.options
 
     def loops() -> list[Detection]:
-        anchors = torch.split(rpn.anchor_generator(batch.size, list(maps.values())), counts)
+        anchors = torch.split(rpn.anchor_generator(batch, list(maps.values()))[0], counts)
         found = []
         for i in range(scene.images):
             boxes, scores, labels = [], [], []
             for level, (logit, code) in enumerate(zip(logits, codes, strict=True)):
                 flat = logit[i].permute(1, 2, 0).flatten()
-                top, index = flat.topk(min(options.pre_nms_top_n_test, len(flat)))
+                top, index = flat.topk(min(rpn.pre_nms_top_n["testing"], len(flat)))
                 decoded = rpn.box_coder.decode(code[i].permute(1, 2, 0).reshape(-1, 4)[index], anchors[level][index])
                 boxes.append(clip_boxes_to_image(decoded, SIZE))
                 scores.append(top.sigmoid())
                 labels.append(torch.full_like(index, level))
             joined = (torch.cat(x) for x in (boxes, scores, labels))
-            limit, threshold = options.post_nms_top_n_test, options.nms_thresh
+            limit, threshold = rpn.post_nms_top_n["testing"], rpn.nms_thresh
             found.append(suppress(*joined, iou_threshold=threshold, limit=limit, min_side=1e-3))
         return found
 
@@ -234,7 +233,7 @@ def regions(scene: Scene) -> None:
         logits = logits * 2  # a class stands out, as the threshold of 0.05 demands
     scores = logits.flatten(0, 1).softmax(dim=1)
     codes, boxes = scene.normal(scene.images * count, CLASSES, 4), [scene.boxes(count) for _ in range(scene.images)]
-    sizes, options = [SIZE] * scene.images, heads.options
+    sizes = [SIZE] * scene.images
 
     def loops() -> list[Detection]:
         found = []
@@ -243,13 +242,13 @@ def regions(scene: Scene) -> None:
             kept, tops, labels = [], [], []
             for label in range(1, CLASSES):
                 score = scores[mine, label]
-                above = torch.where(score > options.score_thresh)[0]
+                above = torch.where(score > heads.score_thresh)[0]
                 decoded = heads.box_coder.decode(codes[mine, label][above], proposed[above])
                 kept.append(clip_boxes_to_image(decoded, SIZE))
                 tops.append(score[above])
                 labels.append(torch.full_like(above, label))
             joined = (torch.cat(x) for x in (kept, tops, labels))
-            limit, threshold = options.detections_per_img, options.nms_thresh
+            limit, threshold = heads.detections_per_img, heads.nms_thresh
             found.append(suppress(*joined, iou_threshold=threshold, limit=limit, min_side=1e-2))
         return found
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from demo.world import CATEGORIES, Frame, portrait, scene
 from zoofleet.models import get_model, mobilenet_v3_small
-from zoofleet.models._features import FeatureExtractor
-from zoofleet.models.segmentation.lraspp import LRASPP, LRASPPHead
+from zoofleet.models._utils import IntermediateLayerGetter
+from zoofleet.models.segmentation.lraspp import LRASPP
 
 TRAINING: Final = 0
 """First number of every seed that training scenes are made from; `HELD_OUT` scenes share none of them."""
@@ -85,10 +85,8 @@ def _portrait_label_maps(seed: int, step: int) -> Batch:
 def _small_segmenter() -> nn.Module:
     """LR-ASPP on MobileNetV3-Small: from label maps its backbone learns shapes far sooner than from classes alone."""
     features = mobilenet_v3_small(weights=None, dilated=True).features
-    backbone = FeatureExtractor(features, {"3": "low", "12": "high"})
-    return LRASPP(
-        backbone=backbone, classifier=LRASPPHead(low_channels=24, high_channels=576, num_classes=len(CATEGORIES) + 1)
-    )
+    backbone = IntermediateLayerGetter(features, {"3": "low", "12": "high"})
+    return LRASPP(backbone, low_channels=24, high_channels=576, num_classes=len(CATEGORIES) + 1)
 
 
 def _classification_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -3,7 +3,18 @@
 Classifiers stand here, the other tasks in `detection`, `optical_flow`, `quantization`, `segmentation` and `video`.
 """
 
-from zoofleet.models import detection, ops, optical_flow, quantization, segmentation, transforms, video
+from zoofleet.models import (
+    detection,
+    feature_extraction,
+    inception,
+    mobilenet,
+    ops,
+    optical_flow,
+    quantization,
+    segmentation,
+    transforms,
+    video,
+)
 from zoofleet.models._registry import (
     get_model,
     get_model_builder,
@@ -71,7 +82,7 @@ from zoofleet.models.googlenet import (
     GoogLeNetOutputs,
     googlenet,
 )
-from zoofleet.models.inception_v3 import (
+from zoofleet.models.inception import (
     Inception3,
     Inception_V3_Weights,
     InceptionOutputs,
@@ -93,8 +104,8 @@ from zoofleet.models.mnasnet import (
     mnasnet1_0,
     mnasnet1_3,
 )
-from zoofleet.models.mobilenet_v2 import MobileNet_V2_Weights, MobileNetV2, mobilenet_v2
-from zoofleet.models.mobilenet_v3 import (
+from zoofleet.models.mobilenetv2 import MobileNet_V2_Weights, MobileNetV2, mobilenet_v2
+from zoofleet.models.mobilenetv3 import (
     MobileNet_V3_Large_Weights,
     MobileNet_V3_Small_Weights,
     MobileNetV3,
@@ -346,11 +357,13 @@ __all__ = [
     "efficientnet_v2_l",
     "efficientnet_v2_m",
     "efficientnet_v2_s",
+    "feature_extraction",
     "get_model",
     "get_model_builder",
     "get_model_weights",
     "get_weight",
     "googlenet",
+    "inception",
     "inception_v3",
     "list_models",
     "maxvit_t",
@@ -358,6 +371,7 @@ __all__ = [
     "mnasnet0_75",
     "mnasnet1_0",
     "mnasnet1_3",
+    "mobilenet",
     "mobilenet_v2",
     "mobilenet_v3_large",
     "mobilenet_v3_small",

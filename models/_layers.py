@@ -18,6 +18,7 @@ __all__ = [
     "SqueezeExcitation",
     "StochasticDepth",
     "make_divisible",
+    "stochastic_depth",
 ]
 
 Layer = Callable[..., nn.Module]
@@ -96,6 +97,34 @@ class Conv3dNormActivation(_ConvNormActivation):
     __doc__ = _ConvNormActivation.__doc__
     _conv = nn.Conv3d
 
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...] = 3,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] | None = None,
+        groups: int = 1,
+        norm_layer: Layer | None = nn.BatchNorm3d,
+        activation_layer: Layer | None = nn.ReLU,
+        dilation: int | tuple[int, ...] = 1,
+        inplace: bool | None = True,
+        bias: bool | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            groups,
+            norm_layer,
+            activation_layer,
+            dilation,
+            inplace,
+            bias,
+        )
+
 
 class SqueezeExcitation(nn.Module):
     """Scale each channel by a gate computed from all channels' means (https://arxiv.org/abs/1709.01507, figure 1).
@@ -137,33 +166,57 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
-class StochasticDepth(nn.Module):
-    """In training, drop a residual branch for some of the batch (https://arxiv.org/abs/1603.09382).
+def stochastic_depth(input: Tensor, p: float, mode: str, training: bool = True) -> Tensor:  # noqa: A002
+    """In training, drop a residual branch (https://arxiv.org/abs/1603.09382).
 
     Args:
-        p: probability that a sample's branch becomes 0; the others are divided by 1 - p.
+        input: (N, ...), floating.
+        p: probability that a branch becomes 0; what is not dropped is divided by 1 - p.
+        mode: `row` to draw for each sample, `batch` for all of them at once.
+        training: without, the input comes back.
+
+    Returns:
+        The same shape.
 
     Raises:
-        InvalidArgumentError: p is not in [0, 1].
+        InvalidArgumentError: p is not in [0, 1], or another mode.
+    """
+    if not 0 <= p <= 1:
+        raise InvalidArgumentError(f"the probability of dropping a branch must be in [0, 1], got {p!r}")
+    if mode not in ("row", "batch"):
+        raise InvalidArgumentError(f"mode must be 'row' or 'batch', got {mode!r}")
+    if not training or p == 0:
+        return input
+    rows = input.shape[0] if mode == "row" else 1
+    kept = torch.empty((rows,) + (1,) * (input.dim() - 1), dtype=input.dtype, device=input.device)  # (N, 1, ...)
+    kept.bernoulli_(1 - p)
+    return input * (kept / (1 - p) if p < 1 else kept)
+
+
+class StochasticDepth(nn.Module):
+    """`stochastic_depth` as a module, active in training.
+
+    Args:
+        p: probability that a branch becomes 0.
+        mode: `row` to draw for each sample, `batch` for all of them at once.
+
+    Raises:
+        InvalidArgumentError: p is not in [0, 1], or another mode.
     """
 
-    def __init__(self, p: float) -> None:
+    def __init__(self, p: float, mode: str = "row") -> None:
         super().__init__()
-        if not 0 <= p <= 1:
-            raise InvalidArgumentError(f"the probability of dropping a branch must be in [0, 1], got {p!r}")
+        stochastic_depth(torch.empty(0), p, mode, training=False)
         self.p = p
+        self.mode = mode
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- the reference's name
         """(N, ...) to the same shape."""
-        if not self.training or self.p == 0:
-            return x
-        kept = torch.empty((len(x),) + (1,) * (x.dim() - 1), dtype=x.dtype, device=x.device)  # (N, 1, ...)
-        kept.bernoulli_(1 - self.p)
-        return x * (kept / (1 - self.p) if self.p < 1 else kept)
+        return stochastic_depth(input, self.p, self.mode, self.training)
 
     def extra_repr(self) -> str:
         """For printing the module."""
-        return f"p={self.p}"
+        return f"p={self.p}, mode={self.mode}"
 
 
 class Permute(nn.Module):
@@ -187,31 +240,40 @@ class Permute(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """A transformer's two linear layers over the last axis, numbered 0 and 3 in the state dict.
+    """Linear layers over the last axis, each but the last with normalisation and activation, and all with dropout.
 
     Args:
-        channels: of the input.
-        hidden_channels: between the layers.
-        activation_layer: between them.
+        in_channels: of the input.
+        hidden_channels: of each layer's output.
+        norm_layer: made with a layer's channels; None for none.
+        activation_layer: between the layers; None for none.
+        inplace: passed to activations and dropout; None for activations that do not take it.
+        bias: of the linear layers.
         dropout: probability after each of them.
-        out_channels: of the output; None for as many as the input has.
     """
 
     def __init__(
         self,
-        channels: int,
-        hidden_channels: int,
-        activation_layer: Layer = nn.GELU,
+        in_channels: int,
+        hidden_channels: Sequence[int],
+        norm_layer: Layer | None = None,
+        activation_layer: Layer | None = nn.ReLU,
+        inplace: bool | None = None,
+        bias: bool = True,
         dropout: float = 0.0,
-        out_channels: int | None = None,
     ) -> None:
-        super().__init__(
-            nn.Linear(channels, hidden_channels),
-            activation_layer(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_channels, channels if out_channels is None else out_channels),
-            nn.Dropout(dropout),
-        )
+        layers: list[nn.Module] = []
+        options = {} if inplace is None else {"inplace": inplace}
+        for i, channels in enumerate(hidden_channels, start=1):
+            layers.append(nn.Linear(in_channels, channels, bias=bias))
+            if i < len(hidden_channels):
+                if norm_layer is not None:
+                    layers.append(norm_layer(channels))
+                if activation_layer is not None:
+                    layers.append(activation_layer(**options))
+            layers.append(nn.Dropout(dropout, **options))
+            in_channels = channels
+        super().__init__(*layers)
 
     def init_xavier(self) -> None:
         """Draw both layers' weights uniformly by fan-in and fan-out, and biases close to zero."""

@@ -26,12 +26,14 @@ from zoofleet.errors import (
 from zoofleet.models._weights import WeightsEnum, defined_weights, fixed_by_weights
 
 __all__ = [
+    "by_name",
     "get_model",
     "get_model_builder",
     "get_model_weights",
     "get_weight",
     "list_models",
     "register_model",
+    "resolve",
 ]
 
 M = TypeVar("M", bound=nn.Module)
@@ -95,12 +97,12 @@ def register_model(
 
         @functools.wraps(fn)
         def build(*args: Any, **kwargs: Any) -> M:
-            kwargs |= _by_name(fn.__name__, parameters, args, kwargs)
+            kwargs |= by_name(fn.__name__, parameters, args, kwargs)
             quantize = bool(kwargs.get("quantize"))
             enum = weights if unquantized is None or quantize else unquantized
-            _resolve(kwargs, "weights", "pretrained", enum)
+            resolve(kwargs, "weights", "pretrained", enum)
             if weights_backbone is not None:
-                _resolve(kwargs, "weights_backbone", "pretrained_backbone", weights_backbone)
+                resolve(kwargs, "weights_backbone", "pretrained_backbone", weights_backbone)
             _fix_num_classes(kwargs)
             return fn(**kwargs)
 
@@ -110,7 +112,7 @@ def register_model(
     return register
 
 
-def _by_name(function: str, parameters: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def by_name(function: str, parameters: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Name positional arguments: builders took them until the weight enums came."""
     if not args:
         return {}
@@ -129,7 +131,7 @@ def _by_name(function: str, parameters: list[str], args: tuple[Any, ...], kwargs
     return named
 
 
-def _resolve(kwargs: dict[str, Any], param: str, old: str, enum: type[WeightsEnum]) -> None:
+def resolve(kwargs: dict[str, Any], param: str, old: str, enum: type[WeightsEnum]) -> None:
     """Replace `kwargs[param]`, or its predecessor `kwargs[old]`, by a member of `enum` or None."""
     if old in kwargs or isinstance(kwargs.get(param), bool):
         if old in kwargs and param in kwargs:

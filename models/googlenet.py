@@ -77,7 +77,7 @@ def from_imagenet_scale(x: Tensor) -> Tensor:
     )
 
 
-class _Inception(nn.Module):
+class Inception(nn.Module):
     """Figure 2b of the paper: four branches side by side.
 
     Args:
@@ -117,12 +117,25 @@ class _Inception(nn.Module):
         return out
 
 
-class _AuxiliaryHead(nn.Module):
-    """A classifier on an intermediate result, which feeds gradients to the early layers in training."""
+class InceptionAux(nn.Module):
+    """A classifier on an intermediate result, which feeds gradients to the early layers in training.
 
-    def __init__(self, in_channels: int, num_classes: int, dropout: float) -> None:
+    Args:
+        in_channels: channels of the result.
+        num_classes: length of the output.
+        conv_block: makes a convolution as `BasicConv2d`, which is what None means.
+        dropout: probability before the last layer.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        conv_block: Callable[..., nn.Module] | None = None,
+        dropout: float = 0.7,
+    ) -> None:
         super().__init__()
-        self.conv = BasicConv2d(in_channels, 128, 1)
+        self.conv = (conv_block or BasicConv2d)(in_channels, 128, kernel_size=1)
         self.fc1 = nn.Linear(128 * 4 * 4, 1024)
         self.fc2 = nn.Linear(1024, num_classes)
         self.dropout = nn.Dropout(dropout)
@@ -165,19 +178,19 @@ class GoogLeNet(nn.Module):
         self.conv2 = BasicConv2d(64, 64, 1)
         self.conv3 = BasicConv2d(64, 192, 3, padding=1)
         self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.inception3a = _Inception(192, 64, 96, 128, 16, 32, 32, concat)
-        self.inception3b = _Inception(256, 128, 128, 192, 32, 96, 64, concat)
+        self.inception3a = Inception(192, 64, 96, 128, 16, 32, 32, concat)
+        self.inception3b = Inception(256, 128, 128, 192, 32, 96, 64, concat)
         self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.inception4a = _Inception(480, 192, 96, 208, 16, 48, 64, concat)
-        self.inception4b = _Inception(512, 160, 112, 224, 24, 64, 64, concat)
-        self.inception4c = _Inception(512, 128, 128, 256, 24, 64, 64, concat)
-        self.inception4d = _Inception(512, 112, 144, 288, 32, 64, 64, concat)
-        self.inception4e = _Inception(528, 256, 160, 320, 32, 128, 128, concat)
+        self.inception4a = Inception(480, 192, 96, 208, 16, 48, 64, concat)
+        self.inception4b = Inception(512, 160, 112, 224, 24, 64, 64, concat)
+        self.inception4c = Inception(512, 128, 128, 256, 24, 64, 64, concat)
+        self.inception4d = Inception(512, 112, 144, 288, 32, 64, 64, concat)
+        self.inception4e = Inception(528, 256, 160, 320, 32, 128, 128, concat)
         self.maxpool4 = nn.MaxPool2d(2, stride=2, ceil_mode=True)
-        self.inception5a = _Inception(832, 256, 160, 320, 32, 128, 128, concat)
-        self.inception5b = _Inception(832, 384, 192, 384, 48, 128, 128, concat)
-        self.aux1 = _AuxiliaryHead(512, num_classes, dropout_aux) if aux_logits else None
-        self.aux2 = _AuxiliaryHead(528, num_classes, dropout_aux) if aux_logits else None
+        self.inception5a = Inception(832, 256, 160, 320, 32, 128, 128, concat)
+        self.inception5b = Inception(832, 384, 192, 384, 48, 128, 128, concat)
+        self.aux1 = InceptionAux(512, num_classes, dropout=dropout_aux) if aux_logits else None
+        self.aux2 = InceptionAux(528, num_classes, dropout=dropout_aux) if aux_logits else None
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(1024, num_classes)

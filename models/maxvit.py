@@ -164,7 +164,7 @@ class PartitionAttentionLayer(nn.Module):
         size, side = x.shape[1:3], self.partition_size
         # A grid takes one token, at the same place, from each of the cells into which it divides the map.
         window = [s // side for s in size] if self.over_grid else [side, side]
-        x = split_windows(x, window).reshape(len(x), -1, window[0] * window[1], x.shape[-1])  # (N, windows, L, C)
+        x = split_windows(x, window).reshape(x.shape[0], -1, window[0] * window[1], x.shape[-1])  # (N, windows, L, C)
         if self.over_grid:
             x = x.transpose(1, 2)  # (N, grids, side * side, C)
         x = x + self.stochastic_dropout(self.attn_layer(x))

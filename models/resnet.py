@@ -33,6 +33,8 @@ __all__ = [
     "ResNet152_Weights",
     "Wide_ResNet50_2_Weights",
     "Wide_ResNet101_2_Weights",
+    "conv1x1",
+    "conv3x3",
     "resnet18",
     "resnet34",
     "resnet50",
@@ -46,10 +48,11 @@ __all__ = [
 ]
 
 
-def _conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv2d:
+def conv3x3(in_planes: int, out_planes: int, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution without bias that keeps the size but for its stride."""
     return nn.Conv2d(
-        in_channels,
-        out_channels,
+        in_planes,
+        out_planes,
         kernel_size=3,
         stride=stride,
         padding=dilation,
@@ -59,22 +62,23 @@ def _conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int =
     )
 
 
-def _conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+def conv1x1(in_planes: int, out_planes: int, stride: int = 1) -> nn.Conv2d:
+    """A 1x1 convolution without bias."""
+    return nn.Conv2d(in_planes, out_planes, kernel_size=1, stride=stride, bias=False)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut: (N, in_channels, H, W) to (N, planes, H/stride, W/stride).
+    """Two 3x3 convolutions with a shortcut: (N, inplanes, H, W) to (N, planes, H/stride, W/stride).
 
     Args:
-        in_channels: channels of the input.
+        inplanes: channels of the input.
         planes: channels of the output.
         stride: of the first convolution.
         downsample: the shortcut, where input and output differ in shape.
         groups: must be 1; only `Bottleneck` has groups.
         base_width: must be 64; only `Bottleneck` can be wider.
         dilation: must be 1; only `Bottleneck` can be dilated.
-        norm_layer: made with the number of channels.
+        norm_layer: made with the number of channels; None for batch norm.
 
     Raises:
         InvalidArgumentError: groups, base_width or dilation other than that.
@@ -84,29 +88,30 @@ class BasicBlock(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
+        inplanes: int,
         planes: int,
         stride: int = 1,
         downsample: nn.Module | None = None,
         groups: int = 1,
         base_width: int = 64,
         dilation: int = 1,
-        norm_layer: Layer = nn.BatchNorm2d,
+        norm_layer: Layer | None = None,
     ) -> None:
         super().__init__()
         if (groups, base_width, dilation) != (1, 64, 1):
             raise InvalidArgumentError(
                 f"BasicBlock has groups=1, base_width=64, dilation=1; got {groups}, {base_width}, {dilation}"
             )
-        self.conv1 = _conv3x3(in_channels, planes, stride)
+        norm_layer = nn.BatchNorm2d if norm_layer is None else norm_layer
+        self.conv1 = conv3x3(inplanes, planes, stride)
         self.bn1 = norm_layer(planes)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = _conv3x3(planes, planes)
+        self.conv2 = conv3x3(planes, planes)
         self.bn2 = norm_layer(planes)
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, planes, H/stride, W/stride)."""
+        """(N, inplanes, H, W) to (N, planes, H/stride, W/stride)."""
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
         out: Tensor = self.relu(self.bn2(self.conv2(y)) + shortcut)
@@ -117,42 +122,43 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions with a shortcut.
 
     Args:
-        in_channels: channels of the input.
+        inplanes: channels of the input.
         planes: a quarter of the output's channels; the 3x3 convolution has `planes * base_width / 64 * groups`.
         stride: of the 3x3 convolution.
         downsample: the shortcut, where input and output differ in shape.
         groups: of the 3x3 convolution.
         base_width: channels of each group in the first stage.
         dilation: of the 3x3 convolution.
-        norm_layer: made with the number of channels.
+        norm_layer: made with the number of channels; None for batch norm.
     """
 
     expansion: ClassVar[int] = 4
 
     def __init__(
         self,
-        in_channels: int,
+        inplanes: int,
         planes: int,
         stride: int = 1,
         downsample: nn.Module | None = None,
         groups: int = 1,
         base_width: int = 64,
         dilation: int = 1,
-        norm_layer: Layer = nn.BatchNorm2d,
+        norm_layer: Layer | None = None,
     ) -> None:
         super().__init__()
+        norm_layer = nn.BatchNorm2d if norm_layer is None else norm_layer
         width = int(planes * (base_width / 64)) * groups
-        self.conv1 = _conv1x1(in_channels, width)
+        self.conv1 = conv1x1(inplanes, width)
         self.bn1 = norm_layer(width)
-        self.conv2 = _conv3x3(width, width, stride, groups, dilation)
+        self.conv2 = conv3x3(width, width, stride, groups, dilation)
         self.bn2 = norm_layer(width)
-        self.conv3 = _conv1x1(width, planes * self.expansion)
+        self.conv3 = conv1x1(width, planes * self.expansion)
         self.bn3 = norm_layer(planes * self.expansion)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, 4 * planes, H/stride, W/stride)."""
+        """(N, inplanes, H, W) to (N, 4 * planes, H/stride, W/stride)."""
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
@@ -218,7 +224,7 @@ class ResNet(nn.Module):
             out = planes * block.expansion
             downsample = None
             if stride != 1 or channels != out:
-                downsample = nn.Sequential(_conv1x1(channels, out, stride), norm(out))
+                downsample = nn.Sequential(conv1x1(channels, out, stride), norm(out))
             stage = [build(channels, planes, stride, downsample, first)]
             stage += [build(out, planes, 1, None, dilation) for _ in range(1, blocks)]
             stages.append(nn.Sequential(*stage))

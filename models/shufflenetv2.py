@@ -41,39 +41,39 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
 
 
 class InvertedResidual(nn.Module):
-    """Figures 3c and 3d of the paper: (N, in_channels, H, W) to (N, out_channels, H/stride, W/stride).
+    """Figures 3c and 3d of the paper: (N, inp, H, W) to (N, oup, H/stride, W/stride).
 
     With stride 1 the first half of the channels passes unchanged; otherwise it has a branch of its own.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output, even.
+        inp: channels of the input.
+        oup: channels of the output, even.
         stride: 1, 2 or 3.
 
     Raises:
         InvalidArgumentError: another stride, or stride 1 with different numbers of channels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, inp: int, oup: int, stride: int) -> None:
         super().__init__()
-        if not 1 <= stride <= 3 or out_channels % 2 or (stride == 1 and in_channels != out_channels):
+        if not 1 <= stride <= 3 or oup % 2 or (stride == 1 and inp != oup):
             raise InvalidArgumentError(
-                "a block takes stride 1 with in_channels = out_channels, or 2 or 3, and even out_channels; got "
-                f"in_channels={in_channels!r}, out_channels={out_channels!r}, stride={stride!r}"
+                "a block takes stride 1 with inp = oup, or 2 or 3, and even oup; got "
+                f"inp={inp!r}, oup={oup!r}, stride={stride!r}"
             )
         self.stride = stride
-        half = out_channels // 2
+        half = oup // 2
         self.branch1 = nn.Sequential()
         if stride > 1:
             self.branch1 = nn.Sequential(
-                nn.Conv2d(in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False),
-                nn.BatchNorm2d(in_channels),
-                nn.Conv2d(in_channels, half, 1, bias=False),
+                nn.Conv2d(inp, inp, 3, stride, padding=1, groups=inp, bias=False),
+                nn.BatchNorm2d(inp),
+                nn.Conv2d(inp, half, 1, bias=False),
                 nn.BatchNorm2d(half),
                 nn.ReLU(inplace=True),
             )
         self.branch2 = nn.Sequential(
-            nn.Conv2d(in_channels if stride > 1 else half, half, 1, bias=False),
+            nn.Conv2d(inp if stride > 1 else half, half, 1, bias=False),
             nn.BatchNorm2d(half),
             nn.ReLU(inplace=True),
             nn.Conv2d(half, half, 3, stride, padding=1, groups=half, bias=False),
@@ -84,7 +84,7 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H/stride, W/stride)."""
+        """(N, inp, H, W) to (N, oup, H/stride, W/stride)."""
         first, second = x.chunk(2, dim=1) if self.stride == 1 else (x, x)
         return channel_shuffle(torch.cat((self.branch1(first), self.branch2(second)), dim=1), 2)
 

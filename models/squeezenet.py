@@ -27,25 +27,26 @@ __all__ = [
 
 
 class Fire(nn.Module):
-    """Squeeze by 1x1, expand by 1x1 and 3x3 side by side: (N, in_channels, H, W) to (N, 2 * expand, H, W).
+    """Squeeze by 1x1, expand by 1x1 and 3x3 side by side: (N, inplanes, H, W) to the sum of both planes.
 
     Args:
-        in_channels: channels of the input.
-        squeeze: channels between.
-        expand: channels of each of the two expanding convolutions.
+        inplanes: channels of the input.
+        squeeze_planes: channels between.
+        expand1x1_planes: channels of the expanding 1x1 convolution.
+        expand3x3_planes: channels of the expanding 3x3 convolution.
     """
 
-    def __init__(self, in_channels: int, squeeze: int, expand: int) -> None:
+    def __init__(self, inplanes: int, squeeze_planes: int, expand1x1_planes: int, expand3x3_planes: int) -> None:
         super().__init__()
-        self.squeeze = nn.Conv2d(in_channels, squeeze, kernel_size=1)
+        self.squeeze = nn.Conv2d(inplanes, squeeze_planes, kernel_size=1)
         self.squeeze_activation = nn.ReLU(inplace=True)
-        self.expand1x1 = nn.Conv2d(squeeze, expand, kernel_size=1)
+        self.expand1x1 = nn.Conv2d(squeeze_planes, expand1x1_planes, kernel_size=1)
         self.expand1x1_activation = nn.ReLU(inplace=True)
-        self.expand3x3 = nn.Conv2d(squeeze, expand, kernel_size=3, padding=1)
+        self.expand3x3 = nn.Conv2d(squeeze_planes, expand3x3_planes, kernel_size=3, padding=1)
         self.expand3x3_activation = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, 2 * expand, H, W)."""
+        """(N, inplanes, H, W) to (N, expand1x1_planes + expand3x3_planes, H, W)."""
         x = self.squeeze_activation(self.squeeze(x))
         return torch.cat(
             [self.expand1x1_activation(self.expand1x1(x)), self.expand3x3_activation(self.expand3x3(x))], 1
@@ -75,32 +76,32 @@ class SqueezeNet(nn.Module):
                 nn.Conv2d(3, 96, kernel_size=7, stride=2),
                 nn.ReLU(inplace=True),
                 _pool(),
-                Fire(96, 16, 64),
-                Fire(128, 16, 64),
-                Fire(128, 32, 128),
+                Fire(96, 16, 64, 64),
+                Fire(128, 16, 64, 64),
+                Fire(128, 32, 128, 128),
                 _pool(),
-                Fire(256, 32, 128),
-                Fire(256, 48, 192),
-                Fire(384, 48, 192),
-                Fire(384, 64, 256),
+                Fire(256, 32, 128, 128),
+                Fire(256, 48, 192, 192),
+                Fire(384, 48, 192, 192),
+                Fire(384, 64, 256, 256),
                 _pool(),
-                Fire(512, 64, 256),
+                Fire(512, 64, 256, 256),
             )
         elif version == "1_1":
             self.features = nn.Sequential(
                 nn.Conv2d(3, 64, kernel_size=3, stride=2),
                 nn.ReLU(inplace=True),
                 _pool(),
-                Fire(64, 16, 64),
-                Fire(128, 16, 64),
+                Fire(64, 16, 64, 64),
+                Fire(128, 16, 64, 64),
                 _pool(),
-                Fire(128, 32, 128),
-                Fire(256, 32, 128),
+                Fire(128, 32, 128, 128),
+                Fire(256, 32, 128, 128),
                 _pool(),
-                Fire(256, 48, 192),
-                Fire(384, 48, 192),
-                Fire(384, 64, 256),
-                Fire(512, 64, 256),
+                Fire(256, 48, 192, 192),
+                Fire(384, 48, 192, 192),
+                Fire(384, 64, 256, 256),
+                Fire(512, 64, 256, 256),
             )
         else:
             raise InvalidArgumentError(f"SqueezeNet has the versions '1_0' and '1_1', got {version!r}")

@@ -63,7 +63,7 @@ def relative_position_index(window_size: Sequence[int]) -> Tensor:
 def split_windows(x: Tensor, window_size: Sequence[int]) -> Tensor:
     """(N, *size, C) to (N * windows, L, C), where the window's sides divide `size`."""
     shape = [n for s, w in zip(x.shape[1:-1], window_size, strict=True) for n in (s // w, w)]
-    x = x.reshape(len(x), *shape, x.shape[-1])  # (N, windows on axis 1, w1, windows on axis 2, w2, ..., C)
+    x = x.reshape(x.shape[0], *shape, x.shape[-1])  # (N, windows on axis 1, w1, windows on axis 2, w2, ..., C)
     outer, inner = range(1, x.ndim - 1, 2), range(2, x.ndim - 1, 2)
     x = x.permute(0, *outer, *inner, x.ndim - 1)  # (N, windows on each axis, *window_size, C)
     return x.reshape(-1, math.prod(window_size), x.shape[-1])  # (N * windows, L, C)
@@ -75,7 +75,7 @@ def join_windows(x: Tensor, window_size: Sequence[int], size: Sequence[int]) -> 
     x = x.reshape(-1, *(s // w for s, w in zip(size, window_size, strict=True)), *window_size, x.shape[-1])
     pairs = [axis for i in range(1, axes + 1) for axis in (i, axes + i)]
     x = x.permute(0, *pairs, 2 * axes + 1)  # (N, windows on axis 1, w1, windows on axis 2, w2, ..., C)
-    return x.reshape(len(x), *size, x.shape[-1])  # (N, *size, C)
+    return x.reshape(x.shape[0], *size, x.shape[-1])  # (N, *size, C)
 
 
 def _shift_mask(size: Sequence[int], window_size: Sequence[int], shift: Sequence[int], like: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class ShiftedWindowAttention(nn.Module):
         bias = self._position_bias(x.shape[1]).to(q.dtype)  # (num_heads, L, L)
         if any(shift):
             masks = bias + _shift_mask(padded, window, shift, like=bias)[:, None]  # (windows, num_heads, L, L)
-            bias = masks.repeat(len(x) // len(masks), 1, 1, 1)  # (N * windows, num_heads, L, L)
+            bias = masks.repeat(x.shape[0] // masks.shape[0], 1, 1, 1)  # (N * windows, num_heads, L, L)
         dropout = self.attention_dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=1.0)  # (N * windows, num_heads, L, C)
         y = self.proj(y.transpose(1, 2).flatten(2))  # (N * windows, L, dim)
@@ -248,7 +248,7 @@ class SwinTransformerBlock(nn.Module):
         )
         self.stochastic_depth = StochasticDepth(stochastic_depth_prob)
         self.norm2 = norm_layer(dim)
-        self.mlp = MLP(dim, int(dim * mlp_ratio), dropout=dropout)
+        self.mlp = MLP(dim, [int(dim * mlp_ratio), dim], activation_layer=nn.GELU, dropout=dropout)
         self.mlp.init_xavier()
 
     def forward(self, x: Tensor) -> Tensor:

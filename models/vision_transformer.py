@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
@@ -70,7 +70,7 @@ class EncoderBlock(nn.Module):
         self.self_attention = nn.MultiheadAttention(hidden_dim, num_heads, dropout=attention_dropout, batch_first=True)
         self.dropout = nn.Dropout(dropout)
         self.ln_2 = norm_layer(hidden_dim)
-        self.mlp = MLP(hidden_dim, mlp_dim, dropout=dropout)
+        self.mlp = MLP(hidden_dim, [mlp_dim, hidden_dim], activation_layer=nn.GELU, dropout=dropout)
         self.mlp.init_xavier()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,6 +143,14 @@ class ConvStemConfig:
     stride: int
     norm_layer: Layer = nn.BatchNorm2d
     activation_layer: Layer = nn.ReLU
+
+
+fx.wrap("_check_images")  # a branch that torch.fx would not trace
+
+
+def _check_images(x: Tensor, side: int) -> None:
+    if x.ndim != 4 or x.shape[2:] != (side, side):
+        raise InvalidArgumentError(f"images of shape {tuple(x.shape)}: the model takes (N, 3, {side}, {side})")
 
 
 class VisionTransformer(nn.Module):
@@ -237,12 +245,9 @@ class VisionTransformer(nn.Module):
         Raises:
             InvalidArgumentError: images of another size.
         """
-        if x.ndim != 4 or x.shape[2:] != (self.image_size, self.image_size):
-            raise InvalidArgumentError(
-                f"images of shape {tuple(x.shape)}: the model takes (N, 3, {self.image_size}, {self.image_size})"
-            )
+        _check_images(x, self.image_size)
         patches = self.conv_proj(x).flatten(2).mT  # (N, L - 1, hidden_dim)
-        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1)  # (N, L, hidden_dim)
+        tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), patches], dim=1)  # (N, L, hidden_dim)
         logits: Tensor = self.heads(self.encoder(tokens)[:, 0])
         return logits
 

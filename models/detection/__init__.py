@@ -1,8 +1,8 @@
 """Object detection models: images of any sizes in, boxes, masks and keypoints in their own coordinates out."""
 
-from zoofleet.models.detection._anchors import AnchorGenerator, DefaultBoxGenerator
 from zoofleet.models.detection._detector import Detector
 from zoofleet.models.detection._masks import paste_masks
+from zoofleet.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from zoofleet.models.detection.faster_rcnn import (
     FasterRCNN,
     FasterRCNN_MobileNet_V3_Large_320_FPN_Weights,

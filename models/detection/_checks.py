@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models.detection._transform import Target
+
+if TYPE_CHECKING:
+    from zoofleet.models.detection.transform import Target
 
 __all__ = [
+    "check_classes",
+    "check_counts",
+    "check_fractions",
     "check_images",
     "check_labels",
-    "check_ranges",
+    "check_options",
     "check_targets",
-    "options_from",
+    "out_channels",
     "positive",
 ]
-
-T = TypeVar("T")
 
 
 def check_images(images: object, channels: int) -> None:
@@ -111,18 +114,25 @@ def check_labels(targets: Sequence[Target], num_classes: int) -> None:
         raise InvalidArgumentError(f"labels must be in [0, {num_classes}), got {int(bad[0])}")
 
 
-def check_ranges(options: Any) -> None:
-    """Demand fractions and thresholds in [0, 1] and positive counts of an options dataclass.
+def check_fractions(**values: Any) -> None:
+    """Demand thresholds and shares in [0, 1].
 
     Raises:
         InvalidArgumentError: the first value outside.
     """
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if field.type == "float" and not (isinstance(value, int | float) and 0 <= value <= 1):
-            raise InvalidArgumentError(f"{field.name} must be in [0, 1], got {value!r}")
-        if field.type == "int":
-            positive(field.name, value)
+    for name, value in values.items():
+        if not (isinstance(value, int | float) and 0 <= value <= 1):
+            raise InvalidArgumentError(f"{name} must be in [0, 1], got {value!r}")
+
+
+def check_counts(**values: Any) -> None:
+    """Demand positive integers.
+
+    Raises:
+        InvalidArgumentError: the first value that is none.
+    """
+    for name, value in values.items():
+        positive(name, value)
 
 
 def positive(name: str, value: Any) -> int:
@@ -136,15 +146,43 @@ def positive(name: str, value: Any) -> int:
     return value
 
 
-def options_from(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> tuple[T, dict[str, Any]]:
-    """Make an options dataclass of those values that are its fields' names with the prefix.
+def check_options(detector: type, options: Mapping[str, Any]) -> None:
+    """Demand that a detector's further options are those of `GeneralizedRCNNTransform` that it does not set itself.
 
-    Returns:
-        The options, and the values that are left over.
+    Raises:
+        InvalidArgumentError: another name; the message lists the detector's.
     """
-    names = {prefix + field.name: field.name for field in fields(cls)}  # type: ignore[arg-type]
-    rest = {key: value for key, value in values.items() if key not in names}
-    return cls(**{names[key]: value for key, value in values.items() if key in names}), rest
+    unknown = sorted(options.keys() - {"size_divisible", "fixed_size"})
+    if unknown:
+        known = [name for name in inspect.signature(detector).parameters if name != "options"]
+        raise InvalidArgumentError(f"no option is named {', '.join(unknown)}; those of the detector are {known}")
+
+
+def check_classes(num_classes: int | None, part: str, given: nn.Module | None) -> None:
+    """Demand a number of classes where a detector makes the part that depends on it, and none where it is given.
+
+    Raises:
+        InvalidArgumentError: both, neither, or a number that is not positive.
+    """
+    if given is None:
+        positive("num_classes", num_classes)
+    elif num_classes is not None:
+        raise InvalidArgumentError(f"num_classes must be None where {part} is given, got {num_classes!r}")
+
+
+def out_channels(backbone: nn.Module) -> int:
+    """The number of channels of a backbone's maps, which detectors read from `backbone.out_channels`.
+
+    Raises:
+        InvalidArgumentError: it has no such attribute.
+    """
+    channels = getattr(backbone, "out_channels", None)
+    if not isinstance(channels, int):
+        raise InvalidArgumentError(
+            f"a detector's backbone needs an attribute out_channels, the channels of each of its maps; "
+            f"{type(backbone).__name__} has {channels!r}"
+        )
+    return channels
 
 
 def _kind(value: object) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from zoofleet.models.detection._checks import check_images, check_targets
-from zoofleet.models.detection._transform import Detection, DetectionTransform, ImageBatch, Target
+from zoofleet.models.detection.image_list import ImageList
+from zoofleet.models.detection.transform import Detection, GeneralizedRCNNTransform, Target
 
 __all__ = ["Detector"]
 
@@ -21,7 +22,7 @@ class Detector(nn.Module):
         transform: makes batches of images, and brings results back.
     """
 
-    def __init__(self, backbone: nn.Module, transform: DetectionTransform) -> None:
+    def __init__(self, backbone: nn.Module, transform: GeneralizedRCNNTransform) -> None:
         super().__init__()
         self.backbone = backbone
         self.transform = transform
@@ -53,10 +54,11 @@ class Detector(nn.Module):
         Raises:
             InvalidArgumentError: the images are not what they must be.
         """
-        check_images(images, len(self.transform.mean))
-        batch = self.transform.batch(images)
+        check_images(images, len(self.transform.image_mean))
+        batch, _ = self.transform(images)
         detections = self._detect(batch, self._features(batch))
-        return self.transform.restore(detections, batch, paste_masks=paste_masks)
+        originals = [(image.shape[-2], image.shape[-1]) for image in images]
+        return self.transform.postprocess(detections, batch.image_sizes, originals, paste_masks=paste_masks)
 
     def losses(self, images: Sequence[Tensor], targets: Sequence[Target] | None) -> dict[str, Tensor]:
         """Training losses, to be summed.
@@ -76,23 +78,23 @@ class Detector(nn.Module):
         Raises:
             InvalidArgumentError: images or targets are not what they must be.
         """
-        check_images(images, len(self.transform.mean))
+        check_images(images, len(self.transform.image_mean))
         checked = check_targets(images, targets)
         self._check_targets(checked)
-        batch, resized = self.transform.training_batch(images, checked)
+        batch, resized = self.transform(images, checked)
         return self._losses(batch, self._features(batch), resized)
 
-    def _features(self, batch: ImageBatch) -> dict[str, Tensor]:
-        features: dict[str, Tensor] | Tensor = self.backbone(batch.tensor)
+    def _features(self, batch: ImageList) -> dict[str, Tensor]:
+        features: dict[str, Tensor] | Tensor = self.backbone(batch.tensors)
         return {"0": features} if isinstance(features, Tensor) else features
 
     def _check_targets(self, targets: Sequence[Target]) -> None:
         """Demand what a family needs besides boxes and labels, and the range of the labels."""
 
     @abstractmethod
-    def _detect(self, batch: ImageBatch, features: dict[str, Tensor]) -> list[Detection]:
+    def _detect(self, batch: ImageList, features: dict[str, Tensor]) -> list[Detection]:
         """Detections in coordinates of the batch."""
 
     @abstractmethod
-    def _losses(self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+    def _losses(self, batch: ImageList, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         """Losses against targets in coordinates of the batch."""

@@ -27,10 +27,10 @@ def xavier_init(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def rare_object_init(logits: nn.Conv2d) -> None:
-    """`normal_init` of a layer of logits, whose bias says that one place in 100 is an object.
+def rare_object_init(logits: nn.Conv2d, prior_probability: float) -> None:
+    """`normal_init` of a layer of logits, whose bias says that this share of places is an object.
 
     Else the background would drown everything else when training starts: arXiv:1708.02002, section 3.3.
     """
     normal_init(logits)
-    nn.init.constant_(logits.bias, -math.log((1 - 0.01) / 0.01))  # type: ignore[arg-type]
+    nn.init.constant_(logits.bias, -math.log((1 - prior_probability) / prior_probability))  # type: ignore[arg-type]

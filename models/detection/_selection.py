@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoofleet.models.detection._boxes import at_least_float32
-from zoofleet.models.detection._transform import Detection
+from zoofleet.models.detection.transform import Detection
 from zoofleet.models.ops import batched_nms, remove_small_boxes
 
 __all__ = ["Candidates", "best_of_classes", "best_of_maps", "choose"]

@@ -6,7 +6,7 @@ second versions: Li et al., "Benchmarking Detection Transfer Learning with Visio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,16 +17,14 @@ from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.detection._anchors import AnchorGenerator
-from zoofleet.models.detection._backbones import drop_norm_eps, mobilenet_v3_large_fpn, resnet50_fpn
-from zoofleet.models.detection._checkpoints import upgrade_keys_hook
-from zoofleet.models.detection._checks import options_from, positive
-from zoofleet.models.detection._detector import Detector
-from zoofleet.models.detection._options import resizing_transform
-from zoofleet.models.detection._transform import Detection, ImageBatch, Target
-from zoofleet.models.detection.roi_heads import RoIHeads, RoIOptions
-from zoofleet.models.detection.rpn import RegionProposalNetwork, RPNHead, RPNOptions
-from zoofleet.models.mobilenet_v3 import MobileNet_V3_Large_Weights
+from zoofleet.models.detection._checks import check_classes, check_options, out_channels, positive
+from zoofleet.models.detection.anchor_utils import AnchorGenerator
+from zoofleet.models.detection.backbone_utils import drop_norm_eps, mobilenet_v3_large_fpn, resnet50_fpn
+from zoofleet.models.detection.generalized_rcnn import GeneralizedRCNN
+from zoofleet.models.detection.roi_heads import RoIHeads
+from zoofleet.models.detection.rpn import RegionProposalNetwork, RPNHead
+from zoofleet.models.detection.transform import IMAGENET_MEAN, IMAGENET_STD, GeneralizedRCNNTransform
+from zoofleet.models.mobilenetv3 import MobileNet_V3_Large_Weights
 from zoofleet.models.ops import MultiScaleRoIAlign
 from zoofleet.models.resnet import ResNet50_Weights
 
@@ -48,7 +46,8 @@ __all__ = [
 ]
 
 
-_ANCHORS = AnchorGenerator(sizes=((32,), (64,), (128,), (256,), (512,)), aspect_ratios=((0.5, 1.0, 2.0),) * 5)
+def _anchors() -> AnchorGenerator:
+    return AnchorGenerator(sizes=((32,), (64,), (128,), (256,), (512,)), aspect_ratios=((0.5, 1.0, 2.0),) * 5)
 
 
 class TwoMLPHead(nn.Module):
@@ -70,26 +69,37 @@ class TwoMLPHead(nn.Module):
 
 
 class FastRCNNConvFCHead(nn.Sequential):
-    """Convolutions with batch norm, then one fully connected layer, over a pooled region.
+    """Convolutions, then fully connected layers, over a pooled region.
 
     Args:
-        in_channels: channels of the region.
-        side: cells of the region along each axis.
+        input_size: channels, height and width of the region.
         conv_layers: channels of each convolution.
-        representation_size: values out.
+        fc_layers: values out of each fully connected layer.
+        norm_layer: after each convolution; None for none.
     """
 
-    def __init__(self, in_channels: int, side: int, conv_layers: Sequence[int], representation_size: int) -> None:
+    def __init__(
+        self,
+        input_size: tuple[int, int, int],
+        conv_layers: Sequence[int],
+        fc_layers: Sequence[int],
+        norm_layer: Callable[..., nn.Module] | None = None,
+    ) -> None:
+        in_channels, height, width = input_size
         channels = [in_channels, *conv_layers]
-        super().__init__(
-            *(Conv2dNormActivation(before, after) for before, after in pairwise(channels)),
+        values = [channels[-1] * height * width, *fc_layers]
+        layers: list[nn.Module] = [
+            *(Conv2dNormActivation(before, after, norm_layer=norm_layer) for before, after in pairwise(channels)),
             nn.Flatten(),
-            nn.Linear(channels[-1] * side * side, representation_size),
-            nn.ReLU(inplace=True),
-        )
+        ]
+        for before, after in pairwise(values):
+            layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+        super().__init__(*layers)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
 
 class FastRCNNPredictor(nn.Module):
@@ -111,20 +121,40 @@ class FastRCNNPredictor(nn.Module):
         return self.cls_score(x), self.bbox_pred(x)
 
 
-class FasterRCNN(Detector):
+class FasterRCNN(GeneralizedRCNN):
     """Faster R-CNN. `Detector` says what goes in and out.
 
     Args:
-        backbone: maps (N, 3, H, W) to a dict of feature maps of `backbone.out_channels` channels each.
-        num_classes: background among them.
+        backbone: maps (N, 3, H, W) to a dict of feature maps of `backbone.out_channels` channels each, or to one map.
+        num_classes: background among them; None where `box_predictor` is given.
+        min_size: pixels of the resized images' shorter side, or several of which training draws one.
+        max_size: most pixels of their longer side.
+        image_mean: of each channel; None for ImageNet's.
+        image_std: of each channel; None for ImageNet's.
         rpn_anchor_generator: None for one size and three aspect ratios on each of five maps.
         rpn_head: None for one convolution.
+        rpn_pre_nms_top_n_train: candidates of each map that enter non-maximum suppression, in training.
+        rpn_pre_nms_top_n_test: the same in inference.
+        rpn_post_nms_top_n_train: proposals of each image, in training.
+        rpn_post_nms_top_n_test: the same in inference.
+        rpn_nms_thresh: these `rpn_` are as for `RegionProposalNetwork`.
+        rpn_fg_iou_thresh: see there.
+        rpn_bg_iou_thresh: see there.
+        rpn_batch_size_per_image: see there.
+        rpn_positive_fraction: see there.
+        rpn_score_thresh: see there.
         box_roi_pool: None for 7 x 7 cells from the maps `0`..`3`.
         box_head: None for two layers of 1024.
         box_predictor: None for one layer each for classes and codes.
-        options: `min_size` (800, or a sequence that training draws from) and `max_size` (1333) of the resized images;
-            `image_mean`, `image_std`; `bbox_reg_weights` (10, 10, 5, 5); the fields of `RPNOptions` with the prefix
-            `rpn_`; those of `RoIOptions` with the prefix `box_`.
+        box_score_thresh: these `box_` are as for `RoIHeads`.
+        box_nms_thresh: see there.
+        box_detections_per_img: see there.
+        box_fg_iou_thresh: see there.
+        box_bg_iou_thresh: see there.
+        box_batch_size_per_image: see there.
+        box_positive_fraction: see there.
+        bbox_reg_weights: see there.
+        options: `size_divisible` and `fixed_size` of `GeneralizedRCNNTransform`.
 
     Raises:
         InvalidArgumentError: an option that is not there, or a value that it cannot take.
@@ -133,44 +163,75 @@ class FasterRCNN(Detector):
     def __init__(
         self,
         backbone: nn.Module,
-        num_classes: int,
-        *,
+        num_classes: int | None = None,
+        min_size: int | Sequence[int] = 800,
+        max_size: int = 1333,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
         rpn_anchor_generator: AnchorGenerator | None = None,
         rpn_head: nn.Module | None = None,
+        rpn_pre_nms_top_n_train: int = 2000,
+        rpn_pre_nms_top_n_test: int = 1000,
+        rpn_post_nms_top_n_train: int = 2000,
+        rpn_post_nms_top_n_test: int = 1000,
+        rpn_nms_thresh: float = 0.7,
+        rpn_fg_iou_thresh: float = 0.7,
+        rpn_bg_iou_thresh: float = 0.3,
+        rpn_batch_size_per_image: int = 256,
+        rpn_positive_fraction: float = 0.5,
+        rpn_score_thresh: float = 0.0,
         box_roi_pool: MultiScaleRoIAlign | None = None,
         box_head: nn.Module | None = None,
         box_predictor: nn.Module | None = None,
+        box_score_thresh: float = 0.05,
+        box_nms_thresh: float = 0.5,
+        box_detections_per_img: int = 100,
+        box_fg_iou_thresh: float = 0.5,
+        box_bg_iou_thresh: float = 0.5,
+        box_batch_size_per_image: int = 512,
+        box_positive_fraction: float = 0.25,
+        bbox_reg_weights: Sequence[float] | None = None,
         **options: Any,
     ) -> None:
-        rpn_options, options = options_from(RPNOptions, options, prefix="rpn_")
-        box_options, options = options_from(RoIOptions, options, prefix="box_")
-        bbox_reg_weights = options.pop("bbox_reg_weights", None) or (10.0, 10.0, 5.0, 5.0)
-        super().__init__(
-            backbone,
-            resizing_transform(
-                options, "bbox_reg_weights, and those of RPNOptions and RoIOptions with the prefixes rpn_ and box_"
-            ),
+        check_options(FasterRCNN, options)
+        check_classes(num_classes, "box_predictor", box_predictor)
+        channels = out_channels(backbone)
+        anchors = _anchors() if rpn_anchor_generator is None else rpn_anchor_generator
+        rpn = RegionProposalNetwork(
+            anchors,
+            RPNHead(channels, anchors.num_anchors_per_location()[0]) if rpn_head is None else rpn_head,
+            fg_iou_thresh=rpn_fg_iou_thresh,
+            bg_iou_thresh=rpn_bg_iou_thresh,
+            batch_size_per_image=rpn_batch_size_per_image,
+            positive_fraction=rpn_positive_fraction,
+            pre_nms_top_n={"training": rpn_pre_nms_top_n_train, "testing": rpn_pre_nms_top_n_test},
+            post_nms_top_n={"training": rpn_post_nms_top_n_train, "testing": rpn_post_nms_top_n_test},
+            nms_thresh=rpn_nms_thresh,
+            score_thresh=rpn_score_thresh,
         )
-        self.register_load_state_dict_pre_hook(upgrade_keys_hook)  # type: ignore[no-untyped-call]
-        channels: int = backbone.out_channels  # type: ignore[assignment]
-        anchors = rpn_anchor_generator or _ANCHORS
-        head = rpn_head or RPNHead(channels, anchors.num_anchors_per_location()[0])
-        self.rpn = RegionProposalNetwork(anchors, head, rpn_options)
-        self.roi_heads = RoIHeads(
-            box_roi_pool=box_roi_pool or pyramid_roi_pool(7),
-            box_head=box_head or TwoMLPHead(channels * 7 * 7, 1024),
-            box_predictor=box_predictor or FastRCNNPredictor(1024, num_classes),
-            options=box_options,
-            bbox_reg_weights=tuple(bbox_reg_weights),
+        pool = pyramid_roi_pool(7) if box_roi_pool is None else box_roi_pool
+        if box_head is None:
+            height, width = pool.output_size
+            box_head = TwoMLPHead(channels * height * width, 1024)
+        if box_predictor is None:
+            box_predictor = FastRCNNPredictor(1024, num_classes)  # type: ignore[arg-type]
+        roi_heads = RoIHeads(
+            pool,
+            box_head,
+            box_predictor,
+            fg_iou_thresh=box_fg_iou_thresh,
+            bg_iou_thresh=box_bg_iou_thresh,
+            batch_size_per_image=box_batch_size_per_image,
+            positive_fraction=box_positive_fraction,
+            bbox_reg_weights=bbox_reg_weights,
+            score_thresh=box_score_thresh,
+            nms_thresh=box_nms_thresh,
+            detections_per_img=box_detections_per_img,
         )
-
-    def _detect(self, batch: ImageBatch, features: dict[str, Tensor]) -> list[Detection]:
-        proposals, _ = self.rpn(batch, features)
-        return self.roi_heads.detect(features, proposals, batch.sizes)
-
-    def _losses(self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
-        proposals, losses = self.rpn(batch, features, targets)
-        return {**self.roi_heads.losses(features, proposals, batch.sizes, targets), **losses}
+        transform = GeneralizedRCNNTransform(
+            min_size, max_size, image_mean or IMAGENET_MEAN, image_std or IMAGENET_STD, **options
+        )
+        super().__init__(backbone, rpn, roi_heads, transform)
 
 
 def pyramid_roi_pool(output_size: int) -> MultiScaleRoIAlign:
@@ -180,10 +241,10 @@ def pyramid_roi_pool(output_size: int) -> MultiScaleRoIAlign:
 
 def conv_heads(channels: int, rpn_anchor_generator: AnchorGenerator | None) -> dict[str, nn.Module]:
     """The deeper `rpn_head` and `box_head` of the second versions, over maps of so many channels."""
-    anchors = (rpn_anchor_generator or _ANCHORS).num_anchors_per_location()[0]
+    anchors = (rpn_anchor_generator or _anchors()).num_anchors_per_location()[0]
     return {
         "rpn_head": RPNHead(channels, anchors, conv_depth=2),
-        "box_head": FastRCNNConvFCHead(channels, 7, (256, 256, 256, 256), 1024),
+        "box_head": FastRCNNConvFCHead((channels, 7, 7), (256, 256, 256, 256), (1024,), nn.BatchNorm2d),
     }
 
 

@@ -6,8 +6,7 @@ strong anchor-free object detector", arXiv:2006.09214.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,89 +18,128 @@ from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.detection._anchors import AnchorGenerator, by_anchor
-from zoofleet.models.detection._backbones import resnet50_fpn
 from zoofleet.models.detection._boxes import BELOW_LOW, LinearBoxCoder, at_least_float32
 from zoofleet.models.detection._checkpoints import upgrade_keys_hook
-from zoofleet.models.detection._checks import check_labels, check_ranges, options_from, positive
+from zoofleet.models.detection._checks import (
+    check_counts,
+    check_fractions,
+    check_labels,
+    check_options,
+    out_channels,
+    positive,
+)
 from zoofleet.models.detection._detector import Detector
 from zoofleet.models.detection._init import normal_init, rare_object_init
-from zoofleet.models.detection._options import resizing_transform
 from zoofleet.models.detection._selection import Candidates, best_of_maps, choose
-from zoofleet.models.detection._transform import Detection, ImageBatch, Target
+from zoofleet.models.detection.anchor_utils import AnchorGenerator, by_anchor
+from zoofleet.models.detection.backbone_utils import resnet50_fpn
+from zoofleet.models.detection.image_list import ImageList
+from zoofleet.models.detection.transform import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Detection,
+    GeneralizedRCNNTransform,
+    Target,
+)
 from zoofleet.models.ops import LastLevelP6P7, box_area, generalized_box_iou_loss, sigmoid_focal_loss
 from zoofleet.models.resnet import ResNet50_Weights
 
-__all__ = ["FCOS", "FCOSHead", "FCOSOptions", "FCOS_ResNet50_FPN_Weights", "fcos_resnet50_fpn"]
+__all__ = [
+    "FCOS",
+    "FCOSClassificationHead",
+    "FCOSHead",
+    "FCOSRegressionHead",
+    "FCOS_ResNet50_FPN_Weights",
+    "fcos_resnet50_fpn",
+]
+
+NormLayer = Callable[..., nn.Module]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FCOSOptions:
-    """How detections are chosen.
+class FCOSClassificationHead(nn.Module):
+    """Logits of every cell, by convolutions that all maps share.
 
-    Attributes:
-        score_thresh: least score of a detection, itself excluded.
-        nms_thresh: overlap (IoU) above which the weaker of two detections of one class goes.
-        detections_per_img: most detections of an image.
-        topk_candidates: pairs of a cell and a class of each map that enter non-maximum suppression.
+    Args:
+        in_channels: channels of each map, a multiple of 32.
+        num_anchors: 1.
+        num_classes: logits of each cell.
+        num_convs: convolutions before the logits.
+        prior_probability: share of cells that are taken for an object before training.
+        norm_layer: after each of these convolutions; None for group norm of 32.
     """
 
-    score_thresh: float = 0.2
-    nms_thresh: float = 0.6
-    detections_per_img: int = 100
-    topk_candidates: int = 1000
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
-class _ClassificationHead(nn.Module):
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_anchors: int,
+        num_classes: int,
+        num_convs: int = 4,
+        prior_probability: float = 0.01,
+        norm_layer: NormLayer | None = None,
+    ) -> None:
         super().__init__()
-        self.conv = _tower(channels)
+        self.conv = _tower(in_channels, num_convs, norm_layer)
         normal_init(self.conv)
-        self.cls_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
-        rare_object_init(self.cls_logits)
+        self.cls_logits = nn.Conv2d(in_channels, num_anchors * num_classes, 3, padding=1)
+        rare_object_init(self.cls_logits, prior_probability)
         self.num_classes = num_classes
+        self.num_anchors = num_anchors
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (N, C, H, W) to logits (N, H * W, classes) of each."""
         return [by_anchor(self.cls_logits(self.conv(x)), self.num_classes) for x in maps]
 
 
-class _RegressionHead(nn.Module):
-    def __init__(self, channels: int) -> None:
+class FCOSRegressionHead(nn.Module):
+    """Box codes and centredness of every cell, by convolutions that all maps share.
+
+    Args:
+        in_channels: channels of each map, a multiple of 32.
+        num_anchors: 1.
+        num_convs: convolutions before the two outputs.
+        norm_layer: after each of these convolutions; None for group norm of 32.
+    """
+
+    def __init__(
+        self, in_channels: int, num_anchors: int, num_convs: int = 4, norm_layer: NormLayer | None = None
+    ) -> None:
         super().__init__()
-        self.conv = _tower(channels)
-        self.bbox_reg = nn.Conv2d(channels, 4, 3, padding=1)
-        self.bbox_ctrness = nn.Conv2d(channels, 1, 3, padding=1)
+        self.conv = _tower(in_channels, num_convs, norm_layer)
+        self.bbox_reg = nn.Conv2d(in_channels, num_anchors * 4, 3, padding=1)
+        self.bbox_ctrness = nn.Conv2d(in_channels, num_anchors, 3, padding=1)
         for module in (self.bbox_reg, self.bbox_ctrness, self.conv):  # the reference's order of draws
             normal_init(module)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps (N, C, H, W) to codes (N, H * W, 4) and logits of centredness (N, H * W) of each."""
         hidden = [self.conv(x) for x in maps]
         codes = [by_anchor(F.relu(self.bbox_reg(x)), 4) for x in hidden]
         return codes, [by_anchor(self.bbox_ctrness(x), 1)[:, :, 0] for x in hidden]
 
 
-def _tower(channels: int) -> nn.Sequential:
+def _tower(channels: int, num_convs: int, norm_layer: NormLayer | None) -> nn.Sequential:
+    norm = partial(nn.GroupNorm, 32) if norm_layer is None else norm_layer
     layers: list[nn.Module] = []
-    for _ in range(4):
-        layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(32, channels), nn.ReLU()]
+    for _ in range(num_convs):
+        layers += [nn.Conv2d(channels, channels, 3, padding=1), norm(channels), nn.ReLU()]
     return nn.Sequential(*layers)
 
 
 class FCOSHead(nn.Module):
-    """Logits, box codes and centredness of every cell, by four convolutions each that all maps share.
+    """Logits, box codes and centredness of every cell, by convolutions that all maps share.
 
     Args:
         in_channels: channels of each map, a multiple of 32.
+        num_anchors: 1.
         num_classes: logits of each cell.
+        num_convs: convolutions before the outputs.
     """
 
-    def __init__(self, in_channels: int, num_classes: int) -> None:
+    def __init__(self, in_channels: int, num_anchors: int, num_classes: int, num_convs: int | None = 4) -> None:
         super().__init__()
-        self.classification_head = _ClassificationHead(in_channels, num_classes)
-        self.regression_head = _RegressionHead(in_channels)
+        convs = 4 if num_convs is None else num_convs
+        self.classification_head = FCOSClassificationHead(in_channels, num_anchors, num_classes, convs)
+        self.regression_head = FCOSRegressionHead(in_channels, num_anchors, convs)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Maps (N, C, H, W) to logits (N, H * W, classes), codes (N, H * W, 4) and logits of centredness (N, H * W)."""
@@ -114,11 +152,18 @@ class FCOS(Detector):
     Args:
         backbone: maps (N, 3, H, W) to a dict of feature maps of `backbone.out_channels` channels each.
         num_classes: background among them, which is learned as no class at all.
+        min_size: pixels of the resized images' shorter side, or several of which training draws one.
+        max_size: most pixels of their longer side.
+        image_mean: of each channel; None for ImageNet's.
+        image_std: of each channel; None for ImageNet's.
         anchor_generator: one square at each cell; None for the strides 8 to 128 of five maps.
         head: None for an `FCOSHead`.
         center_sampling_radius: cells at most so many of their sizes from an object's centre learn it.
-        options: `min_size` (800, or a sequence that training draws from) and `max_size` (1333) of the resized images;
-            `image_mean`, `image_std`; the fields of `FCOSOptions`.
+        score_thresh: least score of a detection, itself excluded.
+        nms_thresh: overlap (IoU) above which the weaker of two detections of one class goes.
+        detections_per_img: most detections of an image.
+        topk_candidates: pairs of a cell and a class of each map that enter non-maximum suppression.
+        options: `size_divisible` and `fixed_size` of `GeneralizedRCNNTransform`.
 
     Raises:
         InvalidArgumentError: an option that is not there, or a value that it cannot take.
@@ -128,54 +173,70 @@ class FCOS(Detector):
         self,
         backbone: nn.Module,
         num_classes: int,
-        *,
+        min_size: int | Sequence[int] = 800,
+        max_size: int = 1333,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
         anchor_generator: AnchorGenerator | None = None,
         head: nn.Module | None = None,
         center_sampling_radius: float = 1.5,
+        score_thresh: float = 0.2,
+        nms_thresh: float = 0.6,
+        detections_per_img: int = 100,
+        topk_candidates: int = 1000,
         **options: Any,
     ) -> None:
-        self_options, rest = options_from(FCOSOptions, options)
-        super().__init__(backbone, resizing_transform(rest, "center_sampling_radius and FCOSOptions' fields"))
-        self.register_load_state_dict_pre_hook(upgrade_keys_hook)  # type: ignore[no-untyped-call]
-        channels: int = backbone.out_channels  # type: ignore[assignment]
-        self.anchor_generator = anchor_generator or AnchorGenerator(
-            sizes=((8,), (16,), (32,), (64,), (128,)), aspect_ratios=((1.0,),) * 5
+        check_options(FCOS, options)
+        check_fractions(score_thresh=score_thresh, nms_thresh=nms_thresh)
+        check_counts(detections_per_img=detections_per_img, topk_candidates=topk_candidates)
+        super().__init__(
+            backbone,
+            GeneralizedRCNNTransform(
+                min_size, max_size, image_mean or IMAGENET_MEAN, image_std or IMAGENET_STD, **options
+            ),
         )
-        if set(self.anchor_generator.num_anchors_per_location()) != {1}:
+        self.register_load_state_dict_pre_hook(upgrade_keys_hook)  # type: ignore[no-untyped-call]
+        channels = out_channels(backbone)
+        if anchor_generator is None:
+            anchor_generator = AnchorGenerator(sizes=((8,), (16,), (32,), (64,), (128,)), aspect_ratios=((1.0,),) * 5)
+        if set(anchor_generator.num_anchors_per_location()) != {1}:
             raise InvalidArgumentError(
                 "anchor_generator must lay one anchor at each cell, got "
-                f"{self.anchor_generator.num_anchors_per_location()} by map"
+                f"{anchor_generator.num_anchors_per_location()} by map"
             )
         if not center_sampling_radius > 0:
             raise InvalidArgumentError(f"center_sampling_radius must be above 0, got {center_sampling_radius!r}")
-        self.head = head or FCOSHead(channels, num_classes)
+        self.anchor_generator = anchor_generator
+        self.head = FCOSHead(channels, 1, num_classes) if head is None else head
         self.center_sampling_radius = center_sampling_radius
-        self.options = self_options
+        self.score_thresh = score_thresh
+        self.nms_thresh = nms_thresh
+        self.detections_per_img = detections_per_img
+        self.topk_candidates = topk_candidates
         self.box_coder = LinearBoxCoder()
 
-    def _detect(self, batch: ImageBatch, features: dict[str, Tensor]) -> list[Detection]:
-        options = self.options
+    def _detect(self, batch: ImageList, features: dict[str, Tensor]) -> list[Detection]:
         maps = list(features.values())
         logits, codes, centredness = self.head(maps)
-        anchors = self.anchor_generator(batch.size, maps)
+        anchors = self.anchor_generator(batch, maps)[0]
         image, anchor, label, score = best_of_maps(
-            logits, centredness, count=options.topk_candidates, threshold=options.score_thresh
+            logits, centredness, count=self.topk_candidates, threshold=self.score_thresh
         )
         boxes = self.box_coder.decode(torch.cat(codes, dim=1)[image, anchor], anchors[anchor])
         return choose(
             Candidates(boxes, score, label, image),
-            batch.sizes,
-            iou_threshold=options.nms_thresh,
-            limit=options.detections_per_img,
+            batch.image_sizes,
+            iou_threshold=self.nms_thresh,
+            limit=self.detections_per_img,
         )
 
-    def _losses(self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+    def _losses(self, batch: ImageList, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         maps = list(features.values())
         head = self.head(maps)
         # (N, A, classes), (N, A, 4), (N, A)
         logits, codes, centredness = (at_least_float32(torch.cat(x, dim=1)) for x in head)
         check_labels(targets, logits.shape[-1])
-        anchors = self.anchor_generator(batch.size, maps)
+        anchors = self.anchor_generator(batch, maps)[0]
         reach = self._reach(anchors, [x.shape[1] for x in head[0]])
         matches = torch.stack([self._match(target["boxes"], anchors, reach) for target in targets])  # (N, A)
         image, anchor = torch.where(matches >= 0)
@@ -264,7 +325,7 @@ def fcos_resnet50_fpn(
         weights_backbone,
         trainable_backbone_layers,
         progress=progress,
-        first_stage=2,
+        returned_layers=(2, 3, 4),
         extra_blocks=partial(LastLevelP6P7, 256, 256),
     )
     model = FCOS(backbone, num_classes, **kwargs)

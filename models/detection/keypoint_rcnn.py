@@ -15,10 +15,10 @@ from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights, fixed_by_weights
-from zoofleet.models.detection._backbones import drop_norm_eps, resnet50_fpn
-from zoofleet.models.detection._checks import positive
-from zoofleet.models.detection._transform import Target
+from zoofleet.models.detection._checks import out_channels, positive
+from zoofleet.models.detection.backbone_utils import drop_norm_eps, resnet50_fpn
 from zoofleet.models.detection.faster_rcnn import FasterRCNN, pyramid_roi_pool
+from zoofleet.models.detection.transform import Target
 from zoofleet.models.ops import MultiScaleRoIAlign
 from zoofleet.models.resnet import ResNet50_Weights
 
@@ -80,12 +80,13 @@ class KeypointRCNN(FasterRCNN):
 
     Args:
         backbone: as `FasterRCNN` takes it.
-        num_classes: background among them.
-        num_keypoints: of each object.
+        num_classes: background among them; None where `box_predictor` is given.
+        min_size: as for `FasterRCNN`; None for 640 to 800 in training and 800 in inference.
         keypoint_roi_pool: None for 14 x 14 cells from the maps `0`..`3`.
         keypoint_head: None for eight convolutions of 512 channels.
         keypoint_predictor: None for heatmaps of four times the cells.
-        options: all others of `FasterRCNN`; `min_size` is 640 to 800 in training and 800 in inference if left out.
+        num_keypoints: of each object; None where `keypoint_predictor` is given, and for 17 where not.
+        options: all others of `FasterRCNN`.
 
     Raises:
         InvalidArgumentError: an option that is not there, or a value that it cannot take.
@@ -94,22 +95,29 @@ class KeypointRCNN(FasterRCNN):
     def __init__(
         self,
         backbone: nn.Module,
-        num_classes: int,
+        num_classes: int | None = None,
+        min_size: int | Sequence[int] | None = None,
         *,
-        num_keypoints: int = 17,
         keypoint_roi_pool: MultiScaleRoIAlign | None = None,
         keypoint_head: nn.Module | None = None,
         keypoint_predictor: nn.Module | None = None,
+        num_keypoints: int | None = None,
         **options: Any,
     ) -> None:
+        if keypoint_predictor is not None and num_keypoints is not None:
+            raise InvalidArgumentError(
+                f"num_keypoints must be None where keypoint_predictor is given, got {num_keypoints!r}"
+            )
         # Before the base's heads, because the reference draws their random weights in this order.
-        channels: int = backbone.out_channels  # type: ignore[assignment]
-        keypoint_head = keypoint_head or KeypointRCNNHeads(channels, (512,) * 8)
-        keypoint_predictor = keypoint_predictor or KeypointRCNNPredictor(512, positive("num_keypoints", num_keypoints))
-        if options.get("min_size") is None:
-            options["min_size"] = _MIN_SIZES
-        super().__init__(backbone, num_classes, **options)
-        self.roi_heads.add_keypoint_branch(keypoint_roi_pool or pyramid_roi_pool(14), keypoint_head, keypoint_predictor)
+        if keypoint_head is None:
+            keypoint_head = KeypointRCNNHeads(out_channels(backbone), (512,) * 8)
+        if keypoint_predictor is None:
+            points = 17 if num_keypoints is None else positive("num_keypoints", num_keypoints)
+            keypoint_predictor = KeypointRCNNPredictor(512, points)
+        super().__init__(backbone, num_classes, _MIN_SIZES if min_size is None else min_size, **options)
+        self.roi_heads.keypoint_roi_pool = pyramid_roi_pool(14) if keypoint_roi_pool is None else keypoint_roi_pool
+        self.roi_heads.keypoint_head = keypoint_head
+        self.roi_heads.keypoint_predictor = keypoint_predictor
 
     def _check_targets(self, targets: Sequence[Target]) -> None:
         if any("keypoints" not in target for target in targets):
@@ -146,7 +154,7 @@ def keypointrcnn_resnet50_fpn(
     if weights is not None:
         num_keypoints = fixed_by_weights(weights, "num_keypoints", num_keypoints, len(weights.meta["keypoint_names"]))
     backbone = resnet50_fpn(weights, weights_backbone, trainable_backbone_layers, progress=progress)
-    model = KeypointRCNN(backbone, num_classes, num_keypoints=17 if num_keypoints is None else num_keypoints, **kwargs)
+    model = KeypointRCNN(backbone, num_classes, num_keypoints=num_keypoints, **kwargs)
     if weights is not None:
         load_weights(model, weights, progress=progress)
         if weights is KeypointRCNN_ResNet50_FPN_Weights.COCO_V1:

@@ -17,10 +17,10 @@ from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.detection._backbones import drop_norm_eps, resnet50_fpn
-from zoofleet.models.detection._checks import positive
-from zoofleet.models.detection._transform import Target
+from zoofleet.models.detection._checks import check_classes, out_channels, positive
+from zoofleet.models.detection.backbone_utils import drop_norm_eps, resnet50_fpn
 from zoofleet.models.detection.faster_rcnn import FasterRCNN, conv_heads, pyramid_roi_pool
+from zoofleet.models.detection.transform import Target
 from zoofleet.models.ops import MultiScaleRoIAlign
 from zoofleet.models.resnet import ResNet50_Weights
 
@@ -49,7 +49,7 @@ class MaskRCNNHeads(nn.Sequential):
         self,
         in_channels: int,
         layers: Sequence[int],
-        dilation: int = 1,
+        dilation: int,
         norm_layer: Callable[..., nn.Module] | None = None,
     ) -> None:
         channels = [in_channels, *layers]
@@ -89,7 +89,7 @@ class MaskRCNN(FasterRCNN):
 
     Args:
         backbone: as `FasterRCNN` takes it.
-        num_classes: background among them.
+        num_classes: background among them; None where `box_predictor` and `mask_predictor` are given.
         mask_roi_pool: None for 14 x 14 cells from the maps `0`..`3`.
         mask_head: None for four convolutions of 256 channels.
         mask_predictor: None for masks of twice the cells, by class.
@@ -102,19 +102,23 @@ class MaskRCNN(FasterRCNN):
     def __init__(
         self,
         backbone: nn.Module,
-        num_classes: int,
+        num_classes: int | None = None,
         *,
         mask_roi_pool: MultiScaleRoIAlign | None = None,
         mask_head: nn.Module | None = None,
         mask_predictor: nn.Module | None = None,
         **options: Any,
     ) -> None:
+        check_classes(num_classes, "mask_predictor", mask_predictor)
         # Before the base's heads, because the reference draws their random weights in this order.
-        channels: int = backbone.out_channels  # type: ignore[assignment]
-        mask_head = mask_head or MaskRCNNHeads(channels, (256, 256, 256, 256))
-        mask_predictor = mask_predictor or MaskRCNNPredictor(256, 256, num_classes)
+        if mask_head is None:
+            mask_head = MaskRCNNHeads(out_channels(backbone), (256, 256, 256, 256), 1)
+        if mask_predictor is None:
+            mask_predictor = MaskRCNNPredictor(256, 256, num_classes)  # type: ignore[arg-type]
         super().__init__(backbone, num_classes, **options)
-        self.roi_heads.add_mask_branch(mask_roi_pool or pyramid_roi_pool(14), mask_head, mask_predictor)
+        self.roi_heads.mask_roi_pool = pyramid_roi_pool(14) if mask_roi_pool is None else mask_roi_pool
+        self.roi_heads.mask_head = mask_head
+        self.roi_heads.mask_predictor = mask_predictor
 
     def _check_targets(self, targets: Sequence[Target]) -> None:
         if any("masks" not in target for target in targets):
@@ -183,7 +187,7 @@ def maskrcnn_resnet50_fpn_v2(
     )
     channels = backbone.out_channels
     heads = conv_heads(channels, kwargs.get("rpn_anchor_generator"))
-    heads["mask_head"] = MaskRCNNHeads(channels, (256, 256, 256, 256), norm_layer=nn.BatchNorm2d)
+    heads["mask_head"] = MaskRCNNHeads(channels, (256, 256, 256, 256), 1, norm_layer=nn.BatchNorm2d)
     model = MaskRCNN(backbone, num_classes, **heads | kwargs)
     if weights is not None:
         load_weights(model, weights, progress=progress)

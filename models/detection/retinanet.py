@@ -8,7 +8,6 @@ arXiv:1912.02424.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,27 +15,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.detection._anchors import AnchorGenerator, by_anchor
-from zoofleet.models.detection._backbones import drop_norm_eps, resnet50_fpn
 from zoofleet.models.detection._boxes import BETWEEN, BoxCoder, at_least_float32, keep_best_anchors, match
 from zoofleet.models.detection._checkpoints import upgrade_retinanet_keys_hook
-from zoofleet.models.detection._checks import check_labels, check_ranges, options_from, positive
+from zoofleet.models.detection._checks import (
+    check_counts,
+    check_fractions,
+    check_labels,
+    check_options,
+    out_channels,
+    positive,
+)
 from zoofleet.models.detection._detector import Detector
 from zoofleet.models.detection._init import normal_init, rare_object_init
-from zoofleet.models.detection._options import resizing_transform
 from zoofleet.models.detection._selection import Candidates, best_of_maps, choose
-from zoofleet.models.detection._transform import Detection, ImageBatch, Target
+from zoofleet.models.detection.anchor_utils import AnchorGenerator, by_anchor
+from zoofleet.models.detection.backbone_utils import drop_norm_eps, resnet50_fpn
+from zoofleet.models.detection.image_list import ImageList
+from zoofleet.models.detection.transform import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Detection,
+    GeneralizedRCNNTransform,
+    Target,
+)
 from zoofleet.models.ops import LastLevelP6P7, box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 from zoofleet.models.resnet import ResNet50_Weights
 
 __all__ = [
     "RetinaNet",
+    "RetinaNetClassificationHead",
     "RetinaNetHead",
-    "RetinaNetOptions",
+    "RetinaNetRegressionHead",
     "RetinaNet_ResNet50_FPN_V2_Weights",
     "RetinaNet_ResNet50_FPN_Weights",
     "retinanet_resnet50_fpn",
@@ -46,52 +60,56 @@ __all__ = [
 NormLayer = Callable[..., nn.Module]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetinaNetOptions:
-    """How detections are chosen, and how the network learns.
+class RetinaNetClassificationHead(nn.Module):
+    """Logits of every anchor, by four convolutions that all maps share.
 
-    Attributes:
-        score_thresh: least score of a detection, itself excluded.
-        nms_thresh: overlap (IoU) above which the weaker of two detections of one class goes.
-        detections_per_img: most detections of an image.
-        topk_candidates: pairs of an anchor and a class of each map that enter non-maximum suppression.
-        fg_iou_thresh: overlap with a true box from which an anchor is an object.
-        bg_iou_thresh: overlap below which it is background.
+    Args:
+        in_channels: channels of each map.
+        num_anchors: anchors at each cell.
+        num_classes: logits of each anchor.
+        prior_probability: share of anchors that are taken for an object before training.
+        norm_layer: after each of the convolutions; None for none.
     """
 
-    score_thresh: float = 0.05
-    nms_thresh: float = 0.5
-    detections_per_img: int = 300
-    topk_candidates: int = 1000
-    fg_iou_thresh: float = 0.5
-    bg_iou_thresh: float = 0.4
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
-class _ClassificationHead(nn.Module):
-    def __init__(self, channels: int, num_anchors: int, num_classes: int, norm_layer: NormLayer | None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_anchors: int,
+        num_classes: int,
+        prior_probability: float = 0.01,
+        norm_layer: NormLayer | None = None,
+    ) -> None:
         super().__init__()
-        self.conv = _tower(channels, norm_layer)
+        self.conv = _tower(in_channels, norm_layer)
         normal_init(self.conv)
-        self.cls_logits = nn.Conv2d(channels, num_anchors * num_classes, 3, padding=1)
-        rare_object_init(self.cls_logits)
+        self.cls_logits = nn.Conv2d(in_channels, num_anchors * num_classes, 3, padding=1)
+        rare_object_init(self.cls_logits, prior_probability)
         self.num_classes = num_classes
+        self.num_anchors = num_anchors
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (N, C, H, W) to logits (N, H * W * A, classes) of each."""
         return [by_anchor(self.cls_logits(self.conv(x)), self.num_classes) for x in maps]
 
 
-class _RegressionHead(nn.Module):
-    def __init__(self, channels: int, num_anchors: int, norm_layer: NormLayer | None) -> None:
+class RetinaNetRegressionHead(nn.Module):
+    """Box codes of every anchor, by four convolutions that all maps share.
+
+    Args:
+        in_channels: channels of each map.
+        num_anchors: anchors at each cell.
+        norm_layer: after each of the convolutions; None for none.
+    """
+
+    def __init__(self, in_channels: int, num_anchors: int, norm_layer: NormLayer | None = None) -> None:
         super().__init__()
-        self.conv = _tower(channels, norm_layer)
-        self.bbox_reg = nn.Conv2d(channels, num_anchors * 4, 3, padding=1)
+        self.conv = _tower(in_channels, norm_layer)
+        self.bbox_reg = nn.Conv2d(in_channels, num_anchors * 4, 3, padding=1)
         for module in (self.bbox_reg, self.conv):  # the reference's order of draws
             normal_init(module)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (N, C, H, W) to codes (N, H * W * A, 4) of each."""
         return [by_anchor(self.bbox_reg(self.conv(x)), 4) for x in maps]
 
 
@@ -113,8 +131,10 @@ class RetinaNetHead(nn.Module):
         self, in_channels: int, num_anchors: int, num_classes: int, norm_layer: NormLayer | None = None
     ) -> None:
         super().__init__()
-        self.classification_head = _ClassificationHead(in_channels, num_anchors, num_classes, norm_layer)
-        self.regression_head = _RegressionHead(in_channels, num_anchors, norm_layer)
+        self.classification_head = RetinaNetClassificationHead(
+            in_channels, num_anchors, num_classes, norm_layer=norm_layer
+        )
+        self.regression_head = RetinaNetRegressionHead(in_channels, num_anchors, norm_layer)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Maps (N, C, H, W) to logits (N, H * W * A, classes) and codes (N, H * W * A, 4) of each."""
@@ -127,12 +147,22 @@ class RetinaNet(Detector):
     Args:
         backbone: maps (N, 3, H, W) to a dict of feature maps of `backbone.out_channels` channels each.
         num_classes: background among them, which is learned as no class at all.
+        min_size: pixels of the resized images' shorter side, or several of which training draws one.
+        max_size: most pixels of their longer side.
+        image_mean: of each channel; None for ImageNet's.
+        image_std: of each channel; None for ImageNet's.
         anchor_generator: None for three sizes, a third of an octave apart, and three aspect ratios on each of five
             maps.
         head: None for a `RetinaNetHead` without normalisation.
+        proposal_matcher: None; anchors are matched by `fg_iou_thresh` and `bg_iou_thresh`.
+        score_thresh: least score of a detection, itself excluded.
+        nms_thresh: overlap (IoU) above which the weaker of two detections of one class goes.
+        detections_per_img: most detections of an image.
+        fg_iou_thresh: overlap with a true box from which an anchor is an object.
+        bg_iou_thresh: overlap below which it is background.
+        topk_candidates: pairs of an anchor and a class of each map that enter non-maximum suppression.
         giou_loss: learn boxes by their generalised IoU rather than by the distance of their codes.
-        options: `min_size` (800, or a sequence that training draws from) and `max_size` (1333) of the resized images;
-            `image_mean`, `image_std`; the fields of `RetinaNetOptions`.
+        options: `size_divisible` and `fixed_size` of `GeneralizedRCNNTransform`.
 
     Raises:
         InvalidArgumentError: an option that is not there, or a value that it cannot take.
@@ -142,47 +172,78 @@ class RetinaNet(Detector):
         self,
         backbone: nn.Module,
         num_classes: int,
-        *,
+        min_size: int | Sequence[int] = 800,
+        max_size: int = 1333,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
         anchor_generator: AnchorGenerator | None = None,
         head: nn.Module | None = None,
+        proposal_matcher: None = None,
+        score_thresh: float = 0.05,
+        nms_thresh: float = 0.5,
+        detections_per_img: int = 300,
+        fg_iou_thresh: float = 0.5,
+        bg_iou_thresh: float = 0.4,
+        topk_candidates: int = 1000,
+        *,
         giou_loss: bool = False,
         **options: Any,
     ) -> None:
-        self_options, rest = options_from(RetinaNetOptions, options)
-        super().__init__(backbone, resizing_transform(rest, "RetinaNetOptions' fields"))
+        check_options(RetinaNet, options)
+        if proposal_matcher is not None:
+            raise InvalidArgumentError("proposal_matcher must be None; set fg_iou_thresh and bg_iou_thresh")
+        check_fractions(
+            score_thresh=score_thresh,
+            nms_thresh=nms_thresh,
+            fg_iou_thresh=fg_iou_thresh,
+            bg_iou_thresh=bg_iou_thresh,
+        )
+        check_counts(detections_per_img=detections_per_img, topk_candidates=topk_candidates)
+        super().__init__(
+            backbone,
+            GeneralizedRCNNTransform(
+                min_size, max_size, image_mean or IMAGENET_MEAN, image_std or IMAGENET_STD, **options
+            ),
+        )
         self.register_load_state_dict_pre_hook(upgrade_retinanet_keys_hook)  # type: ignore[no-untyped-call]
-        channels: int = backbone.out_channels  # type: ignore[assignment]
-        self.anchor_generator = anchor_generator or _ANCHORS
-        self.head = head or RetinaNetHead(channels, self.anchor_generator.num_anchors_per_location()[0], num_classes)
+        channels = out_channels(backbone)
+        self.anchor_generator = _anchors() if anchor_generator is None else anchor_generator
+        if head is None:
+            head = RetinaNetHead(channels, self.anchor_generator.num_anchors_per_location()[0], num_classes)
+        self.head = head
         self.giou_loss = giou_loss
-        self.options = self_options
+        self.score_thresh = score_thresh
+        self.nms_thresh = nms_thresh
+        self.detections_per_img = detections_per_img
+        self.fg_iou_thresh = fg_iou_thresh
+        self.bg_iou_thresh = bg_iou_thresh
+        self.topk_candidates = topk_candidates
         self.box_coder = BoxCoder()
 
-    def _detect(self, batch: ImageBatch, features: dict[str, Tensor]) -> list[Detection]:
-        options = self.options
+    def _detect(self, batch: ImageList, features: dict[str, Tensor]) -> list[Detection]:
         maps = list(features.values())
         logits, codes = self.head(maps)
-        anchors = self.anchor_generator(batch.size, maps)
+        anchors = self.anchor_generator(batch, maps)[0]
         image, anchor, label, score = best_of_maps(
-            logits, None, count=options.topk_candidates, threshold=options.score_thresh
+            logits, None, count=self.topk_candidates, threshold=self.score_thresh
         )
         boxes = self.box_coder.decode(torch.cat(codes, dim=1)[image, anchor], anchors[anchor])
         return choose(
             Candidates(boxes, score, label, image),
-            batch.sizes,
-            iou_threshold=options.nms_thresh,
-            limit=options.detections_per_img,
+            batch.image_sizes,
+            iou_threshold=self.nms_thresh,
+            limit=self.detections_per_img,
         )
 
-    def _losses(self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+    def _losses(self, batch: ImageList, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         maps = list(features.values())
         logits, codes = (at_least_float32(torch.cat(x, dim=1)) for x in self.head(maps))  # (N, A, classes), (N, A, 4)
         check_labels(targets, logits.shape[-1])
-        anchors = self.anchor_generator(batch.size, maps)
+        anchors = self.anchor_generator(batch, maps)[0]
         class_losses, box_losses = [], []
         for logit, code, target in zip(logits, codes, targets, strict=True):
             iou = box_iou(target["boxes"], anchors)
-            matches = match(iou, self.options.bg_iou_thresh, self.options.fg_iou_thresh)
+            matches = match(iou, self.bg_iou_thresh, self.fg_iou_thresh)
             matches = keep_best_anchors(matches, iou)
             objects = torch.where(matches >= 0)[0]
             truth = matches[objects]
@@ -205,10 +266,11 @@ class RetinaNet(Detector):
         return F.l1_loss(codes, self.box_coder.encode(boxes, anchors), reduction="sum")
 
 
-_ANCHORS = AnchorGenerator(
-    sizes=tuple((size, int(size * 2 ** (1 / 3)), int(size * 2 ** (2 / 3))) for size in (32, 64, 128, 256, 512)),
-    aspect_ratios=((0.5, 1.0, 2.0),) * 5,
-)
+def _anchors() -> AnchorGenerator:
+    return AnchorGenerator(
+        sizes=tuple((size, int(size * 2 ** (1 / 3)), int(size * 2 ** (2 / 3))) for size in (32, 64, 128, 256, 512)),
+        aspect_ratios=((0.5, 1.0, 2.0),) * 5,
+    )
 
 
 RetinaNet_ResNet50_FPN_Weights = define_weights("RetinaNet_ResNet50_FPN_Weights")
@@ -241,7 +303,7 @@ def retinanet_resnet50_fpn(
         weights_backbone,
         trainable_backbone_layers,
         progress=progress,
-        first_stage=2,
+        returned_layers=(2, 3, 4),
         extra_blocks=partial(LastLevelP6P7, 256, 256),
     )
     model = RetinaNet(backbone, num_classes, **kwargs)
@@ -276,10 +338,10 @@ def retinanet_resnet50_fpn_v2(
         trainable_backbone_layers,
         progress=progress,
         freeze_norms=False,
-        first_stage=2,
+        returned_layers=(2, 3, 4),
         extra_blocks=partial(LastLevelP6P7, 2048, 256),
     )
-    anchors: AnchorGenerator = kwargs.get("anchor_generator") or _ANCHORS
+    anchors: AnchorGenerator = kwargs.get("anchor_generator") or _anchors()
     head = RetinaNetHead(
         backbone.out_channels, anchors.num_anchors_per_location()[0], num_classes, partial(nn.GroupNorm, 32)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,45 +12,20 @@ from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models.detection._boxes import BoxCoder, at_least_float32, match, sample
-from zoofleet.models.detection._checks import check_labels, check_ranges
+from zoofleet.models.detection._checks import check_counts, check_fractions, check_labels
 from zoofleet.models.detection._keypoints import keypoint_loss, locate_keypoints
 from zoofleet.models.detection._masks import mask_loss, mask_probabilities
 from zoofleet.models.detection._selection import Candidates, choose
-from zoofleet.models.detection._transform import Detection, Target
-from zoofleet.models.ops import MultiScaleRoIAlign, box_iou
+from zoofleet.models.detection.transform import Detection, Target
+from zoofleet.models.ops import box_iou
 
-__all__ = ["RoIHeads", "RoIOptions"]
+__all__ = ["RoIHeads"]
 
 _MIN_SIDE = 1e-2
+_BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 Sizes = Sequence[tuple[int, int]]
 Features = dict[str, Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoIOptions:
-    """How detections are chosen, and how the heads learn.
-
-    Attributes:
-        score_thresh: least score of a detection, itself excluded.
-        nms_thresh: overlap (IoU) above which the weaker of two detections of one class goes.
-        detections_per_img: most detections of an image.
-        fg_iou_thresh: overlap with a true box from which a proposal is an object.
-        bg_iou_thresh: overlap below which it is background.
-        batch_size_per_image: proposals of each image that the loss is taken over.
-        positive_fraction: how many of these may be objects.
-    """
-
-    score_thresh: float = 0.05
-    nms_thresh: float = 0.5
-    detections_per_img: int = 100
-    fg_iou_thresh: float = 0.5
-    bg_iou_thresh: float = 0.5
-    batch_size_per_image: int = 512
-    positive_fraction: float = 0.25
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,47 +43,98 @@ class _Samples:
 
 
 class RoIHeads(nn.Module):
-    """Heads over regions of interest.
+    """Heads over regions of interest, with branches for masks and keypoints where these are given.
 
     Args:
         box_roi_pool: cuts (R, C, P, P) for the boxes out of the feature maps.
         box_head: (R, C, P, P) to (R, D).
         box_predictor: (R, D) to logits (R, classes) and box codes (R, classes * 4).
-        options: see there.
-        bbox_reg_weights: of the box codes.
+        fg_iou_thresh: overlap with a true box from which a proposal is an object.
+        bg_iou_thresh: overlap below which it is background.
+        batch_size_per_image: proposals of each image that the loss is taken over.
+        positive_fraction: how many of these may be objects.
+        bbox_reg_weights: of the box codes; None for (10, 10, 5, 5).
+        score_thresh: least score of a detection, itself excluded.
+        nms_thresh: overlap (IoU) above which the weaker of two detections of one class goes.
+        detections_per_img: most detections of an image.
+        mask_roi_pool: cuts regions for masks; None for no masks.
+        mask_head: (R, C, P, P) to (R, D, P, P).
+        mask_predictor: to logits (R, classes, M, M).
+        keypoint_roi_pool: cuts regions for keypoints; None for no keypoints.
+        keypoint_head: (R, C, P, P) to (R, D, P, P).
+        keypoint_predictor: to heatmaps (R, K, M, M).
+
+    Raises:
+        InvalidArgumentError: a fraction or threshold outside [0, 1], or a number that is not positive.
     """
 
     def __init__(
         self,
-        *,
-        box_roi_pool: MultiScaleRoIAlign,
+        box_roi_pool: nn.Module,
         box_head: nn.Module,
         box_predictor: nn.Module,
-        options: RoIOptions,
-        bbox_reg_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0),
+        fg_iou_thresh: float,
+        bg_iou_thresh: float,
+        batch_size_per_image: int,
+        positive_fraction: float,
+        bbox_reg_weights: Sequence[float] | None,
+        score_thresh: float,
+        nms_thresh: float,
+        detections_per_img: int,
+        mask_roi_pool: nn.Module | None = None,
+        mask_head: nn.Module | None = None,
+        mask_predictor: nn.Module | None = None,
+        keypoint_roi_pool: nn.Module | None = None,
+        keypoint_head: nn.Module | None = None,
+        keypoint_predictor: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_fractions(
+            fg_iou_thresh=fg_iou_thresh,
+            bg_iou_thresh=bg_iou_thresh,
+            positive_fraction=positive_fraction,
+            score_thresh=score_thresh,
+            nms_thresh=nms_thresh,
+        )
+        check_counts(batch_size_per_image=batch_size_per_image, detections_per_img=detections_per_img)
         self.box_roi_pool = box_roi_pool
         self.box_head = box_head
         self.box_predictor = box_predictor
-        self.options = options
-        self.box_coder = BoxCoder(bbox_reg_weights)
-        self.has_masks = False
-        self.has_keypoints = False
+        self.fg_iou_thresh = fg_iou_thresh
+        self.bg_iou_thresh = bg_iou_thresh
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+        self.box_coder = BoxCoder(_BOX_WEIGHTS if bbox_reg_weights is None else tuple(bbox_reg_weights))  # type: ignore[arg-type]
+        self.score_thresh = score_thresh
+        self.nms_thresh = nms_thresh
+        self.detections_per_img = detections_per_img
+        # None stands for a branch that is not there: nothing calls it then.
+        self.mask_roi_pool: Any = mask_roi_pool
+        self.mask_head: Any = mask_head
+        self.mask_predictor: Any = mask_predictor
+        self.keypoint_roi_pool: Any = keypoint_roi_pool
+        self.keypoint_head: Any = keypoint_head
+        self.keypoint_predictor: Any = keypoint_predictor
 
-    def add_mask_branch(self, roi_pool: MultiScaleRoIAlign, head: nn.Module, predictor: nn.Module) -> None:
-        """Segment each detection: regions (R, C, P, P) through `head` and `predictor` to logits (R, classes, M, M)."""
-        self.mask_roi_pool = roi_pool
-        self.mask_head = head
-        self.mask_predictor = predictor
-        self.has_masks = True
+    def has_mask(self) -> bool:
+        """Whether each detection is segmented."""
+        return None not in (self.mask_roi_pool, self.mask_head, self.mask_predictor)
 
-    def add_keypoint_branch(self, roi_pool: MultiScaleRoIAlign, head: nn.Module, predictor: nn.Module) -> None:
-        """Find keypoints of each detection: regions (R, C, P, P) through both to heatmaps (R, K, M, M)."""
-        self.keypoint_roi_pool = roi_pool
-        self.keypoint_head = head
-        self.keypoint_predictor = predictor
-        self.has_keypoints = True
+    def has_keypoint(self) -> bool:
+        """Whether the keypoints of each detection are found."""
+        return None not in (self.keypoint_roi_pool, self.keypoint_head, self.keypoint_predictor)
+
+    def forward(
+        self,
+        features: Features,
+        proposals: Sequence[Tensor],
+        image_shapes: Sizes,
+        targets: Sequence[Target] | None = None,
+    ) -> tuple[list[Detection], dict[str, Tensor]]:
+        """`losses` beside no detections where there are targets, `detect` beside no losses where there are none."""
+        if targets is None:
+            return self.detect(features, proposals, image_shapes), {}
+        return [], self.losses(features, proposals, image_shapes, targets)
 
     def detect(self, features: Features, proposals: Sequence[Tensor], sizes: Sizes) -> list[Detection]:
         """Detections of each image, in coordinates of the batch.
@@ -124,12 +151,12 @@ class RoIHeads(nn.Module):
         found = self._choose(logits.softmax(dim=-1), codes, proposals, sizes)
         kept = [d["boxes"] for d in found]
         counts = [len(b) for b in kept]
-        if self.has_masks:
+        if self.has_mask():
             labels = torch.cat([d["labels"] for d in found])
             masks = mask_probabilities(self._masks(features, kept, sizes), labels)
             for detection, part in zip(found, torch.split(masks, counts), strict=True):
                 detection["masks"] = part
-        if self.has_keypoints:
+        if self.has_keypoint():
             points, scores = locate_keypoints(self._heatmaps(features, kept, sizes), torch.cat(kept))
             for i, parts in enumerate(zip(torch.split(points, counts), torch.split(scores, counts), strict=True)):
                 found[i]["keypoints"], found[i]["keypoints_scores"] = parts
@@ -158,11 +185,11 @@ class RoIHeads(nn.Module):
         losses = self._box_losses(logits, codes, samples, targets)
         objects = [s.objects() for s in samples]
         boxes, truths = [s.boxes for s in objects], [s.truths for s in objects]
-        if self.has_masks:
+        if self.has_mask():
             mask_logits = self._masks(features, boxes, sizes)
             labels = [s.labels for s in objects]
             losses["loss_mask"] = mask_loss(mask_logits, boxes, labels, truths, [t["masks"] for t in targets])
-        if self.has_keypoints:
+        if self.has_keypoint():
             heatmaps = self._heatmaps(features, boxes, sizes)
             points = [t["keypoints"] for t in targets]
             wrong = next((p.shape[1] for p in points if p.shape[1] != heatmaps.shape[1]), None)
@@ -179,7 +206,8 @@ class RoIHeads(nn.Module):
 
     def _masks(self, features: Features, boxes: Sequence[Tensor], sizes: Sizes) -> Tensor:
         """Mask logits (R, classes, M, M) of the boxes of all images."""
-        logits: Tensor = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, list(boxes), list(sizes))))
+        pooled = self.mask_roi_pool(features, list(boxes), list(sizes))
+        logits: Tensor = self.mask_predictor(self.mask_head(pooled))
         return logits
 
     def _heatmaps(self, features: Features, boxes: Sequence[Tensor], sizes: Sizes) -> Tensor:
@@ -190,28 +218,26 @@ class RoIHeads(nn.Module):
 
     def _choose(self, scores: Tensor, codes: Tensor, proposals: Sequence[Tensor], sizes: Sizes) -> list[Detection]:
         """The best of the proposals' boxes by codes (R, classes, 4) with their scores (R, classes)."""
-        options = self.options
-        region, label = torch.where(scores[:, 1:] > options.score_thresh)
+        region, label = torch.where(scores[:, 1:] > self.score_thresh)
         label = label + 1  # 0 is background
         image = torch.cat([torch.full_like(p[:, 0], i, dtype=torch.int64) for i, p in enumerate(proposals)])  # (R,)
         boxes = self.box_coder.decode(codes[region, label], torch.cat(list(proposals))[region])
         return choose(
             Candidates(boxes, scores[region, label], label, image[region]),
             sizes,
-            iou_threshold=options.nms_thresh,
-            limit=options.detections_per_img,
+            iou_threshold=self.nms_thresh,
+            limit=self.detections_per_img,
             min_side=_MIN_SIDE,
         )
 
     def _sample(self, proposals: Tensor, target: Target) -> _Samples:
         """Draw proposals of one image, its true boxes among them: else an untrained network would offer no objects."""
-        options = self.options
         boxes = torch.cat((proposals, target["boxes"]))
-        matches = match(box_iou(target["boxes"], boxes), options.bg_iou_thresh, options.fg_iou_thresh)
+        matches = match(box_iou(target["boxes"], boxes), self.bg_iou_thresh, self.fg_iou_thresh)
         # Background (-1) gets label 0, what is between (-2) gets -1, so that it is never drawn.
         labels = torch.where(matches >= 0, 0, matches + 1)
         labels[matches >= 0] = target["labels"][matches[matches >= 0]]
-        positive, negative = sample(labels, options.batch_size_per_image, options.positive_fraction)
+        positive, negative = sample(labels, self.batch_size_per_image, self.positive_fraction)
         drawn = positive | negative
         return _Samples(boxes[drawn], labels[drawn], matches[drawn])
 

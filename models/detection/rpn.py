@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.models._layers import Conv2dNormActivation
-from zoofleet.models.detection._anchors import AnchorGenerator, by_anchor
 from zoofleet.models.detection._boxes import (
     BoxCoder,
     at_least_float32,
@@ -18,47 +16,17 @@ from zoofleet.models.detection._boxes import (
     match,
     sample,
 )
-from zoofleet.models.detection._checks import check_ranges
+from zoofleet.models.detection._checks import check_counts, check_fractions
 from zoofleet.models.detection._init import normal_init
 from zoofleet.models.detection._selection import Candidates, choose
-from zoofleet.models.detection._transform import ImageBatch, Target
+from zoofleet.models.detection.anchor_utils import AnchorGenerator, by_anchor
+from zoofleet.models.detection.image_list import ImageList
+from zoofleet.models.detection.transform import Target
 from zoofleet.models.ops import box_iou
 
-__all__ = ["RPNHead", "RPNOptions", "RegionProposalNetwork"]
+__all__ = ["AnchorGenerator", "RPNHead", "RegionProposalNetwork"]
 
 _MIN_SIDE = 1e-3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RPNOptions:
-    """How proposals are chosen, and how the network learns.
-
-    Attributes:
-        pre_nms_top_n_train: candidates of each map that enter non-maximum suppression, in training.
-        pre_nms_top_n_test: the same in inference.
-        post_nms_top_n_train: proposals of each image, in training.
-        post_nms_top_n_test: the same in inference.
-        nms_thresh: overlap (IoU) above which the weaker candidate goes.
-        score_thresh: least objectness of a proposal.
-        fg_iou_thresh: overlap with a true box from which an anchor is an object.
-        bg_iou_thresh: overlap below which it is background.
-        batch_size_per_image: anchors of each image that the loss is taken over.
-        positive_fraction: how many of these may be objects.
-    """
-
-    pre_nms_top_n_train: int = 2000
-    pre_nms_top_n_test: int = 1000
-    post_nms_top_n_train: int = 2000
-    post_nms_top_n_test: int = 1000
-    nms_thresh: float = 0.7
-    score_thresh: float = 0.0
-    fg_iou_thresh: float = 0.7
-    bg_iou_thresh: float = 0.3
-    batch_size_per_image: int = 256
-    positive_fraction: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class RPNHead(nn.Module):
@@ -91,23 +59,62 @@ class RegionProposalNetwork(nn.Module):
     Args:
         anchor_generator: lays the anchors.
         head: gives objectness and box codes of each map.
-        options: see there.
+        fg_iou_thresh: overlap with a true box from which an anchor is an object.
+        bg_iou_thresh: overlap below which it is background.
+        batch_size_per_image: anchors of each image that the loss is taken over.
+        positive_fraction: how many of these may be objects.
+        pre_nms_top_n: candidates of each map that enter non-maximum suppression, in `training` and `testing`.
+        post_nms_top_n: proposals of each image, in `training` and `testing`.
+        nms_thresh: overlap (IoU) above which the weaker candidate goes.
+        score_thresh: least objectness of a proposal.
+
+    Raises:
+        InvalidArgumentError: a fraction or threshold outside [0, 1], or a number that is not positive.
     """
 
-    def __init__(self, anchor_generator: AnchorGenerator, head: nn.Module, options: RPNOptions) -> None:
+    def __init__(
+        self,
+        anchor_generator: AnchorGenerator,
+        head: nn.Module,
+        fg_iou_thresh: float,
+        bg_iou_thresh: float,
+        batch_size_per_image: int,
+        positive_fraction: float,
+        pre_nms_top_n: Mapping[str, int],
+        post_nms_top_n: Mapping[str, int],
+        nms_thresh: float,
+        score_thresh: float = 0.0,
+    ) -> None:
         super().__init__()
+        check_fractions(
+            fg_iou_thresh=fg_iou_thresh,
+            bg_iou_thresh=bg_iou_thresh,
+            positive_fraction=positive_fraction,
+            nms_thresh=nms_thresh,
+            score_thresh=score_thresh,
+        )
+        check_counts(batch_size_per_image=batch_size_per_image)
+        for when in ("training", "testing"):
+            check_counts(pre_nms_top_n=pre_nms_top_n.get(when), post_nms_top_n=post_nms_top_n.get(when))
         self.anchor_generator = anchor_generator
         self.head = head
-        self.options = options
+        self.fg_iou_thresh = fg_iou_thresh
+        self.bg_iou_thresh = bg_iou_thresh
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+        self.pre_nms_top_n = dict(pre_nms_top_n)
+        self.post_nms_top_n = dict(post_nms_top_n)
+        self.nms_thresh = nms_thresh
+        self.score_thresh = score_thresh
         self.box_coder = BoxCoder()
 
     def forward(
-        self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target] | None = None
+        self, images: ImageList, features: dict[str, Tensor], targets: Sequence[Target] | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Propose boxes, and compute losses where there are targets.
 
         Args:
-            batch: the images.
+            images: the batch.
             features: maps (N, C, H, W).
             targets: `boxes` of each image, float xyxy (G, 4); None in inference.
 
@@ -117,7 +124,7 @@ class RegionProposalNetwork(nn.Module):
         """
         maps = list(features.values())
         logit_maps, code_maps = self.head(maps)
-        anchors = self.anchor_generator(batch.size, maps)
+        anchors = self.anchor_generator(images, maps)[0]
         rows = [by_anchor(x, 1)[:, :, 0] for x in logit_maps]
         counts = [x.shape[1] for x in rows]
         logits = at_least_float32(torch.cat(rows, dim=1))  # (N, A)
@@ -126,7 +133,7 @@ class RegionProposalNetwork(nn.Module):
         best, levels = self._best(logits.detach(), counts, training=targets is not None)
         boxes = self.box_coder.decode(codes.detach().gather(1, best[:, :, None].expand(-1, -1, 4)), anchors[best])
         scores = logits.detach().gather(1, best).sigmoid()
-        proposals = self._choose(boxes, scores, levels, batch.sizes, training=targets is not None)
+        proposals = self._choose(boxes, scores, levels, images.image_sizes, training=targets is not None)
         if targets is None:
             return proposals, {}
         return proposals, self._losses(anchors, logits, codes, targets)
@@ -134,7 +141,7 @@ class RegionProposalNetwork(nn.Module):
     def _best(self, logits: Tensor, counts: Sequence[int], *, training: bool) -> tuple[Tensor, Tensor]:
         """The anchors of each map with the highest logits (N, A), `counts` of which belong to each: (N, T), and the
         maps' numbers (T,)."""
-        most = self.options.pre_nms_top_n_train if training else self.options.pre_nms_top_n_test
+        most = self.pre_nms_top_n["training" if training else "testing"]
         best, levels, start = [], [], 0
         for level, (count, part) in enumerate(zip(counts, torch.split(logits, list(counts), dim=1), strict=True)):
             best.append(part.topk(min(most, count), dim=1).indices + start)  # (N, T)
@@ -146,27 +153,25 @@ class RegionProposalNetwork(nn.Module):
         self, boxes: Tensor, scores: Tensor, levels: Tensor, sizes: Sequence[tuple[int, int]], *, training: bool
     ) -> list[Tensor]:
         """The best of the boxes (N, T, 4) with their scores (N, T), from the maps `levels` (T,): (P, 4) by image."""
-        options = self.options
-        image, rank = torch.where(scores >= options.score_thresh)
+        image, rank = torch.where(scores >= self.score_thresh)
         found = choose(
             Candidates(boxes[image, rank], scores[image, rank], levels[rank], image),
             sizes,
-            iou_threshold=options.nms_thresh,
-            limit=options.post_nms_top_n_train if training else options.post_nms_top_n_test,
+            iou_threshold=self.nms_thresh,
+            limit=self.post_nms_top_n["training" if training else "testing"],
             min_side=_MIN_SIDE,
         )
         return [detection["boxes"] for detection in found]
 
     def _losses(self, anchors: Tensor, logits: Tensor, codes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        options = self.options
         objects, sampled, wanted = [], [], []
         for target in targets:
             iou = box_iou(target["boxes"], anchors)
-            matches = match(iou, options.bg_iou_thresh, options.fg_iou_thresh)
+            matches = match(iou, self.bg_iou_thresh, self.fg_iou_thresh)
             matches = keep_best_anchors(matches, iou)
             # 1 for objects, 0 for background (-1), -1 for what is between (-2).
             labels = torch.where(matches >= 0, 1, matches + 1)
-            positive, negative = sample(labels, options.batch_size_per_image, options.positive_fraction)
+            positive, negative = sample(labels, self.batch_size_per_image, self.positive_fraction)
             objects.append(positive)
             sampled.append(positive | negative)
             wanted.append(self.box_coder.encode(target["boxes"][matches[positive]], anchors[positive]))

@@ -5,64 +5,47 @@ Source: Liu et al., "SSD: Single Shot MultiBox Detector", arXiv:1512.02325.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.detection._anchors import DefaultBoxGenerator, by_anchor
-from zoofleet.models.detection._backbones import freeze_first, num_trainable_layers
 from zoofleet.models.detection._boxes import BELOW_LOW, BoxCoder, at_least_float32, claim_best_anchors, match
-from zoofleet.models.detection._checks import check_labels, check_ranges, options_from, positive
+from zoofleet.models.detection._checks import check_counts, check_fractions, check_labels, check_options, positive
 from zoofleet.models.detection._detector import Detector
 from zoofleet.models.detection._init import xavier_init
-from zoofleet.models.detection._options import fixed_transform
 from zoofleet.models.detection._selection import Candidates, best_of_classes, choose
-from zoofleet.models.detection._transform import Detection, DetectionTransform, ImageBatch, Target
+from zoofleet.models.detection._utils import retrieve_out_channels
+from zoofleet.models.detection.anchor_utils import DefaultBoxGenerator, by_anchor
+from zoofleet.models.detection.backbone_utils import freeze_first, num_trainable_layers
+from zoofleet.models.detection.image_list import ImageList
+from zoofleet.models.detection.transform import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Detection,
+    GeneralizedRCNNTransform,
+    Target,
+)
 from zoofleet.models.ops import box_iou
 from zoofleet.models.vgg import VGG, VGG16_Weights, vgg16
 
 __all__ = [
     "SSD",
     "SSD300_VGG16_Weights",
+    "SSDClassificationHead",
     "SSDHead",
-    "SSDOptions",
+    "SSDRegressionHead",
     "SSDScoringHead",
     "SSDVGGBackbone",
-    "map_channels",
+    "refuse_size",
     "ssd300_vgg16",
-    "ssd_head",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SSDOptions:
-    """How detections are chosen, and how the network learns.
-
-    Attributes:
-        score_thresh: least score of a detection, itself excluded.
-        nms_thresh: overlap (IoU) above which the weaker of two detections of one class goes.
-        detections_per_img: most detections of an image.
-        topk_candidates: boxes of each class that enter non-maximum suppression.
-        iou_thresh: overlap with a true box from which a default box is an object.
-        positive_fraction: share of objects among the default boxes that the loss is taken over.
-    """
-
-    score_thresh: float = 0.01
-    nms_thresh: float = 0.45
-    detections_per_img: int = 200
-    topk_candidates: int = 400
-    iou_thresh: float = 0.5
-    positive_fraction: float = 0.25
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class SSDScoringHead(nn.Module):
@@ -84,58 +67,55 @@ class SSDScoringHead(nn.Module):
         return torch.cat([by_anchor(block(x), self.num_columns) for block, x in pairs], dim=1)
 
 
-class SSDHead(nn.Module):
-    """Logits and box codes of every default box.
-
-    Args:
-        classification_head: to (N, boxes, classes).
-        regression_head: to (N, boxes, 4).
-    """
-
-    def __init__(self, classification_head: nn.Module, regression_head: nn.Module) -> None:
-        super().__init__()
-        self.classification_head = classification_head
-        self.regression_head = regression_head
-
-    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Maps (N, C, H, W) to logits (N, boxes, classes) and codes (N, boxes, 4)."""
-        return self.classification_head(maps), self.regression_head(maps)
-
-
-def ssd_head(
-    in_channels: Sequence[int],
-    num_anchors: Sequence[int],
-    num_classes: int,
-    *,
-    block: Callable[[int, int], nn.Module],
-    init: Callable[[nn.Module], None],
-) -> SSDHead:
-    """Heads of one block for each feature map.
+class SSDClassificationHead(SSDScoringHead):
+    """Logits of every default box, by a convolution for each map.
 
     Args:
         in_channels: channels of each map.
         num_anchors: default boxes at each cell of each map.
         num_classes: background among them.
-        block: makes one from its channels in and out.
-        init: draws a head's first weights.
     """
 
-    def scoring_head(columns: int) -> SSDScoringHead:
-        blocks = nn.ModuleList(block(c, a * columns) for c, a in zip(in_channels, num_anchors, strict=True))
-        init(blocks)
-        return SSDScoringHead(blocks, columns)
-
-    return SSDHead(scoring_head(num_classes), scoring_head(4))
+    def __init__(self, in_channels: Sequence[int], num_anchors: Sequence[int], num_classes: int) -> None:
+        super().__init__(_convolutions(in_channels, num_anchors, num_classes), num_classes)
 
 
-def map_channels(backbone: nn.Module, size: tuple[int, int]) -> list[int]:
-    """Channels of each feature map, found by a run on an empty image of that height and width."""
-    training = backbone.training
-    backbone.eval()
-    with torch.no_grad():
-        maps = backbone(torch.zeros(1, 3, *size))
-    backbone.train(training)
-    return [x.shape[1] for x in maps.values()]
+class SSDRegressionHead(SSDScoringHead):
+    """Box codes of every default box, by a convolution for each map.
+
+    Args:
+        in_channels: channels of each map.
+        num_anchors: default boxes at each cell of each map.
+    """
+
+    def __init__(self, in_channels: Sequence[int], num_anchors: Sequence[int]) -> None:
+        super().__init__(_convolutions(in_channels, num_anchors, 4), 4)
+
+
+def _convolutions(in_channels: Sequence[int], num_anchors: Sequence[int], columns: int) -> nn.ModuleList:
+    pairs = zip(in_channels, num_anchors, strict=True)
+    blocks = nn.ModuleList(nn.Conv2d(channels, anchors * columns, 3, padding=1) for channels, anchors in pairs)
+    xavier_init(blocks)
+    return blocks
+
+
+class SSDHead(nn.Module):
+    """Logits and box codes of every default box.
+
+    Args:
+        in_channels: channels of each map.
+        num_anchors: default boxes at each cell of each map.
+        num_classes: background among them.
+    """
+
+    def __init__(self, in_channels: Sequence[int], num_anchors: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        self.classification_head = SSDClassificationHead(in_channels, num_anchors, num_classes)
+        self.regression_head = SSDRegressionHead(in_channels, num_anchors)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Maps (N, C, H, W) to logits (N, boxes, classes) and codes (N, boxes, 4)."""
+        return self.classification_head(maps), self.regression_head(maps)
 
 
 class SSD(Detector):
@@ -144,41 +124,80 @@ class SSD(Detector):
     Args:
         backbone: maps (N, 3, H, W) to a dict of feature maps.
         anchor_generator: lays the default boxes over them.
-        head: gives logits (N, boxes, classes) and codes (N, boxes, 4).
-        transform: to images of one size.
-        options: see there.
+        size: height and width that every image gets.
+        num_classes: background among them.
+        image_mean: of each channel; None for ImageNet's.
+        image_std: of each channel; None for ImageNet's.
+        head: gives logits (N, boxes, classes) and codes (N, boxes, 4); None for an `SSDHead`.
+        score_thresh: least score of a detection, itself excluded.
+        nms_thresh: overlap (IoU) above which the weaker of two detections of one class goes.
+        detections_per_img: most detections of an image.
+        iou_thresh: overlap with a true box from which a default box is an object.
+        topk_candidates: boxes of each class that enter non-maximum suppression.
+        positive_fraction: share of objects among the default boxes that the loss is taken over.
+        options: none.
+
+    Raises:
+        InvalidArgumentError: an option that is not there, or a value that it cannot take.
     """
 
     def __init__(
         self,
-        *,
         backbone: nn.Module,
         anchor_generator: DefaultBoxGenerator,
-        head: nn.Module,
-        transform: DetectionTransform,
-        options: SSDOptions,
+        size: tuple[int, int],
+        num_classes: int,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+        head: nn.Module | None = None,
+        score_thresh: float = 0.01,
+        nms_thresh: float = 0.45,
+        detections_per_img: int = 200,
+        iou_thresh: float = 0.5,
+        topk_candidates: int = 400,
+        positive_fraction: float = 0.25,
+        **options: Any,
     ) -> None:
+        check_options(SSD, options)
+        check_fractions(
+            score_thresh=score_thresh,
+            nms_thresh=nms_thresh,
+            iou_thresh=iou_thresh,
+            positive_fraction=positive_fraction,
+        )
+        check_counts(detections_per_img=detections_per_img, topk_candidates=topk_candidates)
+        fixed: dict[str, Any] = {"size_divisible": 1, "fixed_size": tuple(size)} | options
+        transform = GeneralizedRCNNTransform(
+            min(size), max(size), image_mean or IMAGENET_MEAN, image_std or IMAGENET_STD, **fixed
+        )
         super().__init__(backbone, transform)
         self.anchor_generator = anchor_generator
+        if head is None:
+            anchors = anchor_generator.num_anchors_per_location()
+            head = SSDHead(retrieve_out_channels(backbone, size), anchors, num_classes)
         self.head = head
-        self.options = options
+        self.score_thresh = score_thresh
+        self.nms_thresh = nms_thresh
+        self.detections_per_img = detections_per_img
+        self.iou_thresh = iou_thresh
+        self.topk_candidates = topk_candidates
+        self.positive_fraction = positive_fraction
         self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
 
-    def _detect(self, batch: ImageBatch, features: dict[str, Tensor]) -> list[Detection]:
+    def _detect(self, batch: ImageList, features: dict[str, Tensor]) -> list[Detection]:
         logits, codes, anchors = self._scores(batch, features)
-        options = self.options
         image, anchor, label, score = best_of_classes(
-            logits.softmax(dim=-1)[:, :, 1:], count=options.topk_candidates, threshold=options.score_thresh
+            logits.softmax(dim=-1)[:, :, 1:], count=self.topk_candidates, threshold=self.score_thresh
         )
         boxes = self.box_coder.decode(codes[image, anchor], anchors[anchor])
         return choose(
             Candidates(boxes, score, label + 1, image),  # 0 is background
-            batch.sizes,
-            iou_threshold=options.nms_thresh,
-            limit=options.detections_per_img,
+            batch.image_sizes,
+            iou_threshold=self.nms_thresh,
+            limit=self.detections_per_img,
         )
 
-    def _losses(self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+    def _losses(self, batch: ImageList, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         logits, codes, anchors = self._scores(batch, features)
         check_labels(targets, logits.shape[-1])
         labels = torch.zeros(logits.shape[:2], dtype=torch.int64, device=logits.device)  # (N, A)
@@ -186,7 +205,7 @@ class SSD(Detector):
         matched = 0
         for i, target in enumerate(targets):
             iou = box_iou(target["boxes"], anchors)
-            matches = match(iou, self.options.iou_thresh, self.options.iou_thresh)
+            matches = match(iou, self.iou_thresh, self.iou_thresh)
             matches = claim_best_anchors(matches, iou)
             objects = matches != BELOW_LOW
             truth = matches[objects]
@@ -202,15 +221,15 @@ class SSD(Detector):
             "classification": class_loss[counted].sum() / max(matched, 1),
         }
 
-    def _scores(self, batch: ImageBatch, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _scores(self, batch: ImageList, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (N, A, classes), codes (N, A, 4) and default boxes (A, 4)."""
         maps = list(features.values())
         logits, codes = self.head(maps)
-        return at_least_float32(logits), at_least_float32(codes), self.anchor_generator(batch.size, maps)
+        return at_least_float32(logits), at_least_float32(codes), self.anchor_generator(batch, maps)[0]
 
     def _hard_examples(self, loss: Tensor, objects: Tensor) -> Tensor:
         """The objects, and the background with the highest loss: a mask over (N, A). SSD, section 2.2."""
-        negatives_each = (1 - self.options.positive_fraction) / self.options.positive_fraction
+        negatives_each = (1 - self.positive_fraction) / self.positive_fraction
         wanted = negatives_each * objects.sum(dim=1, keepdim=True)
         order = loss.masked_fill(objects, -torch.inf).argsort(dim=1, descending=True)
         return objects | (order.argsort(dim=1) < wanted)
@@ -274,8 +293,14 @@ def _shrinking_block(in_channels: int, out_channels: int, *, stride: int, paddin
     )
 
 
-def _convolution(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+def refuse_size(options: Mapping[str, Any], side: int) -> None:
+    """Demand that a builder whose images are `side` squared is not asked for others.
+
+    Raises:
+        InvalidArgumentError: `size` is among the options.
+    """
+    if "size" in options:
+        raise InvalidArgumentError(f"no option is named size: this model's images are {side} x {side}; build an SSD")
 
 
 SSD300_VGG16_Weights = define_weights("SSD300_VGG16_Weights")
@@ -300,15 +325,10 @@ def ssd300_vgg16(
         weights_backbone: of the backbone alone.
         trainable_backbone_layers: parts of a backbone with trained weights that are trained further, counted from
             the last; 0 to 5, 4 if left out. A random backbone is trained whole.
-        kwargs: the fields of `SSDOptions`; `image_mean` and `image_std`, VGG's if left out.
+        kwargs: options of `SSD`; `image_mean` and `image_std` are VGG's if left out.
     """
     num_classes = positive("num_classes", 91 if num_classes is None else num_classes)
-    size = (300, 300)
-    options, rest = options_from(SSDOptions, kwargs)
-    # VGG's first weights were trained on values up to 255.
-    transform = fixed_transform(
-        rest, "SSDOptions' fields", size=size, mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3
-    )
+    refuse_size(kwargs, 300)
     if weights is not None:
         weights_backbone = None
     is_trained = weights is not None or weights_backbone is not None
@@ -319,14 +339,9 @@ def ssd300_vgg16(
         scales=[0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
         steps=[8, 16, 32, 64, 100, 300],
     )
-    head = ssd_head(
-        map_channels(backbone, size),
-        anchors.num_anchors_per_location(),
-        num_classes,
-        block=_convolution,
-        init=xavier_init,
-    )
-    model = SSD(backbone=backbone, anchor_generator=anchors, head=head, transform=transform, options=options)
+    # VGG's first weights were trained on values up to 255.
+    defaults: dict[str, Any] = {"image_mean": (0.48235, 0.45882, 0.40784), "image_std": (1 / 255,) * 3}
+    model = SSD(backbone, anchors, (300, 300), num_classes, **defaults | kwargs)
     if weights is not None:
         load_weights(model, weights, progress=progress)
     return model

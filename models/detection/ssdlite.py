@@ -6,7 +6,7 @@ arXiv:1905.02244, section 6.3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -17,15 +17,22 @@ from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.detection._anchors import DefaultBoxGenerator
-from zoofleet.models.detection._backbones import freeze_first, mobilenet_parts, num_trainable_layers
-from zoofleet.models.detection._checks import options_from, positive
+from zoofleet.models.detection._checks import positive
 from zoofleet.models.detection._init import normal_init
-from zoofleet.models.detection._options import fixed_transform
-from zoofleet.models.detection.ssd import SSD, SSDOptions, map_channels, ssd_head
-from zoofleet.models.mobilenet_v3 import InvertedResidual, MobileNet_V3_Large_Weights, MobileNetV3, mobilenet_v3_large
+from zoofleet.models.detection._utils import retrieve_out_channels
+from zoofleet.models.detection.anchor_utils import DefaultBoxGenerator
+from zoofleet.models.detection.backbone_utils import freeze_first, mobilenet_parts, num_trainable_layers
+from zoofleet.models.detection.ssd import SSD, SSDScoringHead, refuse_size
+from zoofleet.models.mobilenetv3 import InvertedResidual, MobileNet_V3_Large_Weights, MobileNetV3, mobilenet_v3_large
 
-__all__ = ["SSDLite320_MobileNet_V3_Large_Weights", "SSDLiteBackbone", "ssdlite320_mobilenet_v3_large"]
+__all__ = [
+    "SSDLite320_MobileNet_V3_Large_Weights",
+    "SSDLiteBackbone",
+    "SSDLiteClassificationHead",
+    "SSDLiteHead",
+    "SSDLiteRegressionHead",
+    "ssdlite320_mobilenet_v3_large",
+]
 
 NormLayer = Callable[..., nn.Module]
 
@@ -79,13 +86,67 @@ def _shrinking_block(in_channels: int, out_channels: int, norm_layer: NormLayer)
     )
 
 
-def _separable_convolution(norm_layer: NormLayer, in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        Conv2dNormActivation(
-            in_channels, in_channels, groups=in_channels, norm_layer=norm_layer, activation_layer=nn.ReLU6
-        ),
-        nn.Conv2d(in_channels, out_channels, 1),
+class SSDLiteClassificationHead(SSDScoringHead):
+    """Logits of every default box, by a depthwise separable convolution for each map.
+
+    Args:
+        in_channels: channels of each map.
+        num_anchors: default boxes at each cell of each map.
+        num_classes: background among them.
+        norm_layer: of the depthwise convolutions.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], num_anchors: Sequence[int], num_classes: int, norm_layer: NormLayer
+    ) -> None:
+        super().__init__(_convolutions(in_channels, num_anchors, num_classes, norm_layer), num_classes)
+
+
+class SSDLiteRegressionHead(SSDScoringHead):
+    """Box codes of every default box, by a depthwise separable convolution for each map.
+
+    Args:
+        in_channels: channels of each map.
+        num_anchors: default boxes at each cell of each map.
+        norm_layer: of the depthwise convolutions.
+    """
+
+    def __init__(self, in_channels: Sequence[int], num_anchors: Sequence[int], norm_layer: NormLayer) -> None:
+        super().__init__(_convolutions(in_channels, num_anchors, 4, norm_layer), 4)
+
+
+def _convolutions(
+    in_channels: Sequence[int], num_anchors: Sequence[int], columns: int, norm_layer: NormLayer
+) -> nn.ModuleList:
+    depthwise = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=nn.ReLU6)
+    blocks = nn.ModuleList(
+        nn.Sequential(depthwise(channels, channels, groups=channels), nn.Conv2d(channels, anchors * columns, 1))
+        for channels, anchors in zip(in_channels, num_anchors, strict=True)
     )
+    normal_init(blocks, _STD)
+    return blocks
+
+
+class SSDLiteHead(nn.Module):
+    """Logits and box codes of every default box.
+
+    Args:
+        in_channels: channels of each map.
+        num_anchors: default boxes at each cell of each map.
+        num_classes: background among them.
+        norm_layer: of the depthwise convolutions.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], num_anchors: Sequence[int], num_classes: int, norm_layer: NormLayer
+    ) -> None:
+        super().__init__()
+        self.classification_head = SSDLiteClassificationHead(in_channels, num_anchors, num_classes, norm_layer)
+        self.regression_head = SSDLiteRegressionHead(in_channels, num_anchors, norm_layer)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Maps (N, C, H, W) to logits (N, boxes, classes) and codes (N, boxes, 4)."""
+        return self.classification_head(maps), self.regression_head(maps)
 
 
 SSDLite320_MobileNet_V3_Large_Weights = define_weights("SSDLite320_MobileNet_V3_Large_Weights")
@@ -112,12 +173,10 @@ def ssdlite320_mobilenet_v3_large(
         trainable_backbone_layers: parts of a backbone with trained weights that are trained further, counted from
             the last; 0 to 6, all if left out.
         norm_layer: None for batch norm with epsilon 0.001 and momentum 0.03.
-        kwargs: the fields of `SSDOptions`; `image_mean` and `image_std`, 0.5 each if left out.
+        kwargs: options of `SSD`; `image_mean` and `image_std` are 0.5 each if left out.
     """
     num_classes = positive("num_classes", 91 if num_classes is None else num_classes)
-    defaults = {"score_thresh": 0.001, "nms_thresh": 0.55, "detections_per_img": 300, "topk_candidates": 300}
-    options, rest = options_from(SSDOptions, defaults | kwargs)
-    transform = fixed_transform(rest, "SSDOptions' fields", size=_SIZE, mean=(0.5,) * 3, std=(0.5,) * 3)
+    refuse_size(kwargs, 320)
     if weights is not None:
         weights_backbone = None
     is_trained = weights is not None or weights_backbone is not None
@@ -131,14 +190,19 @@ def ssdlite320_mobilenet_v3_large(
         normal_init(network, _STD)
     backbone = SSDLiteBackbone(network, trainable, norm_layer)
     anchors = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)
-    head = ssd_head(
-        map_channels(backbone, _SIZE),
-        anchors.num_anchors_per_location(),
-        num_classes,
-        block=partial(_separable_convolution, norm_layer),
-        init=partial(normal_init, std=_STD),
+    head = SSDLiteHead(
+        retrieve_out_channels(backbone, _SIZE), anchors.num_anchors_per_location(), num_classes, norm_layer
     )
-    model = SSD(backbone=backbone, anchor_generator=anchors, head=head, transform=transform, options=options)
+    defaults: dict[str, Any] = {
+        "image_mean": (0.5,) * 3,
+        "image_std": (0.5,) * 3,
+        "score_thresh": 0.001,
+        "nms_thresh": 0.55,
+        "detections_per_img": 300,
+        "topk_candidates": 300,
+        "head": head,
+    }
+    model = SSD(backbone, anchors, _SIZE, num_classes, **defaults | kwargs)
     if weights is not None:
         load_weights(model, weights, progress=progress)
     return model

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models.ops._boxes import box_area
+from zoofleet.models.ops.boxes import box_area
 
 __all__ = ["generalized_box_iou_loss", "sigmoid_focal_loss"]
 

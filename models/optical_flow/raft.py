@@ -421,7 +421,8 @@ class RAFT(nn.Module):
         """
         self._check(image1, image2, num_flow_updates)
         features = self.feature_encoder(torch.cat([image1, image2]))
-        pyramid = self.corr_block.build_pyramid(*features.chunk(2))
+        count = image1.shape[0]
+        pyramid = self.corr_block.build_pyramid(features[:count], features[count:])
         hidden, context = self._split_context(self.context_encoder(image1))
 
         start = _pixel_grid(hidden)  # (1, 2, H/8, W/8)

@@ -2,13 +2,13 @@
 
 from zoofleet.models.quantization._convert import convert
 from zoofleet.models.quantization.googlenet import GoogLeNet_QuantizedWeights, QuantizableGoogLeNet, googlenet
-from zoofleet.models.quantization.inception_v3 import Inception_V3_QuantizedWeights, QuantizableInception3, inception_v3
-from zoofleet.models.quantization.mobilenet_v2 import (
+from zoofleet.models.quantization.inception import Inception_V3_QuantizedWeights, QuantizableInception3, inception_v3
+from zoofleet.models.quantization.mobilenetv2 import (
     MobileNet_V2_QuantizedWeights,
     QuantizableMobileNetV2,
     mobilenet_v2,
 )
-from zoofleet.models.quantization.mobilenet_v3 import (
+from zoofleet.models.quantization.mobilenetv3 import (
     MobileNet_V3_Large_QuantizedWeights,
     QuantizableMobileNetV3,
     mobilenet_v3_large,

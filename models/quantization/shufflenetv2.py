@@ -37,12 +37,12 @@ __all__ = [
 class QuantizableInvertedResidual(InvertedResidual):
     """A block whose two halves are joined at a scale of their own."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__(in_channels, out_channels, stride)
+    def __init__(self, inp: int, oup: int, stride: int) -> None:
+        super().__init__(inp, oup, stride)
         self.cat = FloatFunctional()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H/stride, W/stride)."""
+        """(N, inp, H, W) to (N, oup, H/stride, W/stride)."""
         first, second = x.chunk(2, dim=1) if self.stride == 1 else (x, x)
         return channel_shuffle(self.cat.cat([self.branch1(first), self.branch2(second)], dim=1), 2)
 

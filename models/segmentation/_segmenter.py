@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._features import FeatureExtractor
 from zoofleet.models._hub import load_weights
+from zoofleet.models._utils import IntermediateLayerGetter
 from zoofleet.models._weights import WeightsEnum, fixed_by_weights
-from zoofleet.models.mobilenet_v3 import mobilenet_v3_large
+from zoofleet.models.mobilenetv3 import mobilenet_v3_large
 from zoofleet.models.resnet import ResNet
 
 __all__ = ["DilatedBackbone", "FCNHead", "Segmenter", "build_segmenter", "check_images", "upsample"]
 
 S = TypeVar("S", bound="Segmenter")
+
+fx.wrap("check_images")  # a branch that torch.fx would not trace
 
 
 class FCNHead(nn.Sequential):
@@ -27,17 +29,17 @@ class FCNHead(nn.Sequential):
 
     Args:
         in_channels: channels of the features.
-        num_classes: channels of the logits.
+        channels: of the logits, the number of classes.
     """
 
-    def __init__(self, in_channels: int, num_classes: int) -> None:
+    def __init__(self, in_channels: int, channels: int) -> None:
         width = in_channels // 4
         super().__init__(
             nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
             nn.Dropout(0.1),
-            nn.Conv2d(width, num_classes, kernel_size=1),
+            nn.Conv2d(width, channels, kernel_size=1),
         )
 
 
@@ -50,7 +52,7 @@ class Segmenter(nn.Module):
         aux_classifier: features `aux` -> logits of their size, whose loss helps training; None for none.
     """
 
-    def __init__(self, *, backbone: nn.Module, classifier: nn.Module, aux_classifier: nn.Module | None = None) -> None:
+    def __init__(self, backbone: nn.Module, classifier: nn.Module, aux_classifier: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.classifier = classifier
@@ -115,10 +117,10 @@ class DilatedBackbone:
         early, last = ((str(i), cast("int", network[i].out_channels)) for i in (strided[-3], len(network) - 1))
         return cls(network, early, last)
 
-    def giving(self, *, early: str | None, last: str) -> FeatureExtractor:
+    def giving(self, *, early: str | None, last: str) -> IntermediateLayerGetter:
         """Cut out the network, with its features under these names; None for not giving them."""
         names = {self.early[0]: early} if early is not None else {}
-        return FeatureExtractor(self.network, names | {self.last[0]: last})
+        return IntermediateLayerGetter(self.network, names | {self.last[0]: last})
 
 
 def build_segmenter(

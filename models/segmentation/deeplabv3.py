@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.mobilenet_v3 import MobileNet_V3_Large_Weights
+from zoofleet.models.mobilenetv3 import MobileNet_V3_Large_Weights
 from zoofleet.models.resnet import ResNet50_Weights, ResNet101_Weights, resnet50, resnet101
 from zoofleet.models.segmentation._segmenter import DilatedBackbone, Segmenter, build_segmenter, upsample
 
 __all__ = [
     "ASPP",
+    "ASPPConv",
+    "ASPPPooling",
     "DeepLabHead",
     "DeepLabV3",
     "DeepLabV3_MobileNet_V3_Large_Weights",
@@ -38,6 +40,19 @@ def _conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, dilat
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     ]
+
+
+class ASPPConv(nn.Sequential):
+    """A dilated 3x3 convolution with batch norm and ReLU.
+
+    Args:
+        in_channels: channels of the features.
+        out_channels: channels of the output.
+        dilation: of the convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int) -> None:
+        super().__init__(*_conv_norm_relu(in_channels, out_channels, kernel_size=3, dilation=dilation))
 
 
 class ASPPPooling(nn.Sequential):
@@ -70,10 +85,7 @@ class ASPP(nn.Module):
         self.convs = nn.ModuleList(
             [
                 nn.Sequential(*_conv_norm_relu(in_channels, out_channels, kernel_size=1)),
-                *(
-                    nn.Sequential(*_conv_norm_relu(in_channels, out_channels, kernel_size=3, dilation=rate))
-                    for rate in atrous_rates
-                ),
+                *(ASPPConv(in_channels, out_channels, rate) for rate in atrous_rates),
                 ASPPPooling(in_channels, out_channels),
             ]
         )

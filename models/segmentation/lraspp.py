@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.mobilenet_v3 import MobileNet_V3_Large_Weights
+from zoofleet.models.mobilenetv3 import MobileNet_V3_Large_Weights
 from zoofleet.models.segmentation._segmenter import DilatedBackbone, check_images, upsample
 
-__all__ = ["LRASPP", "LRASPP_MobileNet_V3_Large_Weights", "lraspp_mobilenet_v3_large"]
+__all__ = ["LRASPP", "LRASPPHead", "LRASPP_MobileNet_V3_Large_Weights", "lraspp_mobilenet_v3_large"]
+
+fx.wrap("check_images")  # a branch that torch.fx would not trace
 
 
 class LRASPPHead(nn.Module):
@@ -29,7 +31,7 @@ class LRASPPHead(nn.Module):
         inter_channels: channels to which the coarse features are brought.
     """
 
-    def __init__(self, *, low_channels: int, high_channels: int, num_classes: int, inter_channels: int = 128) -> None:
+    def __init__(self, low_channels: int, high_channels: int, num_classes: int, inter_channels: int) -> None:
         super().__init__()
         self.cbr = nn.Sequential(
             nn.Conv2d(high_channels, inter_channels, kernel_size=1, bias=False),
@@ -56,13 +58,18 @@ class LRASPP(nn.Module):
 
     Args:
         backbone: gives a dict with the features `low` and `high`.
-        classifier: `(low, high)` -> logits at the size of `low`.
+        low_channels: channels of `low`.
+        high_channels: channels of `high`.
+        num_classes: channels of the output.
+        inter_channels: channels to which the coarse features are brought.
     """
 
-    def __init__(self, *, backbone: nn.Module, classifier: LRASPPHead) -> None:
+    def __init__(
+        self, backbone: nn.Module, low_channels: int, high_channels: int, num_classes: int, inter_channels: int = 128
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.classifier = classifier
+        self.classifier = LRASPPHead(low_channels, high_channels, num_classes, inter_channels)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """Segment images.
@@ -100,20 +107,12 @@ def lraspp_mobilenet_v3_large(
         progress: show a progress line while downloading.
         num_classes: channels of the output, the background among them; the weights' where they are given.
         weights_backbone: published weights of the backbone, used unless `weights` are given; None for random ones.
-        **kwargs: arguments of `LRASPPHead`, such as `inter_channels`.
+        **kwargs: `inter_channels` of `LRASPP`.
     """
     if weights is not None:
         weights_backbone = None
     dilated = DilatedBackbone.mobilenet_v3_large(weights_backbone, progress)
-    model = LRASPP(
-        backbone=dilated.giving(early="low", last="high"),
-        classifier=LRASPPHead(
-            low_channels=dilated.early[1],
-            high_channels=dilated.last[1],
-            num_classes=num_classes,
-            **kwargs,
-        ),
-    )
+    model = LRASPP(dilated.giving(early="low", last="high"), dilated.early[1], dilated.last[1], num_classes, **kwargs)
     if weights is not None:
         load_weights(model, weights, progress=progress)
     return model

@@ -237,7 +237,7 @@ class MultiscaleBlock(nn.Module):
             dropout=dropout,
             norm_layer=norm_layer,
         )
-        self.mlp = MLP(attn_dim, 4 * attn_dim, dropout=dropout, out_channels=after)
+        self.mlp = MLP(attn_dim, [4 * attn_dim, after], activation_layer=nn.GELU, dropout=dropout)
         self.stochastic_depth = StochasticDepth(stochastic_depth_prob)
         self.pool_skip: Pool | None = None
         if math.prod(config.stride_q) > 1:
@@ -280,7 +280,7 @@ class PositionalEncoding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T * H * W, embed_size) to (N, 1 + T * H * W, embed_size)."""
-        x = torch.cat([self.class_token.expand(len(x), 1, -1), x], dim=1)  # (N, 1 + T * H * W, embed_size)
+        x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1)  # (N, 1 + T * H * W, embed_size)
         if self.rel_pos_embed:
             return x
         places = (self.temporal_pos[:, None] + self.spatial_pos).flatten(0, 1)  # (T * H * W, embed_size)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._hub import load_weights
@@ -112,6 +112,14 @@ class BasicBlock(nn.Module):
         return F.relu(self.conv2(self.conv1(x)) + shortcut)
 
 
+fx.wrap("_check_clips")  # a branch that torch.fx would not trace
+
+
+def _check_clips(x: Tensor) -> None:
+    if x.ndim != 5 or x.shape[1] != 3:
+        raise InvalidArgumentError(f"clips of shape {tuple(x.shape)}: the model takes (N, 3, T, H, W)")
+
+
 class VideoResNet(nn.Module):
     """18-layer-style residual network over clips.
 
@@ -160,8 +168,7 @@ class VideoResNet(nn.Module):
         Raises:
             InvalidArgumentError: the input is not five-dimensional with three channels.
         """
-        if x.ndim != 5 or x.shape[1] != 3:
-            raise InvalidArgumentError(f"clips of shape {tuple(x.shape)}: the model takes (N, 3, T, H, W)")
+        _check_clips(x)
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
         out: Tensor = self.fc(self.avgpool(x).flatten(1))
         return out

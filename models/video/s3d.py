@@ -10,7 +10,7 @@ import functools
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._hub import load_weights
@@ -102,6 +102,17 @@ class SepInceptionBlock3D(nn.Module):
         return torch.cat([self.branch0(x), self.branch1(x), self.branch2(x), self.branch3(x)], dim=1)
 
 
+fx.wrap("_check_clips")  # a branch that torch.fx would not trace
+
+
+def _check_clips(x: Tensor) -> None:
+    if x.ndim != 5 or x.shape[1] != 3 or x.shape[2] < MIN_FRAMES or min(x.shape[3:]) < MIN_SIDE:
+        raise InvalidArgumentError(
+            f"clips of shape {tuple(x.shape)}: the model takes (N, 3, T, H, W) with T >= {MIN_FRAMES} and "
+            f"H, W >= {MIN_SIDE}"
+        )
+
+
 class S3D(nn.Module):
     """A separated Inception network over clips, whose logits are means over time and space.
 
@@ -148,11 +159,7 @@ class S3D(nn.Module):
         Raises:
             InvalidArgumentError: the input is of another shape or smaller.
         """
-        if x.ndim != 5 or x.shape[1] != 3 or x.shape[2] < MIN_FRAMES or min(x.shape[3:]) < MIN_SIDE:
-            raise InvalidArgumentError(
-                f"clips of shape {tuple(x.shape)}: the model takes (N, 3, T, H, W) with T >= {MIN_FRAMES} and "
-                f"H, W >= {MIN_SIDE}"
-            )
+        _check_clips(x)
         maps = self.classifier(self.avgpool(self.features(x)))  # (N, num_classes, T', H', W')
         logits: Tensor = maps.mean((2, 3, 4))
         return logits

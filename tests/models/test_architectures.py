@@ -10,8 +10,8 @@ from torch import nn
 
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models import mobilenet_v2, mobilenet_v3_large, resnet50
-from zoofleet.models._features import FeatureExtractor
 from zoofleet.models._layers import Conv2dNormActivation, Conv3dNormActivation, make_divisible
+from zoofleet.models._utils import IntermediateLayerGetter
 from zoofleet.models.resnet import BasicBlock, Bottleneck, ResNet
 
 LAYERS = {"layer1": "1", "layer2": "2", "layer3": "3", "layer4": "4"}
@@ -19,7 +19,7 @@ LAYERS = {"layer1": "1", "layer2": "2", "layer3": "3", "layer4": "4"}
 
 def _sides(model: ResNet) -> list[int]:
     with torch.inference_mode():
-        return [x.shape[-1] for x in FeatureExtractor(model.eval(), LAYERS)(torch.zeros(1, 3, 64, 64)).values()]
+        return [x.shape[-1] for x in IntermediateLayerGetter(model.eval(), LAYERS)(torch.zeros(1, 3, 64, 64)).values()]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_mobilenet_v3_halves_its_last_stage_for_detection() -> None:
 
 def test_features_keep_their_names_and_end_with_the_last_one_needed() -> None:
     model = resnet50()
-    body = FeatureExtractor(model, {"layer3": "high", "layer1": "low"})
+    body = IntermediateLayerGetter(model, {"layer3": "high", "layer1": "low"})
     assert list(body) == ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"]
     assert body["layer1"] is model.layer1
     assert set(body.state_dict()) < set(model.state_dict())
@@ -96,7 +96,7 @@ def test_features_keep_their_names_and_end_with_the_last_one_needed() -> None:
 
 def test_features_that_do_not_exist_are_named() -> None:
     with pytest.raises(InvalidArgumentError, match=r"no layers \['layer5'\]"):
-        FeatureExtractor(resnet50(), {"layer1": "a", "layer5": "b"})
+        IntermediateLayerGetter(resnet50(), {"layer1": "a", "layer5": "b"})
 
 
 @torch.inference_mode()

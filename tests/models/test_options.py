@@ -10,9 +10,9 @@ from torch import nn
 
 from zoofleet import models
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models.mobilenet_v3 import InvertedResidualConfig
+from zoofleet.models.mobilenetv3 import InvertedResidualConfig
 
-BLOCK = InvertedResidualConfig(8, 3, 16, 8, use_se=False, use_hs=False, stride=2)
+BLOCK = InvertedResidualConfig(8, 3, 16, 8, False, "RE", 2, 1, 1.0)
 
 NONE_MEANS_DEFAULT: list[tuple[Callable[..., nn.Module], list[str]]] = [
     (models.resnet18, ["norm_layer", "replace_stride_with_dilation"]),

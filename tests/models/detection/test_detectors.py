@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.models.detection import scenes
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError, InvalidWeightsError, UnknownWeightsError
 from zoofleet.models import _hub, get_model, get_model_builder
@@ -34,7 +34,7 @@ from zoofleet.models.detection import (
     ssd300_vgg16,
     ssdlite320_mobilenet_v3_large,
 )
-from zoofleet.models.detection._backbones import num_trainable_layers, resnet_fpn
+from zoofleet.models.detection.backbone_utils import num_trainable_layers, resnet_fpn
 from zoofleet.models.ops import FrozenBatchNorm2d
 from zoofleet.models.resnet import resnet50
 
@@ -91,12 +91,12 @@ def test_results_are_in_each_images_own_coordinates(model: Detector) -> None:
 @torch.inference_mode()
 def test_nothing_found_gives_empty_tensors(model: Detector) -> None:
     head: Any = getattr(model, "roi_heads", model)
-    before = head.options
-    head.options = type(before)(score_thresh=1.0)
+    before = head.score_thresh
+    head.score_thresh = 1.0
     try:
         results = model.predict(scenes.images())
     finally:
-        head.options = before
+        head.score_thresh = before
     shapes = {
         "boxes": (4,),
         "scores": (),
@@ -270,7 +270,7 @@ def test_wrong_options_are_refused(builder: Callable[..., Detector], options: di
 
 
 def test_options_reach_their_places() -> None:
-    model = maskrcnn_resnet50_fpn(
+    model: Any = maskrcnn_resnet50_fpn(
         weights_backbone=None,
         num_classes=3,
         min_size=(100, 200),
@@ -279,9 +279,9 @@ def test_options_reach_their_places() -> None:
         box_nms_thresh=0.25,
         bbox_reg_weights=(1.0, 2.0, 3.0, 4.0),
     )
-    assert (model.transform.min_sizes, model.transform.max_size) == ((100, 200), 300)
-    assert (model.rpn.options.post_nms_top_n_test, model.rpn.options.post_nms_top_n_train) == (50, 2000)
-    assert (model.roi_heads.options.nms_thresh, model.roi_heads.options.score_thresh) == (0.25, 0.05)
+    assert (model.transform.min_size, model.transform.max_size) == ((100, 200), 300)
+    assert model.rpn.post_nms_top_n == {"training": 2000, "testing": 50}
+    assert (model.roi_heads.nms_thresh, model.roi_heads.score_thresh) == (0.25, 0.05)
     assert model.roi_heads.box_coder.weights == (1.0, 2.0, 3.0, 4.0)
     shapes = {key: len(value) for key, value in model.state_dict().items() if value.dim()}
     assert shapes["roi_heads.box_predictor.cls_score.weight"] == 3
@@ -313,10 +313,14 @@ def test_defaults_are_the_published_models(builder: Callable[..., Detector], def
     with torch.device("meta"):
         model, told = builder(weights_backbone=None), builder(weights_backbone=None, **defaults)
         other = builder(weights_backbone=None, image_mean=(0.5, 0.5, 0.5))
-    assert model.transform == told.transform
-    parts: list[Any] = [getattr(m, "rpn", m) for m in (model, told)]
-    assert parts[0].options == parts[1].options
-    assert other.transform.mean == (0.5, 0.5, 0.5) != model.transform.mean
+    assert _settings(model.transform) == _settings(told.transform)
+    parts = [getattr(m, "rpn", m) for m in (model, told)]
+    assert _settings(parts[0]) == _settings(parts[1])
+    assert other.transform.image_mean == (0.5, 0.5, 0.5) != model.transform.image_mean
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    return {key: value for key, value in vars(module).items() if not key.startswith("_")}
 
 
 def test_anchors_are_an_option() -> None:

@@ -23,8 +23,9 @@ from zoofleet.models.detection._boxes import (
 from zoofleet.models.detection._keypoints import keypoint_loss, locate_keypoints
 from zoofleet.models.detection._masks import mask_loss
 from zoofleet.models.detection._selection import Candidates, best_of_classes, best_of_maps, choose
-from zoofleet.models.detection._transform import DetectionTransform
 from zoofleet.models.detection.fcos import FCOS, FCOSHead
+from zoofleet.models.detection.image_list import ImageList
+from zoofleet.models.detection.transform import GeneralizedRCNNTransform
 from zoofleet.models.ops import clip_boxes_to_image, nms, remove_small_boxes
 
 
@@ -34,17 +35,22 @@ def _boxes(n: int, size: float = 100) -> Tensor:
     return torch.cat((start, start + 1 + torch.rand(n, 2, generator=generator) * size), dim=1)
 
 
+def _batch(height: int, width: int) -> ImageList:
+    return ImageList(torch.zeros(2, 3, height, width), [(height, width)] * 2)
+
+
 def test_anchors_are_centred_on_corners_of_cells() -> None:
     anchors = AnchorGenerator(sizes=((32,), (64,)), aspect_ratios=((0.5, 1.0, 2.0), (1.0,)))
     assert anchors.num_anchors_per_location() == [3, 1]
-    made = anchors((64, 96), [torch.zeros(1, 8, 4, 6), torch.zeros(1, 8, 2, 3)])
+    made, other = anchors(_batch(64, 96), [torch.zeros(1, 8, 4, 6), torch.zeros(1, 8, 2, 3)])
+    assert other is made
     assert made.shape == (4 * 6 * 3 + 2 * 3, 4)
     # The areas are 32 squared but for rounding; the first cell, then its right neighbour 16 pixels on.
     assert made[:3].tolist() == [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]]
     assert made[4].tolist() == [0, -16, 32, 16]
     assert made[-1].tolist() == [32, 0, 96, 64]  # last cell of the second map, 2 * 32 to the right and 32 down
     with pytest.raises(InvalidArgumentError, match="2 feature maps, the backbone gave 1"):
-        anchors((64, 96), [torch.zeros(1, 8, 4, 6)])
+        anchors(_batch(64, 96), [torch.zeros(1, 8, 4, 6)])
     with pytest.raises(InvalidArgumentError, match="got 1 and 2"):
         AnchorGenerator(sizes=((32,),), aspect_ratios=((1.0,), (1.0,)))
 
@@ -52,7 +58,7 @@ def test_anchors_are_centred_on_corners_of_cells() -> None:
 def test_default_boxes_are_centred_in_cells() -> None:
     boxes = DefaultBoxGenerator([[2], [2, 3]], min_ratio=0.2, max_ratio=0.9)
     assert boxes.num_anchors_per_location() == [4, 6]
-    made = boxes((100, 200), [torch.zeros(1, 8, 2, 2), torch.zeros(1, 8, 1, 1)])
+    made, _ = boxes(_batch(100, 200), [torch.zeros(1, 8, 2, 2), torch.zeros(1, 8, 1, 1)])
     assert made.shape == (2 * 2 * 4 + 6, 4)
     between, wide = 0.5 * math.sqrt(0.2 * 0.9), 0.1 * math.sqrt(2)
     expected = [
@@ -64,7 +70,7 @@ def test_default_boxes_are_centred_in_cells() -> None:
     torch.testing.assert_close(made[:4], torch.tensor(expected) * torch.tensor((200.0, 100, 200, 100)))
     assert (made[-6:, 2] - made[-6:, 0]).max() == 200  # 0.9 * sqrt(3) is clipped to the image
     fixed = DefaultBoxGenerator([[2]], scales=[0.1, 0.2], steps=[40], clip=False)
-    assert fixed((100, 200), [torch.zeros(1, 8, 2, 2)])[0].tolist() == pytest.approx([10, 15, 30, 25])
+    assert fixed(_batch(100, 200), [torch.zeros(1, 8, 2, 2)])[0][0].tolist() == pytest.approx([10, 15, 30, 25])
     with pytest.raises(InvalidArgumentError, match="steps needs 1"):
         DefaultBoxGenerator([[2]], steps=[8, 16])
     with pytest.raises(InvalidArgumentError, match="scales needs 2"):
@@ -125,21 +131,21 @@ def test_sampling_takes_what_there_is(labels: list[int], counts: tuple[int, int]
 
 
 def test_batches_are_resized_padded_and_restored() -> None:
-    transform = DetectionTransform(mean=(0.5,) * 3, std=(0.25,) * 3, min_sizes=(10, 60), max_size=90)
-    batch = transform.batch([torch.ones(3, 120, 160), torch.ones(3, 30, 100)])
-    assert batch.sizes == [(60, 80), (27, 90)]  # the longer side of the second would be 200
-    assert batch.tensor.shape == (2, 3, 64, 96)
-    torch.testing.assert_close(batch.tensor[1, :, :27, :90], torch.full((3, 27, 90), 2.0))
-    assert (batch.tensor[1, :, 27:] == 0).all() and (batch.tensor[1, :, :, 90:] == 0).all()
+    transform = GeneralizedRCNNTransform((10, 60), 90, (0.5,) * 3, (0.25,) * 3)
+    batch, _ = transform([torch.ones(3, 120, 160), torch.ones(3, 30, 100)])
+    assert batch.image_sizes == [(60, 80), (27, 90)]  # the longer side of the second would be 200
+    assert batch.tensors.shape == (2, 3, 64, 96)
+    torch.testing.assert_close(batch.tensors[1, :, :27, :90], torch.full((3, 27, 90), 2.0))
+    assert (batch.tensors[1, :, 27:] == 0).all() and (batch.tensors[1, :, :, 90:] == 0).all()
     found = {"boxes": torch.tensor([[0.0, 0, 80, 60]]), "keypoints": torch.tensor([[[40.0, 30, 1]]])}
     other = {"boxes": torch.tensor([[0.0, 0, 90, 27]]), "keypoints": torch.zeros(0, 1, 3)}
-    first, second = transform.restore([found, other], batch, paste_masks=True)
+    first, second = transform.postprocess([found, other], batch.image_sizes, [(120, 160), (30, 100)])
     assert first["boxes"].tolist() == [[0, 0, 160, 120]] and first["keypoints"].tolist() == [[[80, 60, 1]]]
     torch.testing.assert_close(second["boxes"], torch.tensor([[0.0, 0, 100, 30]]))
 
 
 def test_training_draws_a_size_for_each_image_and_resizes_targets() -> None:
-    transform = DetectionTransform(mean=(0.5,) * 3, std=(0.25,) * 3, min_sizes=(20, 40), max_size=1000)
+    transform = GeneralizedRCNNTransform((20, 40), 1000, (0.5,) * 3, (0.25,) * 3)
     image, mask = torch.ones(3, 80, 160), torch.zeros(1, 80, 160, dtype=torch.bool)
     mask[:, 20:60, 40:120] = True
     target = {
@@ -149,9 +155,9 @@ def test_training_draws_a_size_for_each_image_and_resizes_targets() -> None:
         "keypoints": torch.tensor([[[80.0, 40, 2]]]),
     }
     torch.manual_seed(0)
-    batch, targets = transform.training_batch([image] * 8, [target] * 8)
-    assert set(batch.sizes) == {(20, 40), (40, 80)}
-    for (height, _), resized in zip(batch.sizes, targets, strict=True):
+    batch, targets = transform([image] * 8, [target] * 8)
+    assert set(batch.image_sizes) == {(20, 40), (40, 80)}
+    for (height, _), resized in zip(batch.image_sizes, targets, strict=True):
         half = height / 80
         assert resized["boxes"].tolist() == [[40 * half, 20 * half, 120 * half, 60 * half]]
         assert resized["boxes"].dtype == torch.float32
@@ -347,8 +353,8 @@ class _Still(nn.Module):
 
 def test_cells_learn_the_smallest_object_around_them_of_their_maps_size() -> None:
     squares = AnchorGenerator(sizes=((8,), (16,)), aspect_ratios=((1.0,),) * 2)
-    model = FCOS(_Still(), 3, anchor_generator=squares, head=FCOSHead(32, 3))
-    anchors = squares((128, 128), list(_Still()(torch.zeros(1, 3, 128, 128)).values()))
+    model = FCOS(_Still(), 3, anchor_generator=squares, head=FCOSHead(32, 1, 3))
+    anchors, _ = squares(_batch(128, 128), list(_Still()(torch.zeros(1, 3, 128, 128)).values()))
     reach = model._reach(anchors, [256, 64])
     # One within the other, both for the fine map; one for the coarse map.
     boxes = torch.tensor([[8.0, 8, 56, 56], [20, 20, 44, 44], [0, 0, 130, 130]])

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
 
-__all__ = ["FeatureExtractor"]
+__all__ = ["IntermediateLayerGetter"]
 
 
-class FeatureExtractor(nn.ModuleDict):
+class IntermediateLayerGetter(nn.ModuleDict):
     """The first children of a network, in order, giving the results of some of them by name.
 
     Children after the last one needed are dropped; the others keep their names, so that published state dicts fit.

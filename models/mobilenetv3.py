@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation, Layer, SqueezeExcitation, make_divisible
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.mobilenet_v2 import init_mobilenet
+from zoofleet.models.mobilenetv2 import init_mobilenet
 
 __all__ = [
     "InvertedResidual",
@@ -32,37 +31,51 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
 class InvertedResidualConfig:
-    """One row of the paper's tables 1 and 2.
+    """A block of table 1 or 2 of the paper.
 
-    Attributes:
+    Args:
         input_channels: channels of the input.
         kernel: side of the depthwise convolution.
         expanded_channels: channels between the 1x1 convolutions.
         out_channels: channels of the output.
         use_se: with squeeze and excitation.
-        use_hs: hard swish rather than ReLU.
+        activation: `HS` for hard swish, `RE` for ReLU.
         stride: of the depthwise convolution.
         dilation: of the depthwise convolution; above 1 it stands in for the stride.
+        width_mult: scales all channels, in multiples of 8.
+
+    Raises:
+        InvalidArgumentError: another activation.
     """
 
-    input_channels: int
-    kernel: int
-    expanded_channels: int
-    out_channels: int
-    use_se: bool
-    use_hs: bool
-    stride: int
-    dilation: int = 1
+    def __init__(
+        self,
+        input_channels: int,
+        kernel: int,
+        expanded_channels: int,
+        out_channels: int,
+        use_se: bool,
+        activation: str,
+        stride: int,
+        dilation: int,
+        width_mult: float,
+    ) -> None:
+        if activation not in ("HS", "RE"):
+            raise InvalidArgumentError(f"activation must be 'HS' or 'RE', got {activation!r}")
+        self.input_channels = self.adjust_channels(input_channels, width_mult)
+        self.kernel = kernel
+        self.expanded_channels = self.adjust_channels(expanded_channels, width_mult)
+        self.out_channels = self.adjust_channels(out_channels, width_mult)
+        self.use_se = use_se
+        self.use_hs = activation == "HS"
+        self.stride = stride
+        self.dilation = dilation
 
-    def scaled(self, width_mult: float) -> InvertedResidualConfig:
-        """The same block with all channels multiplied by `width_mult`, in multiples of 8."""
-        channels = (self.input_channels, self.expanded_channels, self.out_channels)
-        first, expanded, out = (make_divisible(c * width_mult) for c in channels)
-        return InvertedResidualConfig(
-            first, self.kernel, expanded, out, self.use_se, self.use_hs, self.stride, self.dilation
-        )
+    @staticmethod
+    def adjust_channels(channels: int, width_mult: float) -> int:
+        """So many times the channels, in multiples of 8."""
+        return make_divisible(channels * width_mult)
 
 
 def gate_layer(channels: int, squeeze_channels: int) -> SqueezeExcitation:
@@ -74,7 +87,7 @@ class InvertedResidual(nn.Module):
     """Expand by 1x1, filter each channel, squeeze and excite, project by 1x1; a shortcut where shapes allow.
 
     Args:
-        config: channels, kernel and so on.
+        cnf: channels, kernel and so on.
         norm_layer: made with the number of channels.
         se_layer: made with the expanded channels and a quarter of them.
 
@@ -85,36 +98,36 @@ class InvertedResidual(nn.Module):
 
     def __init__(
         self,
-        config: InvertedResidualConfig,
+        cnf: InvertedResidualConfig,
         norm_layer: Layer,
         se_layer: Callable[[int, int], nn.Module] = gate_layer,
     ) -> None:
         super().__init__()
-        self.use_shortcut = config.stride == 1 and config.input_channels == config.out_channels
-        self.strided = config.stride > 1
-        self.out_channels = config.out_channels
-        expanded = config.expanded_channels
+        self.use_shortcut = cnf.stride == 1 and cnf.input_channels == cnf.out_channels
+        self.strided = cnf.stride > 1
+        self.out_channels = cnf.out_channels
+        expanded = cnf.expanded_channels
         conv = functools.partial(
             Conv2dNormActivation,
             norm_layer=norm_layer,
-            activation_layer=nn.Hardswish if config.use_hs else nn.ReLU,
+            activation_layer=nn.Hardswish if cnf.use_hs else nn.ReLU,
         )
         layers: list[nn.Module] = []
-        if expanded != config.input_channels:
-            layers.append(conv(config.input_channels, expanded, kernel_size=1))
+        if expanded != cnf.input_channels:
+            layers.append(conv(cnf.input_channels, expanded, kernel_size=1))
         layers.append(
             conv(
                 expanded,
                 expanded,
-                kernel_size=config.kernel,
-                stride=1 if config.dilation > 1 else config.stride,
-                dilation=config.dilation,
+                kernel_size=cnf.kernel,
+                stride=1 if cnf.dilation > 1 else cnf.stride,
+                dilation=cnf.dilation,
                 groups=expanded,
             )
         )
-        if config.use_se:
+        if cnf.use_se:
             layers.append(se_layer(expanded, make_divisible(expanded // 4)))
-        layers.append(conv(expanded, config.out_channels, kernel_size=1, activation_layer=None))
+        layers.append(conv(expanded, cnf.out_channels, kernel_size=1, activation_layer=None))
         self.block = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,7 +140,7 @@ class MobileNetV3(nn.Module):
     """Inverted residual blocks of total stride 32 and a classifier of two linear layers over the mean.
 
     Args:
-        configs: the blocks in order.
+        inverted_residual_setting: the blocks in order.
         last_channel: channels between the classifier's layers.
         num_classes: length of the output.
         block: makes a block from its configuration and `norm_layer`; None for `InvertedResidual`.
@@ -140,7 +153,7 @@ class MobileNetV3(nn.Module):
 
     def __init__(
         self,
-        configs: Sequence[InvertedResidualConfig],
+        inverted_residual_setting: Sequence[InvertedResidualConfig],
         last_channel: int,
         num_classes: int = 1000,
         block: Callable[[InvertedResidualConfig, Layer], nn.Module] | None = None,
@@ -148,15 +161,15 @@ class MobileNetV3(nn.Module):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        if not configs:
+        if not inverted_residual_setting:
             raise InvalidArgumentError("MobileNetV3 takes at least one block, got none")
         block = InvertedResidual if block is None else block
         norm = functools.partial(nn.BatchNorm2d, eps=0.001, momentum=0.01) if norm_layer is None else norm_layer
         conv = functools.partial(Conv2dNormActivation, norm_layer=norm, activation_layer=nn.Hardswish)
-        last = configs[-1].out_channels
+        last = inverted_residual_setting[-1].out_channels
         self.features = nn.Sequential(
-            conv(3, configs[0].input_channels, stride=2),
-            *(block(config, norm) for config in configs),
+            conv(3, inverted_residual_setting[0].input_channels, stride=2),
+            *(block(config, norm) for config in inverted_residual_setting),
             conv(last, 6 * last, kernel_size=1),
         )
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -194,24 +207,25 @@ def large_config(
     """
     tail = 2 if reduced_tail else 1
     dilation = 2 if dilated else 1
+    block = functools.partial(InvertedResidualConfig, width_mult=width_mult)
     rows = [
-        InvertedResidualConfig(16, 3, 16, 16, False, False, 1),
-        InvertedResidualConfig(16, 3, 64, 24, False, False, 2),
-        InvertedResidualConfig(24, 3, 72, 24, False, False, 1),
-        InvertedResidualConfig(24, 5, 72, 40, True, False, 2),
-        InvertedResidualConfig(40, 5, 120, 40, True, False, 1),
-        InvertedResidualConfig(40, 5, 120, 40, True, False, 1),
-        InvertedResidualConfig(40, 3, 240, 80, False, True, 2),
-        InvertedResidualConfig(80, 3, 200, 80, False, True, 1),
-        InvertedResidualConfig(80, 3, 184, 80, False, True, 1),
-        InvertedResidualConfig(80, 3, 184, 80, False, True, 1),
-        InvertedResidualConfig(80, 3, 480, 112, True, True, 1),
-        InvertedResidualConfig(112, 3, 672, 112, True, True, 1),
-        InvertedResidualConfig(112, 5, 672, 160 // tail, True, True, 2, dilation),
-        InvertedResidualConfig(160 // tail, 5, 960 // tail, 160 // tail, True, True, 1, dilation),
-        InvertedResidualConfig(160 // tail, 5, 960 // tail, 160 // tail, True, True, 1, dilation),
+        block(16, 3, 16, 16, False, "RE", 1, 1),
+        block(16, 3, 64, 24, False, "RE", 2, 1),
+        block(24, 3, 72, 24, False, "RE", 1, 1),
+        block(24, 5, 72, 40, True, "RE", 2, 1),
+        block(40, 5, 120, 40, True, "RE", 1, 1),
+        block(40, 5, 120, 40, True, "RE", 1, 1),
+        block(40, 3, 240, 80, False, "HS", 2, 1),
+        block(80, 3, 200, 80, False, "HS", 1, 1),
+        block(80, 3, 184, 80, False, "HS", 1, 1),
+        block(80, 3, 184, 80, False, "HS", 1, 1),
+        block(80, 3, 480, 112, True, "HS", 1, 1),
+        block(112, 3, 672, 112, True, "HS", 1, 1),
+        block(112, 5, 672, 160 // tail, True, "HS", 2, dilation),
+        block(160 // tail, 5, 960 // tail, 160 // tail, True, "HS", 1, dilation),
+        block(160 // tail, 5, 960 // tail, 160 // tail, True, "HS", 1, dilation),
     ]
-    return [row.scaled(width_mult) for row in rows], make_divisible(1280 // tail * width_mult)
+    return rows, make_divisible(1280 // tail * width_mult)
 
 
 def small_config(
@@ -220,20 +234,21 @@ def small_config(
     """Table 2 of the paper; the arguments are those of `large_config`."""
     tail = 2 if reduced_tail else 1
     dilation = 2 if dilated else 1
+    block = functools.partial(InvertedResidualConfig, width_mult=width_mult)
     rows = [
-        InvertedResidualConfig(16, 3, 16, 16, True, False, 2),
-        InvertedResidualConfig(16, 3, 72, 24, False, False, 2),
-        InvertedResidualConfig(24, 3, 88, 24, False, False, 1),
-        InvertedResidualConfig(24, 5, 96, 40, True, True, 2),
-        InvertedResidualConfig(40, 5, 240, 40, True, True, 1),
-        InvertedResidualConfig(40, 5, 240, 40, True, True, 1),
-        InvertedResidualConfig(40, 5, 120, 48, True, True, 1),
-        InvertedResidualConfig(48, 5, 144, 48, True, True, 1),
-        InvertedResidualConfig(48, 5, 288, 96 // tail, True, True, 2, dilation),
-        InvertedResidualConfig(96 // tail, 5, 576 // tail, 96 // tail, True, True, 1, dilation),
-        InvertedResidualConfig(96 // tail, 5, 576 // tail, 96 // tail, True, True, 1, dilation),
+        block(16, 3, 16, 16, True, "RE", 2, 1),
+        block(16, 3, 72, 24, False, "RE", 2, 1),
+        block(24, 3, 88, 24, False, "RE", 1, 1),
+        block(24, 5, 96, 40, True, "HS", 2, 1),
+        block(40, 5, 240, 40, True, "HS", 1, 1),
+        block(40, 5, 240, 40, True, "HS", 1, 1),
+        block(40, 5, 120, 48, True, "HS", 1, 1),
+        block(48, 5, 144, 48, True, "HS", 1, 1),
+        block(48, 5, 288, 96 // tail, True, "HS", 2, dilation),
+        block(96 // tail, 5, 576 // tail, 96 // tail, True, "HS", 1, dilation),
+        block(96 // tail, 5, 576 // tail, 96 // tail, True, "HS", 1, dilation),
     ]
-    return [row.scaled(width_mult) for row in rows], make_divisible(1024 // tail * width_mult)
+    return rows, make_divisible(1024 // tail * width_mult)
 
 
 MobileNet_V3_Large_Weights = define_weights("MobileNet_V3_Large_Weights")

@@ -6,7 +6,7 @@ from typing import Any
 
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.inception_v3 import Inception3, Inception_V3_Weights
+from zoofleet.models.inception import Inception3, Inception_V3_Weights
 from zoofleet.models.quantization._convert import finish
 from zoofleet.models.quantization._quantizable import QuantizableInception
 

@@ -17,7 +17,7 @@ from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
 from zoofleet.models.googlenet import BasicConv2d, Concat, from_imagenet_scale
 
-__all__ = ["Inception3", "InceptionOutputs", "Inception_V3_Weights", "inception_v3"]
+__all__ = ["Inception3", "InceptionAux", "InceptionOutputs", "Inception_V3_Weights", "inception_v3"]
 
 
 class InceptionOutputs(NamedTuple):
@@ -175,13 +175,20 @@ class _InceptionE(nn.Module):
         return out
 
 
-class _AuxiliaryHead(nn.Module):
-    """A classifier on an intermediate result, which feeds gradients to the early layers in training."""
+class InceptionAux(nn.Module):
+    """A classifier on an intermediate result, which feeds gradients to the early layers in training.
 
-    def __init__(self, in_channels: int, num_classes: int) -> None:
+    Args:
+        in_channels: channels of the result.
+        num_classes: length of the output.
+        conv_block: makes a convolution as `BasicConv2d`, which is what None means.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, conv_block: Callable[..., nn.Module] | None = None) -> None:
         super().__init__()
-        self.conv0 = BasicConv2d(in_channels, 128, 1)
-        self.conv1 = BasicConv2d(128, 768, 5)
+        block = BasicConv2d if conv_block is None else conv_block
+        self.conv0 = block(in_channels, 128, kernel_size=1)
+        self.conv1 = block(128, 768, kernel_size=5)
         self.fc = nn.Linear(768, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -231,7 +238,7 @@ class Inception3(nn.Module):
         self.Mixed_6c = _InceptionC(768, channels_7x7=160, concat=concat)
         self.Mixed_6d = _InceptionC(768, channels_7x7=160, concat=concat)
         self.Mixed_6e = _InceptionC(768, channels_7x7=192, concat=concat)
-        self.AuxLogits = _AuxiliaryHead(768, num_classes) if aux_logits else None
+        self.AuxLogits = InceptionAux(768, num_classes) if aux_logits else None
         self.Mixed_7a = _InceptionD(768, concat=concat)
         self.Mixed_7b = _InceptionE(1280, concat=concat)
         self.Mixed_7c = _InceptionE(2048, concat=concat)

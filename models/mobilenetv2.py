@@ -36,31 +36,34 @@ class InvertedResidual(nn.Module):
     """Expand by 1x1, filter each channel by 3x3, project by 1x1 without activation; a shortcut where shapes allow.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
+        inp: channels of the input.
+        oup: channels of the output.
         stride: of the 3x3 convolution, 1 or 2.
         expand_ratio: widening between the 1x1 convolutions; 1 leaves the first of them out.
-        norm_layer: made with the number of channels.
+        norm_layer: made with the number of channels; None for batch norm.
         activation_layer: made with `inplace=True`.
     """
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        inp: int,
+        oup: int,
         stride: int,
         expand_ratio: int,
-        norm_layer: Layer = nn.BatchNorm2d,
+        norm_layer: Layer | None = None,
         activation_layer: Layer = nn.ReLU6,
     ) -> None:
         super().__init__()
-        self.use_shortcut = stride == 1 and in_channels == out_channels
-        hidden = in_channels * expand_ratio
+        self.use_shortcut = stride == 1 and inp == oup
+        self.strided = stride > 1
+        self.out_channels = oup
+        norm_layer = nn.BatchNorm2d if norm_layer is None else norm_layer
+        hidden = inp * expand_ratio
         layers: list[nn.Module] = []
         if expand_ratio != 1:
             layers.append(
                 Conv2dNormActivation(
-                    in_channels, hidden, kernel_size=1, norm_layer=norm_layer, activation_layer=activation_layer
+                    inp, hidden, kernel_size=1, norm_layer=norm_layer, activation_layer=activation_layer
                 )
             )
         layers += [
@@ -72,13 +75,13 @@ class InvertedResidual(nn.Module):
                 norm_layer=norm_layer,
                 activation_layer=activation_layer,
             ),
-            nn.Conv2d(hidden, out_channels, kernel_size=1, bias=False),
-            norm_layer(out_channels),
+            nn.Conv2d(hidden, oup, kernel_size=1, bias=False),
+            norm_layer(oup),
         ]
         self.conv = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H/stride, W/stride)."""
+        """(N, inp, H, W) to (N, oup, H/stride, W/stride)."""
         y: Tensor = self.conv(x)
         return x + y if self.use_shortcut else y
 

@@ -12,7 +12,7 @@ from torch.ao.nn.quantized import FloatFunctional
 
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.mobilenet_v2 import InvertedResidual, MobileNet_V2_Weights, MobileNetV2
+from zoofleet.models.mobilenetv2 import InvertedResidual, MobileNet_V2_Weights, MobileNetV2
 from zoofleet.models.quantization._convert import finish
 from zoofleet.models.quantization._quantizable import Quantizable
 

@@ -10,7 +10,7 @@ from torch.ao.nn.quantized import FloatFunctional
 from zoofleet.models._layers import Layer, SqueezeExcitation
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.mobilenet_v3 import (
+from zoofleet.models.mobilenetv3 import (
     InvertedResidual,
     InvertedResidualConfig,
     MobileNet_V3_Large_Weights,
@@ -48,8 +48,8 @@ def _complete_older_gate(module: nn.Module, state: dict[str, Any], prefix: str, 
 class QuantizableInvertedResidual(InvertedResidual):
     """An inverted residual block whose sum has a scale of its own."""
 
-    def __init__(self, config: InvertedResidualConfig, norm_layer: Layer) -> None:
-        super().__init__(config, norm_layer, QuantizableSqueezeExcitation)
+    def __init__(self, cnf: InvertedResidualConfig, norm_layer: Layer) -> None:
+        super().__init__(cnf, norm_layer, QuantizableSqueezeExcitation)
         self.skip_add = FloatFunctional()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,10 +9,41 @@ import torch
 from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models.ops._boxes import box_area
 from zoofleet.models.ops._kernels import roi_align
+from zoofleet.models.ops.boxes import box_area
 
-__all__ = ["MultiScaleRoIAlign"]
+__all__ = ["MultiScaleRoIAlign", "RoIAlign"]
+
+
+class RoIAlign(nn.Module):
+    """`roi_align` as a module.
+
+    Args:
+        output_size: bins as (height, width), or one number for both.
+        spatial_scale: as for `roi_align`.
+        sampling_ratio: as for `roi_align`.
+        aligned: as for `roi_align`.
+    """
+
+    def __init__(
+        self, output_size: int | tuple[int, int], spatial_scale: float, sampling_ratio: int, aligned: bool = False
+    ) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+
+    def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:  # noqa: A002 -- the reference's name
+        """Pool boxes from a batch; arguments and result are those of `roi_align`."""
+        return roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
+
+    def extra_repr(self) -> str:
+        """For printing the module."""
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
+            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
+        )
 
 
 class MultiScaleRoIAlign(nn.Module):

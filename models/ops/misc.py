@@ -1,4 +1,4 @@
-"""Batch norm whose statistics never change."""
+"""Layers that several architectures share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FrozenBatchNorm2d"]
+from zoofleet.models._layers import MLP, Conv2dNormActivation, Conv3dNormActivation, Permute, SqueezeExcitation
+
+__all__ = [
+    "MLP",
+    "Conv2dNormActivation",
+    "Conv3dNormActivation",
+    "FrozenBatchNorm2d",
+    "Permute",
+    "SqueezeExcitation",
+]
 
 
 class FrozenBatchNorm2d(nn.Module):

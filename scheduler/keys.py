@@ -47,11 +47,11 @@ make the names below from it. The Lua scripts in `lua/` write them.
     held:{w}            hash    tokens of a worker's leases -> items without a result   member with its lease
     alone:{w}           string  token of the item that runs alone on the worker         with its lease
     reserved            string  the worker that runs what must run alone                PX, unless it claims again
-    blame:{instance}    hash    job:task:index -> 1: attempts counted since that        proven alive, PX 1 h
+    blame:{instance}    hash    job:task:index -> 1: attempts counted since that        proven alive, PX 10 min
                                 process seems to have died; time of the last one
     verdicts            zset    job:task:index:instance by time: items that have had    member when due, proven alive
                                 all attempts, if that process has really died
-    departed:{instance} string  the process has left in good order                      PX 1 h
+    departed:{instance} string  the process has left in good order                      PX 10 min
     refusals:{model}    hash    first, last, status, worker:{w}: who could not load it  loaded, PX
     dead_letters        list    job:task:index of items given up, newest first          trimmed to 10,000
 

@@ -17,7 +17,7 @@ local PRIORITY_STEP, JOB_STEP = 2 ^ 44, 32
 -- Milliseconds after which a beat proves that a worker lives: one before may have been under way when it died.
 local PROOF_MS = 500
 -- Milliseconds for which the ends of worker processes are remembered.
-local MEMORY = 3600 * 1000
+local MEMORY = 600 * 1000
 -- Milliseconds that data outlive the index entry by which a sweep unlinks them. Redis frees what it expires by itself at
 -- once, however large, and lets everybody wait meanwhile.
 local SURPLUS = 3600 * 1000

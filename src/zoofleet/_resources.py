@@ -104,8 +104,8 @@ class Job:
         end_time: when it finished; None before.
         expire_time: when it will be deleted; None before it has finished.
         error: why it failed; None where it did not.
-        wait_reason: what an unfinished job waits for where some of it cannot run at present; None where nothing keeps it
-            from running but its turn.
+        wait_reason: what an unfinished job waits for where some of it cannot run at present; None where nothing keeps
+            it from running but its turn.
     """
 
     name: str

@@ -15,11 +15,14 @@ from zoofleet import Job, JobState
 # Keys that may stand in Redis once all jobs are deleted. Their names change; this is the one place that knows them.
 ALLOWED: Final = tuple(
     re.compile(rf"\{{zoofleet\}}:{name}")
-    for name in ("sequence", "token", "dead_letters", "queued_bytes", "workers", r"worker:(?P<worker>[^:]+)")
+    for name in (
+        *("sequence", "token", "dead_letters", "bytes", "workers", r"worker:(?P<worker>[^:]+)"),
+        *("blame:[^:]+", "departed:[^:]+"),  # of processes that have ended, for a while
+    )
 )
 """The group `worker` must be the name of a live worker."""
-ZERO: Final = re.compile(r"\{zoofleet\}:queued_bytes")
-"""Numbers that must then be 0."""
+ZERO: Final = re.compile(r"\{zoofleet\}:bytes")
+"""Counters that must then be 0, by field."""
 WORKERS: Final = re.compile(r"\{zoofleet\}:workers")
 """Collections whose members must then be live workers."""
 
@@ -166,7 +169,7 @@ def check_leftovers(content: Mapping[str, object], workers: Collection[str]) -> 
         dead = set(value) - set(workers) if WORKERS.fullmatch(key) and isinstance(value, list) else ()
         if match is None or (owner is not None and owner not in workers) or dead:
             problems.append(f"LEFTOVER: {key} = {str(value)[:200]}")
-        elif ZERO.fullmatch(key) and value != "0":
+        elif ZERO.fullmatch(key) and (not isinstance(value, Mapping) or any(map(int, value.values()))):
             problems.append(f"LEFTOVER: {key} is {value}, not 0")
     return problems
 

@@ -122,7 +122,7 @@ def test_a_job_made_twice_is_seen() -> None:
         ("{zoofleet}:job:1:items", {}),
         ("{zoofleet}:tenant:red:active", ["1"]),
         ("{zoofleet}:uploads", ["1"]),
-        ("{zoofleet}:queued_bytes", "12"),
+        ("{zoofleet}:bytes", {"*": b"12"}),
         ("{zoofleet}:worker:dead", {}),
         ("{zoofleet}:workers", ["dead", "w0-0"]),
     ],
@@ -130,7 +130,7 @@ def test_a_job_made_twice_is_seen() -> None:
 def test_a_leftover_is_seen(key: str, value: object) -> None:
     clean: dict[str, object] = {
         "{zoofleet}:token": "9",
-        "{zoofleet}:queued_bytes": "0",
+        "{zoofleet}:bytes": {"*": b"0"},
         "{zoofleet}:workers": ["w0-0"],
         "{zoofleet}:worker:w0-0": {},
     }

@@ -266,6 +266,7 @@ class Worker:
         item_count: items answered since the process started.
         error_count: results that were errors since the process started.
         resident_bytes: resident memory of the process.
+        batch_start_time: since when the device has been in its present batch; None while it has nothing to run.
         register_time: when it registered.
         heartbeat_time: when it last beat.
     """
@@ -283,6 +284,7 @@ class Worker:
     item_count: int
     error_count: int
     resident_bytes: int
+    batch_start_time: datetime | None
     register_time: datetime | None
     heartbeat_time: datetime | None
 
@@ -308,6 +310,7 @@ class Worker:
             item_count=status.item_count,
             error_count=status.error_count,
             resident_bytes=status.resident_bytes,
+            batch_start_time=_time(proto.status, "batch_start_time"),
             register_time=_time(proto, "register_time"),
             heartbeat_time=_time(proto, "heartbeat_time"),
         )

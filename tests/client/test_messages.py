@@ -130,7 +130,16 @@ def test_jobs() -> None:
     job = Job.from_proto(proto)
     assert (job.state, job.tasks, job.ttl) == (JobState.FAILED, (TASKS[4],), timedelta(hours=3))
     assert job.create_time == datetime(2026, 1, 2, tzinfo=UTC) and job.end_time is None
-    assert isinstance(job.error, UnavailableError) and job.finished
+    assert isinstance(job.error, UnavailableError) and job.finished and job.wait_reason is None
+    proto.wait_reason.CopyFrom(to_status(UnavailableError("no worker")))
+    assert str(Job.from_proto(proto).wait_reason) == "no worker"
+
+
+def test_workers_say_since_when_they_are_in_a_batch() -> None:
+    proto = fleet_pb2.Worker(name="workers/1", state=fleet_pb2.Worker.STATE_READY)
+    assert Worker.from_proto(proto).batch_start_time is None
+    proto.status.batch_start_time.FromDatetime(datetime(2026, 1, 2, tzinfo=UTC))
+    assert Worker.from_proto(proto).batch_start_time == datetime(2026, 1, 2, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("seconds", [1 << 62, -(1 << 62)])

@@ -14,9 +14,9 @@ import torch
 from tests.models.detection import scenes
 from torch import Tensor, nn
 
-from zoofleet import models
+from zoofleet import models, ops
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models import detection, ops, segmentation
+from zoofleet.models import detection, segmentation
 from zoofleet.models._utils import IntermediateLayerGetter
 from zoofleet.models.detection import _utils as det_utils
 from zoofleet.models.detection import faster_rcnn, keypoint_rcnn, mask_rcnn, rpn, ssd, ssdlite

@@ -53,16 +53,26 @@ def get(name: JobName, address: Address = DEFAULT_ADDRESS) -> None:
     stdout().print(job_table([job]))
     if job.error is not None:
         stdout().print(f"[red]{escape(str(job.error))}[/]")
+    if job.wait_reason is not None:
+        stdout().print(f"[yellow]waits: {escape(str(job.wait_reason))}[/]")
 
 
 @app.command()
 def watch(name: JobName, address: Address = DEFAULT_ADDRESS) -> None:
     """Follow a job until it has finished. Exit code 1: it failed, was cancelled, or some items failed."""
+    from rich.markup import escape
+
+    said = ""
     with connect(address) as client, progress() as bars:
         bar = Bar(bars, "Results", None, "results")
         for job in client.watch_job(job_name(name)):
             bar.show(job.committed_count, total=job.result_count, errors=job.error_count)
+            if job.wait_reason is not None and str(job.wait_reason) != said:
+                said = str(job.wait_reason)
+                stderr().print(f"[yellow]waits: {escape(said)}[/]")
     stdout().print(f"{job.name} {state(job.state.name)}: {job.committed_count} results, {job.error_count} errors")
+    if job.error is not None:
+        stdout().print(f"[red]{escape(str(job.error))}[/]")
     raise typer.Exit(1 if job.error_count or job.state.name != "SUCCEEDED" else 0)
 
 

@@ -16,7 +16,9 @@ def list_(address: Address = DEFAULT_ADDRESS) -> None:
     """List live workers."""
     from rich.markup import escape
 
-    listing = table("worker", "state", "device", ">active", ">items", ">errors", ">memory", "loaded", ">beat")
+    listing = table(
+        "worker", "state", "device", ">active", ">items", ">errors", ">memory", "loaded", ">in batch since", ">beat"
+    )
     listing.columns[0].no_wrap = True  # names are there to be copied
     with connect(address) as client:
         for worker in client.list_workers():
@@ -29,6 +31,7 @@ def list_(address: Address = DEFAULT_ADDRESS) -> None:
                 f"[red]{worker.error_count}[/]" if worker.error_count else "0",
                 gib(worker.resident_bytes),
                 escape("\n".join(loaded.model for loaded in worker.loaded_models)),
+                ago(worker.batch_start_time),
                 ago(worker.heartbeat_time),
             )
     if listing.row_count:

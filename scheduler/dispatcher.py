@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from zoofleet.errors import ZoofleetError
@@ -43,15 +44,15 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Dispatch until cancelled; then call `stop`."""
-        self._fleet.on_change = self._follow_fleet
         # A worker lives as long as its heartbeats come and its stream is open; its leases are renewed well within time.
         pause = min(self._config.sweep_interval, self._config.lease / 3)
+        while not await self._try(self._queue.migrate):  # noqa: ASYNC110 - what it waits for is Redis
+            await asyncio.sleep(pause)
+        self._fleet.on_change = self._follow_fleet
+        self._follow_fleet()
         with self._store.listening("work", self._on_work), self._store.listening("cancel", self._on_cancel):
             while True:
-                try:
-                    await self._sweep()
-                except ZoofleetError as error:
-                    _log.warning("the queue cannot be swept: %s", error)
+                await self._try(self._sweep)
                 await asyncio.sleep(pause)
 
     async def stop(self, timeout: float) -> None:
@@ -61,6 +62,15 @@ class Dispatcher:
         for link in self._closing:
             link.abandon()
         await asyncio.gather(*self._closing.values())
+
+    async def _try(self, step: Callable[[], Awaitable[None]]) -> bool:
+        """Take a step in Redis; returns whether it was taken."""
+        try:
+            await step()
+        except ZoofleetError as error:
+            _log.warning("the queue cannot be swept: %s", error)
+            return False
+        return True
 
     async def _sweep(self) -> None:
         leases = [held for link in self._links.values() for held in link.leases]

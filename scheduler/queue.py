@@ -81,6 +81,11 @@ class Queue:
         # A worker that lives beats in this time, even if it has to find another scheduler first.
         self._verdict_ms = _milliseconds(config.heartbeat_timeout + 2 * config.heartbeat_interval)
 
+    async def migrate(self) -> None:
+        """Bring what an earlier version has left in Redis into the present form; to be called before anything else."""
+        if jobs := await self._store.run("migrate"):
+            _log.warning("brought %d jobs of an earlier version over", jobs)
+
     async def check_tenant(self, tenant: str) -> None:
         """Raise ResourceExhaustedError where the tenant has as many unfinished jobs as it may."""
         if await self._store.call("SCARD", keys.tenant_active(tenant)) >= self._config.max_tenant_jobs:

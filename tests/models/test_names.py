@@ -74,3 +74,10 @@ def test_names_are_there_with_their_parameters(line: str) -> None:
         if p.default is Parameter.empty and p.kind is not Parameter.VAR_KEYWORD
     }
     assert own_required <= {*names, *(a.arg for a in expected.kwonlyargs)}, "a parameter that the reference has not"
+
+
+def test_operators_have_their_name_beside_the_models_too() -> None:
+    for name in ("ops", "ops.boxes", "ops.feature_pyramid_network", "ops.misc", "ops.poolers"):
+        alias, module = importlib.import_module(f"zoofleet.{name}"), importlib.import_module(f"zoofleet.models.{name}")
+        assert alias.__all__ == module.__all__
+        assert all(getattr(alias, member) is getattr(module, member) for member in module.__all__)

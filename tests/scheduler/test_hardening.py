@@ -351,14 +351,23 @@ async def test_a_job_that_no_worker_can_run_says_so(cluster: Cluster) -> None:
 
 
 async def test_a_dead_worker_leaves_the_view_while_others_beat(cluster: Cluster) -> None:
-    scheduler = await cluster.start(heartbeat_interval=0.05)
-    workers = [await cluster.start_worker(f"w{number}") for number in range(4)]
-    workers[0].send_signal(signal.SIGSTOP)
+    scheduler = await cluster.start()
+    await cluster.start_worker("a")
+    dead = await cluster.start_worker("b")
+
+    async def beat_like_a_large_fleet() -> None:
+        while True:
+            await cluster.store.call("PUBLISH", keys.EVENTS, "worker a")
+            await asyncio.sleep(0.01)
+
+    beating = asyncio.create_task(beat_like_a_large_fleet())
+    dead.send_signal(signal.SIGSTOP)
 
     async def gone() -> bool:
-        return "w0" not in scheduler._fleet.view
+        return "b" not in scheduler._fleet.view
 
     await until(gone)
+    beating.cancel()
 
 
 async def test_jobs_that_have_expired_are_forgotten_in_one_sweep(cluster: Cluster) -> None:

@@ -334,3 +334,59 @@ async def test_a_long_list_comes_in_pages_the_newest_first(queue: Queue) -> None
     assert ([job.job_id for job in page], end) == ([made[0]], None)
     page, end = await queue.list_jobs("", None, 4)
     assert ([job.job_id for job in page], end) == (made[::-1], None)
+
+
+async def test_jobs_of_an_earlier_version_go_on(queue: Queue, store: Store) -> None:
+    """As they stood before lanes were by tenant and model, attempts in their entries, and bytes in one number."""
+
+    async def write(*commands: str) -> None:
+        for command in commands:
+            name, *fields = command.replace("K:", f"{keys.ROOT}:").split(" ")
+            await store.call(name, *fields)
+
+    made = [await put(queue, 6, MODEL, OTHER_MODEL, priority=priority) for priority in (0, 5)]
+    finished = await put(queue, 1, failed=[0], request_id=str(uuid.uuid4()))
+    lease = await claim(queue)
+    await queue.commit(lease, outcomes(lease, 3))
+    await queue.stage("upload", 0, 1, [StagedItem("a", b"data")])
+    request = (await store.call("HGET", keys.job(finished), "request")).decode()
+    left = await left_over(store)
+    for key in left:
+        if key.split(":")[0] in {"heads", "lane", "models", "waiting", "turns", "virtual", "rested", "held", "bytes"}:
+            await write(f"DEL K:{key}")
+    (ending,) = await store.call("ZRANGE", f"{keys.ROOT}:endings", 0, -1)
+    await store.call("ZREM", f"{keys.ROOT}:endings", ending)
+    await write(
+        f"ZADD K:endings 99999999999999 {finished}:default:{request}",
+        "SET K:queued_bytes 100",
+        "SET K:token 7",
+        "RPUSH K:tenants default",
+        "HSET K:deficits default 4",
+        f"ZADD K:lane:default 2 {made[0]}:0:0:6:0",
+        f"ZADD K:quarantine 2 {made[0]}:1:2:1:2",
+        *(f"DEL K:job:{job}:entries" for job in made),
+        *(f"SADD K:job:{job}:entries {job}:0:0:6:0" for job in made),
+        *(f"HDEL K:job:{job} left:0 left:1 result_bytes" for job in (*made, finished)),
+    )
+    await queue.migrate()
+    await queue.migrate()
+    with pytest.raises(LeaseLostError):
+        await queue.commit(lease, outcomes(lease))
+    found = []
+    while (chunk := await try_claim(queue)) is not None:
+        found.append((chunk.job_id, chunk.task_index, [item.index for item in chunk.items]))
+        await queue.commit(chunk, outcomes(chunk))
+    high, low = made[1], made[0]
+    assert found == [
+        (high, 0, [3, 4, 5]),
+        (high, 1, [0, 1, 2, 3]),
+        (high, 1, [4, 5]),
+        *((low, task, items) for task in (0, 1) for items in ([0, 1, 2, 3], [4, 5])),
+    ]
+    for job_id in made:
+        job = await queue.get(job_id)
+        assert (job.state, job.committed, job.left) == (jobs_pb2.Job.STATE_SUCCEEDED, 12, (0, 0))
+    for job_id in (*made, finished):
+        await queue.delete(job_id)
+    assert await left_over(store) == {"bytes", "sequence", "token"}
+    assert await stored_bytes(store) == 0

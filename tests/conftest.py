@@ -17,8 +17,7 @@ MEDIA = Path(__file__).parent / "data" / "media"
 
 
 def pytest_configure() -> None:
-    """Choose the zoo's part once: this is read before test processes start, which then all have the same."""
-    os.environ[parts.VARIABLE] = parts.chosen()
+    """Let tests interrupt what they start."""
     # What a shell runs in the background ignores Ctrl-C, and so would all processes that tests start and interrupt.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,7 +26,7 @@ def pytest_configure() -> None:
 def pytest_report_header() -> str:
     """Say which of the zoo's large models this run has."""
     part = parts.chosen()
-    return f"zoo: {parts.VARIABLE}={part}, the quick models and of the large ones {', '.join(parts.large(part))}"
+    return f"zoo: {parts.VARIABLE}={part}; of the large models {', '.join(parts.large(part))}"
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """Every builder's network goes through torch.export with a batch of any size, and through torch.compile in one graph.
 
-One model for each file of architectures is held against itself, on another batch size than it was exported with; large
-ones when it is their part's turn. All others are built without numbers, for which the shapes say what there is to say;
-they take minutes, and run with ZOOFLEET_ZOO_PART=all alone.
+One model for each file of architectures is held against itself, on another batch size than it was exported with. All
+others are built without numbers, for which the shapes say what there is to say; they take minutes, and run with
+ZOOFLEET_ZOO_PART=rest, as CI does, or all.
 
 Of detectors these are the backbone and the heads: what lies between them makes as many boxes as there are. INT8 models
 hold packed weights, which torch.export does not take; they are exported as they are before the conversion.
@@ -37,9 +37,13 @@ def smallest_of_each_file() -> list[str]:
     return list(smallest.values())
 
 
-RUN = parts.builders()
-QUICK = [name for name in smallest_of_each_file() if name in RUN and CATALOG[name].task != "quantization"]
-OTHERS = [name for name in CATALOG if name not in QUICK] if parts.chosen() == "all" else []
+_SAMPLE = [
+    name
+    for name in smallest_of_each_file()
+    if name in parts.builders("sample") and CATALOG[name].task != "quantization"
+]
+_REST = [name for name in CATALOG if name not in _SAMPLE]
+QUICK, OTHERS = {"sample": (_SAMPLE, []), "rest": ([], _REST), "all": (_SAMPLE, _REST)}[parts.chosen()]
 
 
 def build(name: str) -> nn.Module:

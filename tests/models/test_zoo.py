@@ -24,7 +24,7 @@ def _smallest_of_each_file() -> list[str]:
     return list(smallest.values())
 
 
-@pytest.fixture(scope="module", params=parts.builders())
+@pytest.fixture(scope="module", params=parts.builders(parts.chosen()))
 def built(request: pytest.FixtureRequest) -> Built:
     return reference.build(request.param)
 

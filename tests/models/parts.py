@@ -1,8 +1,8 @@
 """Which builders a run holds against the reference: all that are quick, and a sample of those that are large.
 
 A large model's random initialisation and weights, or a detector's run on 800 pixels, takes ten seconds and more, all of
-them together minutes. ZOOFLEET_ZOO_PART is `sample`, the default: the quick ones and a quarter of the large ones, always
-the same; `rest`: the other large ones, which CI runs too; or `all`.
+them together minutes. ZOOFLEET_ZOO_PART is `sample`, the default: the quick ones and a quarter of the large ones, the
+same for all runs; `rest`: the other large ones, which CI runs too; or `all`.
 """
 
 from __future__ import annotations

@@ -131,6 +131,7 @@ async def test_a_job_with_an_item_that_hangs_comes_to_its_end(redis_server: Redi
         job = await client.create_job([GOOD, HANGING, GOOD], [Task(TASK.model)])
         ended = await client.wait_job(job.name, timeout=200)
         results = [result async for result in client.read_results(job.name)]
+    await until(lambda: len(codes) == 3)  # the last worker ends after the job
     supervisor.cancel()
     await asyncio.wait([supervisor])
     await scheduler.stop()

@@ -7,7 +7,7 @@ import random
 import time
 from typing import Final
 
-from zoofleet.errors import ResourceExhaustedError, UnavailableError, WeightsUnavailableError, ZoofleetError
+from zoofleet.errors import AbortedError, ResourceExhaustedError, UnavailableError, WeightsUnavailableError, ZoofleetError
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
@@ -37,7 +37,7 @@ class Backoff:
         """
         if isinstance(error, ResourceExhaustedError) and error.retry_after is not None:
             pause = error.retry_after
-        elif isinstance(error, UnavailableError) and not isinstance(error, WeightsUnavailableError):
+        elif isinstance(error, UnavailableError | AbortedError) and not isinstance(error, WeightsUnavailableError):
             pause = self._pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients, guards nothing
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         else:

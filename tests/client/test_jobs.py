@@ -14,6 +14,7 @@ from tests.client.conftest import Server
 from zoofleet import Classify, Client, Item, JobState, Task
 from zoofleet._status import DETAILS_KEY, to_status
 from zoofleet.errors import (
+    AbortedError,
     DataLossError,
     InvalidArgumentError,
     InvalidMediaError,
@@ -40,6 +41,12 @@ def test_a_job_whose_answer_was_lost_is_sent_again_under_its_id(client: Client, 
     assert job.tasks == (Task("resnet50"), Classify("mobilenet_v3_large", 2))
     assert len(server.flaky.request_ids) == 3 and len(set(server.flaky.request_ids)) == 1
     assert [item.item_id for item in server.flaky.job_items] == ["0", "mine", "2"]
+
+
+def test_a_job_of_which_the_store_lost_something_is_sent_again(client: Client, server: Server) -> None:
+    server.flaky.failures, server.flaky.error = 1, lambda: AbortedError("the store lost some of it")
+    assert client.create_job([b"x", b"y"], TASKS).item_count == 2
+    assert len(server.flaky.request_ids) == 2 and len(set(server.flaky.request_ids)) == 1
 
 
 def test_items_that_cannot_be_read_again_are_not_sent_again(client: Client, server: Server) -> None:

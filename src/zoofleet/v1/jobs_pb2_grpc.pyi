@@ -50,6 +50,7 @@ class JobsStub:
       ALREADY_EXISTS       the request_id was used for a different job
       RESOURCE_EXHAUSTED   over a quota in jobs, items or bytes; a `google.rpc.RetryInfo` says when to try again
       UNIMPLEMENTED        a manifest URI or a precision that this version does not serve
+      ABORTED              the upload paused for too long, or the store has lost some of it: send it again
     An item over the size limit does not fail the job: its results carry the error.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
@@ -123,6 +124,7 @@ class JobsAsyncStub(JobsStub):
       ALREADY_EXISTS       the request_id was used for a different job
       RESOURCE_EXHAUSTED   over a quota in jobs, items or bytes; a `google.rpc.RetryInfo` says when to try again
       UNIMPLEMENTED        a manifest URI or a precision that this version does not serve
+      ABORTED              the upload paused for too long, or the store has lost some of it: send it again
     An item over the size limit does not fail the job: its results carry the error.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
@@ -199,6 +201,7 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
           ALREADY_EXISTS       the request_id was used for a different job
           RESOURCE_EXHAUSTED   over a quota in jobs, items or bytes; a `google.rpc.RetryInfo` says when to try again
           UNIMPLEMENTED        a manifest URI or a precision that this version does not serve
+          ABORTED              the upload paused for too long, or the store has lost some of it: send it again
         An item over the size limit does not fail the job: its results carry the error.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE

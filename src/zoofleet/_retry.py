@@ -7,7 +7,13 @@ import random
 import time
 from typing import Final
 
-from zoofleet.errors import AbortedError, ResourceExhaustedError, UnavailableError, WeightsUnavailableError, ZoofleetError
+from zoofleet.errors import (
+    AbortedError,
+    ResourceExhaustedError,
+    UnavailableError,
+    WeightsUnavailableError,
+    ZoofleetError,
+)
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0

@@ -1,8 +1,10 @@
 """Measures two workers of one thread beside one of them, in one run: calls at once, one stream, and a bulk job.
 
-Both clusters run all the time and take turns; each has a Redis and a scheduler of its own. Beside them stands the
-machine's own limit: two plain in-process loops of one thread at once, beside one. The model is heavy and the JPEGs are
-small, so that the services' own work on the same cores matters little. Prints what it ran on. `make bench` runs it.
+Both clusters run all the time and take turns; each has a Redis and a scheduler of its own. Two workers get twice the
+images of one, so that beginning and end, where not all of them have work, weigh the same; the whole turn counts. Beside
+them stands the machine's own limit: two plain in-process loops of one thread at once, beside one. The model is heavy and
+the JPEGs are small: what decoding and the services take runs on the idle core beside one worker, and has no core of its
+own beside two. Prints what it ran on. `make bench` runs it.
 """
 
 from __future__ import annotations
@@ -32,8 +34,6 @@ from zoofleet._redis_server import RedisServer
 
 CALLS = 32
 """Calls at once."""
-HEAD, TAIL = BATCH, 2 * BATCH
-"""Results at either end that do not count: the workers have not begun yet, or one of them has nothing left to do."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -96,47 +96,47 @@ async def cluster(folder: Path, count: int, model: str) -> AsyncIterator[Cluster
             yield Cluster(client, roles)
 
 
-async def call_at_once(client: AsyncClient, model: str, images: Sequence[Path]) -> list[float]:
-    """The times of the results of single calls, so many at once."""
-    times: list[float] = []
+async def call_at_once(client: AsyncClient, model: str, images: Sequence[Path]) -> int:
+    """Single calls, so many at once; returns how many were answered."""
+    answered = 0
     queue = iter(images)
 
     async def caller() -> None:
+        nonlocal answered
         for image in queue:
             await client.classify(image, model=model)
-            times.append(time.perf_counter())
+            answered += 1
 
     await asyncio.gather(*(caller() for _ in range(CALLS)))
-    return times
+    return answered
 
 
-async def stream(client: AsyncClient, model: str, images: Sequence[Path]) -> list[float]:
-    """The times of the results of one stream."""
-    return [time.perf_counter() async for result in client.stream(Classify(model), images) if result.error is None]
+async def stream(client: AsyncClient, model: str, images: Sequence[Path]) -> int:
+    """One stream; returns how many results it had."""
+    return len([result async for result in client.stream(Classify(model), images) if result.error is None])
 
 
-async def run_job(client: AsyncClient, model: str, images: Sequence[Path]) -> list[float]:
-    """The times of the results of a bulk job."""
+async def run_job(client: AsyncClient, model: str, images: Sequence[Path]) -> int:
+    """A bulk job; returns how many results it had."""
     job = await client.create_job(images, [Classify(model)])
-    times = [time.perf_counter() async for result in client.read_results(job.name) if result.error is None]
+    results = [result async for result in client.read_results(job.name) if result.error is None]
     await client.delete_job(job.name)
-    return times
+    return len(results)
 
 
-Way = Callable[[AsyncClient, str, Sequence[Path]], Awaitable[list[float]]]
+Way = Callable[[AsyncClient, str, Sequence[Path]], Awaitable[int]]
 WAYS: dict[str, Way] = {f"{CALLS} calls at once": call_at_once, "one stream": stream, "bulk job": run_job}
 
 
 async def turn(cluster: Cluster, way: Way, model: str, images: Sequence[Path]) -> Figures:
     sampler = Sampler(cluster.roles)
-    times = await way(cluster.client, model, images)
+    began = time.perf_counter()
+    count = await way(cluster.client, model, images)
+    seconds = time.perf_counter() - began
     usage = sampler.close()
-    if len(times) != len(images):
-        raise SystemExit(f"{len(times)} results of {len(images)} images")
-    # Results come a batch at a time: a line through all of them says more than the first and the last.
-    counted = times[HEAD:-TAIL]
-    rate = float(np.polyfit(counted, np.arange(len(counted)), 1)[0])
-    return Figures(rate, {role: used.cpu_seconds / len(images) * 1000 for role, used in usage.items()})
+    if count != len(images):
+        raise SystemExit(f"{count} results of {len(images)} images")
+    return Figures(len(images) / seconds, {role: used.cpu_seconds / len(images) * 1000 for role, used in usage.items()})
 
 
 class Loop:
@@ -184,7 +184,7 @@ async def measure(
     folder: Path, arguments: argparse.Namespace
 ) -> tuple[list[list[float]], dict[str, list[list[Figures]]]]:
     """The loops' rates, one and two, and the clusters' figures, one and two workers, by way: a list for each round."""
-    images = make_images(folder, arguments.images)
+    images = make_images(folder, 2 * arguments.images)
     for image in images:
         Image.open(image).resize((256, 256)).save(image, quality=90)
     few = folder / "few"
@@ -192,7 +192,7 @@ async def measure(
     for image in images[: 2 * BATCH]:
         (few / image.name).hardlink_to(image)
     size = sum(image.stat().st_size for image in images) / len(images) / 1024
-    print(f"{len(images)} JPEGs of 256 x 256, {size:.0f} KiB on average; {arguments.model}, float32", flush=True)
+    print(f"{arguments.images} JPEGs of 256 x 256 a worker, {size:.0f} KiB on average; {arguments.model}", flush=True)
     limits: list[list[float]] = []
     figures: dict[str, list[list[Figures]]] = defaultdict(list)
     with ExitStack() as stack:
@@ -207,7 +207,10 @@ async def measure(
                 limits.append(limit(loops))
                 print(f"  loops: {limits[-1][0]:.2f}, {limits[-1][1]:.2f} images/s", flush=True)
                 for name, way in WAYS.items():
-                    pair = [await turn(cluster, way, arguments.model, images) for cluster in (one, two)]
+                    pair = [
+                        await turn(one, way, arguments.model, images[: arguments.images]),
+                        await turn(two, way, arguments.model, images),
+                    ]
                     figures[name].append(pair)
                     print(f"  {name}: {pair[0].rate:.2f}, {pair[1].rate:.2f} images/s", flush=True)
     return limits, figures
@@ -234,9 +237,9 @@ def report(limits: list[list[float]], figures: dict[str, list[list[Figures]]], m
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="resnet101@random")
-    parser.add_argument("--images", type=int, default=112)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--model", default="vit_b_16@random")
+    parser.add_argument("--images", type=int, default=64, help="for each worker")
+    parser.add_argument("--rounds", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="zoofleet-bench-") as name:
         limits, figures = asyncio.run(measure(Path(name), arguments))

@@ -2,9 +2,9 @@
 
 Both clusters run all the time and take turns; each has a Redis and a scheduler of its own. Two workers get twice the
 images of one, so that beginning and end, where not all of them have work, weigh the same; the whole turn counts. Beside
-them stands the machine's own limit: two plain in-process loops of one thread at once, beside one. The model is heavy and
-the JPEGs are small: what decoding and the services take runs on the idle core beside one worker, and has no core of its
-own beside two. Prints what it ran on. `make bench` runs it.
+them stands the machine's own limit: two plain in-process loops of one thread at once, beside one. The model is heavy
+and the JPEGs are small: what decoding and the services take runs on the idle core beside one worker, and has no core of
+its own beside two. Prints what it ran on. `make bench` runs it.
 """
 
 from __future__ import annotations

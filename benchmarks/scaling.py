@@ -238,7 +238,7 @@ def report(limits: list[list[float]], figures: dict[str, list[list[Figures]]], m
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="vit_b_16@random")
-    parser.add_argument("--images", type=int, default=64, help="for each worker")
+    parser.add_argument("--images", type=int, default=128, help="for each worker")
     parser.add_argument("--rounds", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="zoofleet-bench-") as name:

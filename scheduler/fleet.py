@@ -124,10 +124,10 @@ class Fleet:
         """Live workers by id, as this replica last saw them."""
         return MappingProxyType(self._workers)
 
-    def able(self, model: str) -> list[WorkerRecord]:
-        """Live workers that might run a model; those that drain are left out."""
-        builder = ModelName.parse(model).builder
-        return [worker for worker in self._workers.values() if builder in worker.builders and not worker.draining]
+    def able(self, *models: ModelName) -> list[WorkerRecord]:
+        """Live workers that might run all of the models; those that drain are left out."""
+        builders = {model.builder for model in models}
+        return [worker for worker in self._workers.values() if not worker.draining and builders <= worker.builders]
 
     async def register(self, worker_id: str, worker: fleet_pb2.Worker) -> None:
         """Register a worker, or register it again."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 import grpc.aio
 from google.protobuf import empty_pb2
 
+from zoofleet._catalog import ModelName
 from zoofleet._grpc import aborting
 from zoofleet._parts import PART_BYTES, split
 from zoofleet._status import to_status
@@ -202,7 +203,7 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
         """What keeps a model from running at present."""
         if not self._fleet.view:
             return UnavailableError("no worker is registered")
-        able = self._fleet.able(model)
+        able = self._fleet.able(ModelName.parse(model))
         if not able:
             return UnavailableError(f"none of {len(self._fleet.view)} workers takes work for {model}")
         if any(model in worker.loaded for worker in able):

@@ -98,7 +98,7 @@ class ModelsService(models_pb2_grpc.ModelsServicer):
         return [worker for worker in self._fleet.view.values() if model in worker.loaded]
 
     def _roomiest(self, model: ModelName) -> WorkerRecord:
-        able = [w for w in self._fleet.view.values() if not w.draining and model.builder in w.builders]
+        able = self._fleet.able(model)
         if not able:
             raise UnavailableError(f"none of {len(self._fleet.view)} workers can load {model}; try again")
         return max(able, key=lambda worker: (str(model) in worker.loaded, worker.free_bytes))

@@ -172,7 +172,7 @@ class Queue:
         *,
         builders: Collection[str],
         instance: str,
-        window: int = 64,
+        window: int,
         loaded: Collection[str] = (),
         refused: Collection[str] = (),
     ) -> Lease | None:

@@ -203,8 +203,7 @@ class Router:
 
     def _able(self, models: Collection[ModelName]) -> Sequence[WorkerRecord]:
         """Workers that take work for the models: those that can be reached, or all of them where none can."""
-        builders = {model.builder for model in models}
-        able = [worker for worker in self._fleet.view.values() if not worker.draining and builders <= worker.builders]
+        able = self._fleet.able(*models)
         return [worker for worker in able if self._is_reachable(worker)] or able
 
     def _is_reachable(self, worker: WorkerRecord) -> bool:

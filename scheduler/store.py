@@ -8,7 +8,6 @@ import logging
 import math
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -28,6 +27,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from zoofleet._faults import fault
 from zoofleet.errors import InternalError, ResourceExhaustedError, UnavailableError, ZoofleetError
 from zoofleet.scheduler import keys
 
@@ -45,9 +45,7 @@ def _script(name: str) -> tuple[str, str]:
     return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
-_TEMPORARY: Final = re.compile(
-    r"\b(?:READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS|BUSY)\b|-?READONLY You can't write"
-)
+_TEMPORARY: Final = re.compile(r"\b(?:READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS|BUSY)\b")
 """Answers of a Redis that is failing over, loading, or kept from writing for a while."""
 
 _OUT_OF_MEMORY: Final = "OOM command not allowed"
@@ -229,6 +227,4 @@ def _refusal(error: ResponseError) -> ZoofleetError:
         return ResourceExhaustedError("the queue's store is out of memory; try later", _MEMORY_RETRY)
     if isinstance(error, ReadOnlyError | MasterDownError | ClusterDownError | TryAgainError) or _TEMPORARY.search(text):
         return UnavailableError(f"the queue's store cannot do this at present: {text[:200]}")
-    reference = uuid.uuid4().hex[:12]
-    _log.error("fault %s: Redis refused a command: %s", reference, text[:1000])
-    return InternalError(f"the queue's store refused a command; the scheduler's log has the details under {reference}")
+    return fault("a command to the queue's store")

@@ -15,6 +15,7 @@ import grpc.aio
 from google.rpc import status_pb2
 
 from zoofleet import errors
+from zoofleet._catalog import ModelName
 from zoofleet._faults import fault
 from zoofleet._grpc import CHANNEL_OPTIONS
 from zoofleet._status import error_result, to_status
@@ -77,7 +78,7 @@ class WorkerLink:
         worker: WorkerRecord,
         queue: Queue,
         config: SchedulerConfig,
-        able: Callable[[str], Sequence[WorkerRecord]],
+        able: Callable[[ModelName], Sequence[WorkerRecord]],
     ) -> None:
         self.worker = worker
         self._queue = queue
@@ -250,7 +251,7 @@ class WorkerLink:
     def _on_result(self, chunk: Chunk) -> None:
         refusal = self._refusals.pop(chunk.model, None)
         if refusal is not None and refusal.noted:
-            self._spawn(self._queue.accept(chunk.model), chunk)
+            self._spawn(self._note_success(chunk.model), chunk)
         if not chunk.waiting or chunk.ready_bytes >= _COMMIT_BYTES:
             self._spawn(self._commit(chunk), chunk)
         self.wake()
@@ -293,13 +294,24 @@ class WorkerLink:
 
     async def _note_refusal(self, chunk: Chunk, error: ZoofleetError) -> None:
         """Tell all replicas that this worker cannot load the model; jobs that wait for it for too long end."""
-        able = self._able(chunk.model)
+        able = self._able(ModelName.parse(chunk.model))
         if any(chunk.model in worker.loaded for worker in able):
             return
         names = [worker.worker_id for worker in able]
-        ended = await self._queue.refuse(chunk.lease, chunk.model, self.worker.worker_id, names, error)
+        try:
+            ended = await self._queue.refuse(chunk.lease, chunk.model, self.worker.worker_id, names, error)
+        except ZoofleetError as away:
+            _log.warning("a refusal of %s is not noted: %s", chunk.model, away)  # the next one will be
+            return
         if ended:
             _log.error("%d jobs failed, none of %d workers could load %s: %s", ended, len(able), chunk.model, error)
+
+    async def _note_success(self, model: str) -> None:
+        """Tell all replicas that the model can be loaded after all."""
+        try:
+            await self._queue.accept(model)
+        except ZoofleetError as away:
+            _log.warning("that %s can be loaded is not noted: %s", model, away)
 
     def _fail(self, chunk: Chunk, error: ZoofleetError) -> None:
         for item in list(chunk.waiting.values()):

@@ -63,6 +63,8 @@ def typed_errors(ending: Ending | None = None) -> Iterator[None]:
     except grpc.aio.AioRpcError as error:
         if ending is not None:
             error = ending.restore(error)
+        if error.code() is grpc.StatusCode.CANCELLED:  # no server of ours says so of a call: its end cut it off
+            raise UnavailableError("the server cut the call off") from None
         if error.details() == _STATUS_LOST:
             raise UnavailableError("the server ended the call; its reason was lost") from None
         raise from_rpc_error(error) from None

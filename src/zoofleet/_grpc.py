@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -53,7 +54,8 @@ async def aborting(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator
     """Around a handler's body: what it raises ends the call with a typed status.
 
     A `ZoofleetError` travels under its code with its message and details. Anything else is a fault of ours: the log
-    gets the traceback under a reference, the client gets the reference alone.
+    gets the traceback under a reference, the client gets the reference alone. Where the caller has gone, the handler
+    ends as one that was cancelled.
     """
     try:
         yield
@@ -61,6 +63,8 @@ async def aborting(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator
         await context.abort(grpc_code(error), str(error), trailing_metadata(error))
     except grpc.aio.AbortError:
         raise
+    except grpc.aio.InternalError as error:  # a write to a caller who has gone, before gRPC cancels the handler
+        raise asyncio.CancelledError from error
     except Exception:  # noqa: BLE001 - no traceback of ours may reach a client
         internal = fault("a call")
         await context.abort(grpc_code(internal), str(internal), trailing_metadata(internal))
@@ -86,12 +90,10 @@ class RequestCheck(grpc.aio.ServerInterceptor):
             return handler  # no such method, or one that parses by itself
         # Handlers of streams read within their `aborting`; those of one request are made into such.
         parse = functools.partial(self._parse, handler_call_details.method, handler.request_deserializer)
-        if handler.request_streaming:
-            return handler._replace(request_deserializer=parse)
         if handler.response_streaming:
-            behavior = _reading_to_stream(handler.unary_stream)
-            return grpc.stream_stream_rpc_method_handler(behavior, parse, handler.response_serializer)
-        behavior = _reading(handler.unary_unary)
+            stream = handler.stream_stream or _of_one_request(handler.unary_stream)
+            return grpc.stream_stream_rpc_method_handler(_writing(stream), parse, handler.response_serializer)
+        behavior = handler.stream_unary or _reading(handler.unary_unary)
         return grpc.stream_unary_rpc_method_handler(behavior, parse, handler.response_serializer)
 
     def _parse(self, method: str, deserializer: Callable[[bytes], Any], data: bytes) -> Any:
@@ -126,14 +128,26 @@ def _reading(behavior: Callable[..., Any]) -> Callable[..., Any]:
     return read
 
 
-def _reading_to_stream(behavior: Callable[..., Any]) -> Callable[..., Any]:
-    async def read(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        request = await _first(requests, context)
-        if not inspect.isasyncgenfunction(behavior):
-            await behavior(request, context)
-            return
-        async with aclosing(behavior(request, context)) as responses:
+def _of_one_request(behavior: Callable[..., Any]) -> Callable[..., Any]:
+    if not inspect.isasyncgenfunction(behavior):
+        return _reading(behavior)
+
+    async def read(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        async with aclosing(behavior(await _first(requests, context), context)) as responses:
+            async for response in responses:
+                yield response
+
+    return read
+
+
+def _writing(behavior: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler that yields its responses as one that writes them within `aborting`."""
+    if not inspect.isasyncgenfunction(behavior):
+        return behavior
+
+    async def write(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        async with aborting(context), aclosing(behavior(requests, context)) as responses:
             async for response in responses:
                 await context.write(response)
 
-    return read
+    return write

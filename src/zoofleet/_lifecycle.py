@@ -70,6 +70,7 @@ async def serve_until_signal(server: Server) -> None:
     """
     signalled = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_unhandled)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled.set)
     await server.start()
@@ -86,6 +87,14 @@ async def serve_until_signal(server: Server) -> None:
     finally:
         if failure is not None:
             raise failure  # what `stop` raised on top of it is in the log
+
+
+def _log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody waited for, but not that a connection broke which had been given up already."""
+    if isinstance(context.get("exception"), ConnectionError):
+        _log.debug("%s: %r", context["message"], context["exception"])
+    else:
+        loop.default_exception_handler(context)
 
 
 async def in_order(*steps: Callable[[], Awaitable[object] | None]) -> None:

@@ -15,6 +15,7 @@ from zoofleet import Classify, Client, Item, JobState, Task
 from zoofleet._status import DETAILS_KEY, to_status
 from zoofleet.errors import (
     AbortedError,
+    CancelledError,
     DataLossError,
     InvalidArgumentError,
     InvalidMediaError,
@@ -102,6 +103,12 @@ def test_results_are_read_on_from_the_cursor(client: Client, server: Server) -> 
     ids = [result.item_id for result in client.read_results("jobs/1")]
     assert ids == [str(i) for i in range(50)]
     assert server.flaky.failures == 0
+
+
+def test_a_call_that_the_server_cut_off_is_tried_again(client: Client, server: Server) -> None:
+    client.create_job([b"x"] * 5, TASKS)
+    server.flaky.failures, server.flaky.fail_after, server.flaky.error = 1, 2, lambda: CancelledError("CANCELLED")
+    assert [result.item_id for result in client.read_results("jobs/1")] == [str(i) for i in range(5)]
 
 
 def test_watching_goes_on_after_a_break(client: Client, server: Server) -> None:

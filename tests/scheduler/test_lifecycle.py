@@ -36,6 +36,15 @@ def test_a_part_that_fails_ends_the_process_with_an_error(redis_server: RedisSer
     assert "a part of the server failed" in ended.stderr and "\nstopped\n" in ended.stderr
 
 
+def test_a_connection_that_broke_after_it_was_given_up_is_no_error(redis_server: RedisServer) -> None:
+    fault = """for error in (BrokenPipeError("a"), ValueError("nobody waited for this")):
+        asyncio.get_running_loop().create_future().set_exception(error)
+    raise ValueError"""
+    command = [sys.executable, "-c", _PROGRAM.format(fault=fault), redis_server.url]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "ValueError: nobody waited for this" in ended.stderr and "BrokenPipeError" not in ended.stderr
+
+
 async def test_a_step_of_the_shutdown_that_fails_skips_none(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

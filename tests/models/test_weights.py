@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tests.models import reference
 
-from zoofleet import _catalog, _download
+from zoofleet import _catalog
+from zoofleet._catalog import download
 from zoofleet.errors import UnknownWeightsError
 from zoofleet.models import WeightsEnum, get_model_builder, get_model_weights, get_weight
 
@@ -31,7 +32,7 @@ def _enum(row: dict[str, Any]) -> type[WeightsEnum]:
 def test_there_are_166() -> None:
     assert len(ROWS) == len({_id(row) for row in ROWS}) == 166
     published = [
-        f"{info.enum}.{info.member}" for info in _catalog.all_weights() if not _download.in_repository(info.url)
+        f"{info.enum}.{info.member}" for info in _catalog.all_weights() if not download.in_repository(info.url)
     ]
     assert sorted(published) == sorted(map(_id, ROWS))
 
@@ -70,6 +71,6 @@ def test_a_sets_metadata_equal_the_facts(row: dict[str, Any]) -> None:
 def test_an_enum_has_these_sets_in_this_order(enum: str) -> None:
     members = [row["member"] for row in SERVED if row["enum"] == enum]
     found = get_model_weights(next(row["builder"] for row in SERVED if row["enum"] == enum))
-    assert [member.name for member in found if not _download.in_repository(member.url)] == members
+    assert [member.name for member in found if not download.in_repository(member.url)] == members
     with pytest.raises(UnknownWeightsError, match=f"{enum} has no member 'IMAGENET'; it has {', '.join(members)}"):
         found.verify("IMAGENET")

@@ -44,7 +44,7 @@ WHOLE = {
 }
 """A small one of each task, and of either INT8 layout, whose numbers are loaded; of others keys and shapes are."""
 
-DATA = Path(_catalog.__file__).parent / "models" / "data"
+DATA = Path(_catalog.__file__).parent
 
 PULL = """
 import sys

@@ -226,7 +226,7 @@ finally:
 def test_the_command_line_lists_and_pulls_it(checkout: Path, tmp_path: Path) -> None:
     url = put(checkout / FOLDER, save(STATE))
     data = tmp_path / "data"
-    shutil.copytree(ROOT / "models" / "data", data)
+    shutil.copytree(ROOT / "src" / "zoofleet" / "_catalog", data)
     rows = json.loads((data / "weights.json").read_text())
     row = next(row for row in rows if row["builder"] == "mobilenet_v3_small")
     meta = row["meta"] | {"_metrics": {"Shapes": {"acc@1": 98.5}}, "categories": "shapes"}

@@ -26,6 +26,7 @@ from zoofleet._serving.lifecycle import Parts, in_order, serve_until_signal, tog
 from zoofleet.errors import DeviceHungError, InternalError, InvalidArgumentError, UnavailableError
 from zoofleet.v1 import fleet_pb2, models_pb2_grpc
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.devices import default_memory_budget, find_device
 from zoofleet.worker.models_service import ModelsService, loaded_model
 from zoofleet.worker.pipeline import Pipeline
 from zoofleet.worker.registration import Registration
@@ -65,12 +66,13 @@ class Worker:
                 f"address is {config.address!r}, which schedulers cannot dial; set advertise_address too"
             )
         self._config = config
-        self._device = config.resolved_device()
+        self._device = find_device(config.device)
         self.name = f"workers/{config.name or f'{_host_id()}-{os.getpid()}-{secrets.token_hex(3)}'}"
         self._instance_id = secrets.token_hex(16)
         self.draining = asyncio.Event()
         """Set once no further work is taken."""
-        self.residency = Residency(self._device, config.resolved_memory_budget(self._device), config)
+        budget = config.memory_budget_bytes or default_memory_budget(self._device)
+        self.residency = Residency(self._device, budget, config)
         self.pipeline = Pipeline(config, self.residency)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=(RequestCheck(),), options=SERVER_OPTIONS)

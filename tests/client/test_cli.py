@@ -188,8 +188,8 @@ def test_flow_runs_on_each_picture_and_the_next(server: Server, photos: Path, tm
         (["submit", __file__, "-m", "resnet50"], 1, "no Zoofleet server answers at 127.0.0.1:1; start one with"),
         (["jobs", "get", "x"], 1, "no Zoofleet server answers"),
         (["video", "missing.mp4", "-m", "resnet50"], 2, "does not exist"),
-        (["worker", "--threads", "0"], 1, "threads is 0"),
-        (["scheduler", "--max-attempts", "1"], 1, "max_attempts is 1"),
+        (["worker", "--threads", "0"], 1, "--threads is 0; accepted: 1 or more"),
+        (["scheduler", "--max-attempts", "1"], 1, "--max-attempts is 1; accepted: 3 or more"),
     ],
 )
 def test_mistakes_are_said_in_a_line(arguments: list[str], code: int, message: str) -> None:

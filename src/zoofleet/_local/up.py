@@ -1,8 +1,12 @@
 """`zoofleet up`: Redis, a scheduler and workers on one machine, as one program.
 
-A child leads a session of its own, so that a terminal's Ctrl-C reaches this process alone and the end keeps its order:
-workers drain while the scheduler still takes their results, then the scheduler stops, then Redis. If this process dies
-of itself, the kernel ends the children.
+Each child leads a session of its own, so that a terminal's Ctrl-C reaches this process alone and the programs end in
+order: workers drain while the scheduler still takes their results, then the scheduler stops, then Redis. If this
+process dies, the kernel ends the children.
+
+Children read their settings from this process's environment variables, as they would on their own. What this process
+decides itself, such as addresses and devices, it passes as options, which take precedence; but the URL of Redis, which
+may hold a password, it passes by its variable, since other users of the machine can read command lines.
 """
 
 from __future__ import annotations
@@ -10,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,32 +34,52 @@ from rich.text import Text
 from zoofleet._client.async_client import AsyncClient
 from zoofleet._local import child
 from zoofleet._local.redis_server import RedisServer
+from zoofleet._serving.settings import Setting, Settings, settings_of
 from zoofleet._values.resources import WorkerState
 from zoofleet.errors import FailedPreconditionError, ZoofleetError
+from zoofleet.scheduler.config import SchedulerConfig
+from zoofleet.worker.config import WorkerConfig
 
 __all__ = ["UpConfig", "default_data_dir", "up"]
 
-_WORKER_GRACE: Final = 40.0
-_SCHEDULER_GRACE: Final = 20.0
-"""Seconds after SIGTERM until SIGKILL: more than the programs themselves take at most."""
+_AFTER_GRACE: Final = 10.0
+"""Seconds that a program may take to stop beyond its own grace before it is killed."""
 _STEADY: Final = 30.0
-"""Seconds after which a restarted program counts as well again."""
+"""Seconds that a program must run before its next restart is again as quick as its first."""
 _LINE_BYTES: Final = 64 * 1024
+"""Bytes after which a line of a program's output is shown although it has no end yet."""
 
 _COLORS: Final = ("cyan", "green", "magenta", "blue", "yellow")
 
 
+def _setting(config: type[Settings], name: str) -> Setting:
+    """Return the description of a setting."""
+    return next(each for each in settings_of(config) if each.name == name)
+
+
+_REDIS_URL: Final = _setting(SchedulerConfig, "redis_url").variable
+_NOT_FOR_WORKERS: Final = (
+    _REDIS_URL,  # only the scheduler needs it, and it may hold a password
+    "ZOOFLEET_STANDALONE",
+    _setting(WorkerConfig, "advertise_address").variable,
+    _setting(WorkerConfig, "name").variable,
+)
+"""Variables that workers must not see: they would contradict what `up` decides, or make all workers the same one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpConfig:
-    """What runs on this machine.
+    """The cluster that `up` runs on this machine.
 
     Attributes:
-        port: the scheduler's, on 127.0.0.1; 0 for a free one.
-        data_dir: where Redis keeps its data; one `up` at a time.
-        redis_url: an existing Redis; None to start one.
-        workers: number of workers; None for one for each device.
+        port: the scheduler's port on 127.0.0.1, 0 to 65535; 0 takes a free one.
+        data_dir: the directory in which Redis keeps its data, used by one `up` at a time.
+        redis_url: the URL of an existing Redis; None to start one.
+        workers: the number of workers, 1 or more; None for one worker for each device.
         device: the device of all workers; None for every CUDA device, or the CPU where there is none.
-        ready_file: gets the address once everything is ready; None for no file.
+        threads: the CPU threads of each worker's forward pass, 1 or more; None to let the workers on the CPU share the
+            cores, and to leave the others their default.
+        ready_file: the file that gets the address once everything is ready; None for no file.
     """
 
     port: int
@@ -62,24 +87,25 @@ class UpConfig:
     redis_url: str | None = None
     workers: int | None = None
     device: str | None = None
+    threads: int | None = None
     ready_file: Path | None = None
 
 
 def default_data_dir() -> Path:
-    """`zoofleet` in XDG_DATA_HOME, or in ~/.local/share."""
+    """Return `zoofleet` in $XDG_DATA_HOME, or in ~/.local/share where that is not set."""
     base = os.environ.get("XDG_DATA_HOME")
     return (Path(base) if base else Path.home() / ".local" / "share") / "zoofleet"
 
 
 async def up(config: UpConfig) -> int:
-    """Run until SIGINT, SIGTERM, or something that cannot start.
+    """Run a cluster until SIGINT or SIGTERM, or until one of its programs cannot start.
 
     Returns:
         The exit code: 0, or 1 where a program ended before all was ready.
 
     Raises:
         FailedPreconditionError: the data directory or the port is in use.
-        UnavailableError: Redis does not start.
+        UnavailableError: redis-server does not start.
     """
     console = Console(highlight=False)
     with ExitStack() as stack:
@@ -90,12 +116,13 @@ async def up(config: UpConfig) -> int:
         if config.redis_url is None:
             _say(console, "Starting Redis …")
             redis = stack.enter_context(RedisServer(config.data_dir / "redis"))
-        cluster = _Cluster(console, address, config.redis_url or (redis.url if redis else ""), devices)
+        cluster = _Cluster(console, address, config.redis_url or (redis.url if redis else ""), devices, config.threads)
         return await cluster.run(redis, config)
 
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
+    """Make the data directory and keep other `zoofleet up` from it."""
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / "up.lock").open("a+") as lock:
         try:
@@ -113,6 +140,7 @@ def _locked(data_dir: Path) -> Iterator[None]:
 
 
 def _free_port(port: int) -> int:
+    """Return the port, or a free one in the place of 0."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: old connections do not count
         try:
@@ -126,7 +154,7 @@ def _free_port(port: int) -> int:
 
 
 async def _devices(config: UpConfig) -> list[str]:
-    """A device for each worker."""
+    """Return the device of each worker."""
     if config.device is not None:
         return [config.device] * (config.workers or 1)
     gpus = await _cuda_count() if shutil.which("nvidia-smi") else 0
@@ -136,7 +164,7 @@ async def _devices(config: UpConfig) -> list[str]:
 
 
 async def _cuda_count() -> int:
-    """How many devices torch can use; asked in a process of its own, since this one never loads torch."""
+    """Return how many CUDA devices torch can use; asks in another process, since this one never loads torch."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -152,22 +180,31 @@ class _Program:
     """A child process that is started again when it dies.
 
     Args:
-        console: where its lines go.
-        name: its prefix there.
+        console: the terminal that shows its output.
+        name: the prefix of its lines there.
         color: the prefix's colour.
-        arguments: of `python -m zoofleet`.
+        arguments: the arguments of `python -m zoofleet`.
+        environment: its environment variables; None for those of this process.
     """
 
-    def __init__(self, console: Console, name: str, color: str, arguments: list[str]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        name: str,
+        color: str,
+        arguments: list[str],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self._console = console
         self._color = color
+        self._environment = {**(os.environ if environment is None else environment), "PYTHONUNBUFFERED": "1"}
         self._command = child.command(signal.SIGKILL, [sys.executable, "-m", "zoofleet", *arguments])
         self._process: asyncio.subprocess.Process | None = None
         self._ending = asyncio.Event()
 
     async def run(self, ready: asyncio.Event) -> None:
-        """Start it, and again when it has died, until `stop`; returns too where it dies before `ready`."""
+        """Start it, and start it again whenever it dies, until `signal` is called or it dies before `ready` is set."""
         pause = 0.5
         while not self._ending.is_set():
             started = time.monotonic()
@@ -185,14 +222,13 @@ class _Program:
             pause = min(2 * pause, 10.0)
 
     async def _run_once(self) -> int:
-        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
-            env=environment,
+            env=self._environment,
         )
         if self._ending.is_set():
             self._process.terminate()
@@ -216,42 +252,49 @@ class _Program:
         self._console.print(text, soft_wrap=True)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; from now on it is not started again."""
+        """Send it a signal; it is not started again from now on."""
         self._ending.set()
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
 
 
 class _Cluster:
-    """The scheduler and the workers, from start to end."""
+    """The scheduler and the workers, from start to end.
 
-    def __init__(self, console: Console, address: str, redis_url: str, devices: list[str]) -> None:
+    Args:
+        console: the terminal that shows their output.
+        address: host:port of the scheduler.
+        redis_url: the URL of Redis.
+        devices: the device of each worker.
+        threads: the CPU threads of each worker; None to let the workers on the CPU share the cores.
+    """
+
+    def __init__(self, console: Console, address: str, redis_url: str, devices: list[str], threads: int | None) -> None:
         self._console = console
         self._address = address
         self._devices = devices
         self._ready = asyncio.Event()
         self._stop = asyncio.Event()
         self._interrupts = 0
-        cores = len(os.sched_getaffinity(0))
-        shares = max(1, cores // devices.count("cpu")) if "cpu" in devices else 0
         self._scheduler = _Program(
-            console, "scheduler", "bold white", ["scheduler", "--address", address, "--redis-url", redis_url]
+            console,
+            "scheduler",
+            "bold white",
+            ["scheduler", "--address", address],
+            {**os.environ, _REDIS_URL: redis_url},
         )
-        self._workers = [
-            _Program(
-                console,
-                f"worker-{i}" if len(devices) > 1 else "worker",
-                _COLORS[i % len(_COLORS)],
-                [
-                    *("worker", "--scheduler", address, "--address", "127.0.0.1:0", "--device", device),
-                    *(("--threads", str(shares)) if device == "cpu" else ()),
-                ],
-            )
-            for i, device in enumerate(devices)
-        ]
+        share = max(1, len(os.sched_getaffinity(0)) // max(1, devices.count("cpu")))
+        environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
+        self._workers = []
+        for i, device in enumerate(devices):
+            name = f"worker-{i}" if len(devices) > 1 else "worker"
+            arguments = ["worker", "--scheduler", address, "--address", "127.0.0.1:0", "--device", device]
+            if own_threads := threads or (share if device == "cpu" else None):
+                arguments += ["--threads", str(own_threads)]
+            self._workers.append(_Program(console, name, _COLORS[i % len(_COLORS)], arguments, environment))
 
     async def run(self, redis: RedisServer | None, config: UpConfig) -> int:
-        """Run until a signal; returns the exit code."""
+        """Run until SIGINT or SIGTERM, or until a program ends before all is ready; return the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
@@ -273,8 +316,11 @@ class _Cluster:
             stop.cancel()
             if config.ready_file is not None:
                 config.ready_file.unlink(missing_ok=True)
-            await self._end([running[worker] for worker in self._workers], self._workers, _WORKER_GRACE)
-            await self._end([running[self._scheduler]], [self._scheduler], _SCHEDULER_GRACE)
+            await self._end(
+                [running[worker] for worker in self._workers], self._workers, _patience(WorkerConfig, "grace")
+            )
+            patience = _patience(SchedulerConfig, "shutdown_grace")
+            await self._end([running[self._scheduler]], [self._scheduler], patience)
             await asyncio.gather(watch, guard, stop, return_exceptions=True)
         return 1 if failed else 0
 
@@ -287,18 +333,19 @@ class _Cluster:
             for program in (*self._workers, self._scheduler):
                 program.signal(signal.SIGKILL)
 
-    async def _end(self, tasks: list[asyncio.Task[None]], programs: list[_Program], grace: float) -> None:
+    async def _end(self, tasks: list[asyncio.Task[None]], programs: list[_Program], patience: float) -> None:
+        """Stop programs; after `patience` seconds, or a second interrupt, kill them."""
         number = signal.SIGTERM if self._interrupts < 2 else signal.SIGKILL
         for program in programs:
             program.signal(number)
-        _, late = await asyncio.wait(tasks, timeout=grace)
+        _, late = await asyncio.wait(tasks, timeout=patience)
         if late:
             for program in programs:
                 program.signal(signal.SIGKILL)
             await asyncio.wait(late)
 
     async def _announce(self, config: UpConfig) -> None:
-        """Wait until the scheduler is healthy and every worker is ready, and say so."""
+        """Wait until the scheduler is healthy and every worker is ready, then say so."""
         async with AsyncClient(self._address) as client, grpc.aio.insecure_channel(self._address) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             while not await self._is_ready(client, health):  # noqa: ASYNC110 - what it waits for is another process
@@ -321,7 +368,7 @@ class _Cluster:
         return len(ready) >= len(self._workers)
 
     async def _keep_redis(self, redis: RedisServer | None) -> None:
-        """Start Redis again when it dies."""
+        """Start redis-server again whenever it dies; nothing happens where it is not ours."""
         while True:
             await asyncio.sleep(0.5)
             if redis is not None and not redis.alive:
@@ -342,7 +389,7 @@ class _Cluster:
         examples.append("  zoofleet submit PHOTOS/ --model maskrcnn_resnet50_fpn\n", "bold")
         examples.append("  zoofleet video CLIP.mp4 --model raft_small\n", "bold")
         examples.append("  zoofleet workers list", "bold")
-        where = f"jobs in {config.data_dir}" if config.redis_url is None else f"jobs in {config.redis_url}"
+        where = f"jobs in {config.data_dir if config.redis_url is None else _public(config.redis_url)}"
         self._console.print()
         self._console.print(
             Text.assemble(("✓ ready ", "bold green"), (self._address, "bold"), f"  {self._worker_words()}, {where}"),
@@ -351,6 +398,19 @@ class _Cluster:
         self._console.print(examples)
         self._console.print("  Ctrl-C ends everything; unfinished jobs go on at the next start.", style="dim")
         self._console.print()
+
+
+def _patience(config: type[Settings], name: str) -> float:
+    """Return the seconds from SIGTERM to SIGKILL, of a program whose own grace is the setting of that name."""
+    grace = _setting(config, name)
+    with suppress(ValueError):  # the program has said so, and ended
+        return float(os.environ.get(grace.variable) or grace.default) + _AFTER_GRACE
+    return _AFTER_GRACE
+
+
+def _public(url: str) -> str:
+    """Return the URL of a Redis without user, password and query, which may all be secret."""
+    return re.sub(r"(?<=://)[^/]*@", "", url.partition("?")[0])
 
 
 def _say(console: Console, text: str, style: str = "dim") -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
 from zoofleet._serving.settings import Settings, setting
+from zoofleet._wire.address import DEFAULT_ADDRESS
+from zoofleet._wire.limits import DEFAULT_MAX_ITEM_BYTES
 
 __all__ = ["SchedulerConfig"]
 
@@ -22,7 +25,7 @@ class SchedulerConfig(Settings):
     """The settings of a scheduler; each field says what it does."""
 
     address: str = setting(
-        "127.0.0.1:50051",
+        DEFAULT_ADDRESS,
         "host:port to listen on; port 0 takes a free one.",
         metavar="HOST:PORT",
         accepts="host:port",
@@ -33,7 +36,7 @@ class SchedulerConfig(Settings):
         "URL of a Redis 6.2 or newer. Give one with a password by the variable: other users of the machine can read "
         "command lines.",
         metavar="URL",
-        pattern=r"(rediss?|unix)://.*",
+        matches=re.compile(r"(rediss?|unix)://").match,
         accepts="a URL that begins with redis://, rediss:// or unix://",
         secret=True,
     )
@@ -109,7 +112,9 @@ class SchedulerConfig(Settings):
         panel=_LEASES,
     )
 
-    max_item_bytes: int = setting(32 * _MIB, "Most bytes of a serialized item.", unit="bytes", minimum=1, panel=_LIMITS)
+    max_item_bytes: int = setting(
+        DEFAULT_MAX_ITEM_BYTES, "Most bytes of a serialized item.", unit="bytes", minimum=1, panel=_LIMITS
+    )
     max_job_items: int = setting(1_000_000, "Most items in a job.", unit="items", minimum=1, panel=_LIMITS)
     max_tenant_jobs: int = setting(1_000, "Most unfinished jobs of a tenant.", unit="jobs", minimum=1, panel=_LIMITS)
     max_ttl: float = setting(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
 from zoofleet._serving.settings import Settings, setting
+from zoofleet._wire.address import DEFAULT_ADDRESS
+from zoofleet._wire.limits import DEFAULT_MAX_ITEM_BYTES, WORKER_STREAM_ITEMS
+from zoofleet._wire.names import WORKER_ID_RULE, is_worker_id
 
 __all__ = ["WorkerConfig"]
 
@@ -42,11 +46,11 @@ class WorkerConfig(Settings):
     """The settings of a worker; each field says what it does."""
 
     schedulers: tuple[str, ...] = setting(
-        ("127.0.0.1:50051",),
+        (DEFAULT_ADDRESS,),
         "A scheduler to register with: host:port, or another gRPC target. Repeatable; values may also list several "
         "with commas. A worker without schedulers (--standalone) serves on its own.",
         metavar="TARGET",
-        pattern=r"\s*\S+\s*",
+        matches=re.compile(r"\s*\S+\s*").fullmatch,
         accepts="host:port, or another gRPC target",
         option="--scheduler",
         variable="ZOOFLEET_SCHEDULER",
@@ -70,8 +74,8 @@ class WorkerConfig(Settings):
         None,
         "The worker's id, unique in its fleet.",
         metavar="NAME",
-        pattern="[a-z0-9-]{1,63}",
-        accepts="1 to 63 lower-case letters, digits and dashes",
+        matches=is_worker_id,
+        accepts=WORKER_ID_RULE,
         unset="made up",
         variable="ZOOFLEET_WORKER_NAME",
     )
@@ -79,14 +83,14 @@ class WorkerConfig(Settings):
         "auto",
         "The device to run models on; auto takes the first CUDA device, or the CPU where there is none.",
         metavar="DEVICE",
-        pattern=r"auto|cpu|cuda(:\d{1,3})?",
+        matches=re.compile(r"auto|cpu|cuda(:\d{1,3})?").fullmatch,
         accepts="auto, cpu, cuda:0 and so on",
     )
     uri_prefixes: tuple[str, ...] = setting(
         (),
         "Prefix of the URIs from which media may be read. Repeatable.",
         metavar="PREFIX",
-        pattern="(file:///|https?://).*",
+        matches=re.compile(r"file:///|https?://").match,
         accepts="file:///, http:// and https://",
         unset="none",
         option="--uri-prefix",
@@ -144,12 +148,18 @@ class WorkerConfig(Settings):
         panel=_LIMITS,
     )
     max_stream_items: int = setting(
-        48, "Most items of one stream that are worked on at once.", unit="items", minimum=1, panel=_LIMITS
+        WORKER_STREAM_ITEMS,
+        "Most items of one stream that are worked on at once.",
+        unit="items",
+        minimum=1,
+        panel=_LIMITS,
     )
     max_streams: int = setting(
         256, "Most streams that are open at once; further ones are refused.", unit="streams", minimum=1, panel=_LIMITS
     )
-    max_item_bytes: int = setting(32 * _MIB, "Most bytes of an encoded item.", unit="bytes", minimum=1, panel=_LIMITS)
+    max_item_bytes: int = setting(
+        DEFAULT_MAX_ITEM_BYTES, "Most bytes of an encoded item.", unit="bytes", minimum=1, panel=_LIMITS
+    )
     max_pixels: int = setting(
         50_000_000, "Most pixels of one image or video frame.", unit="pixels", minimum=1, panel=_LIMITS
     )

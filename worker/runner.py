@@ -17,7 +17,7 @@ from torch.nn import functional
 from zoofleet import _catalog
 from zoofleet._catalog import ModelName
 from zoofleet._values.results import Classification, Detections, Flow, Outcome, Segmentation, categories_of
-from zoofleet._wire.kinds import CLASSIFY, CLASSIFY_CLIP, DETECT, ESTIMATE_FLOW, SEGMENT, kind_of
+from zoofleet._wire.kinds import CLASSIFY, CLASSIFY_CLIP, DETECT, ESTIMATE_FLOW, SEGMENT, TaskKind, kind_of
 from zoofleet.errors import InternalError, InvalidArgumentError, ItemTooLargeError, UnimplementedError
 from zoofleet.models import get_model, get_model_weights, transforms
 from zoofleet.models.detection import Detector
@@ -87,7 +87,7 @@ class Runner(ABC):
         self._preset = preset
         self._device = device
         self._config = config
-        self._batch_size = config.batch_size(kind_of(name).name)
+        self._batch_size = config.batch_size(kind_of(name).field)
 
     @abstractmethod
     def prepare(self, images: Iterable[Image.Image], task: vision_pb2.Task) -> Prepared:
@@ -290,12 +290,12 @@ class _FlowRunner(Runner):
         return Flow(raw["flow"][:, :height, :width].numpy())
 
 
-_RUNNERS: Final[Mapping[str, type[Runner]]] = {
-    CLASSIFY.name: _ClassifyRunner,
-    SEGMENT.name: _SegmentRunner,
-    DETECT.name: _DetectRunner,
-    CLASSIFY_CLIP.name: ClipRunner,
-    ESTIMATE_FLOW.name: _FlowRunner,
+_RUNNERS: Final[Mapping[TaskKind, type[Runner]]] = {
+    CLASSIFY: _ClassifyRunner,
+    SEGMENT: _SegmentRunner,
+    DETECT: _DetectRunner,
+    CLASSIFY_CLIP: ClipRunner,
+    ESTIMATE_FLOW: _FlowRunner,
 }
 
 
@@ -335,7 +335,7 @@ def make_runner(name: ModelName, device: torch.device, config: WorkerConfig) -> 
         module = get_model(name.builder, **arguments, progress=False)
     module = module.eval().requires_grad_(False).to(device)
     preset = transforms.preset(_published(name).transforms)()
-    return _RUNNERS[kind_of(name).name](name, module, preset, device, config)
+    return _RUNNERS[kind_of(name)](name, module, preset, device, config)
 
 
 def memory_bytes(runner: Runner) -> int:

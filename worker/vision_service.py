@@ -17,7 +17,7 @@ from zoofleet._catalog import ModelName
 from zoofleet._media.images import decode_image
 from zoofleet._media.videos import sampled
 from zoofleet._serving.faults import fault
-from zoofleet._serving.handlers import aborting
+from zoofleet._serving.handlers import aborting, check_first
 from zoofleet._wire import kinds
 from zoofleet._wire.kinds import TASK_KINDS, TaskKind
 from zoofleet._wire.parts import MAX_ITEM_ID_BYTES, PART_BYTES, Assembler, split
@@ -138,7 +138,7 @@ class VisionService:
         message = await unless_draining(self._draining, read())
         if message is None:
             raise InvalidArgumentError(f"the stream is empty; its first message must set {field!r}")
-        kinds.check_first(message, field)
+        check_first(message, field)
         return message
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from zoofleet._cli.console import DEFAULT_ADDRESS
 from zoofleet._cli.settings import settings_from, takes
+from zoofleet._wire.address import DEFAULT_PORT
 from zoofleet.errors import FailedPreconditionError, InvalidArgumentError
 from zoofleet.scheduler.config import SchedulerConfig
 from zoofleet.worker.config import WorkerConfig
@@ -68,7 +68,7 @@ def worker(
 def up(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The scheduler's port on 127.0.0.1; 0 for a free one.")
-    ] = int(DEFAULT_ADDRESS.rpartition(":")[2]),
+    ] = DEFAULT_PORT,
     data_dir: Annotated[
         Path | None,
         typer.Option(

@@ -39,7 +39,7 @@ def _parameter(setting: Setting) -> inspect.Parameter:
         metavar=setting.metavar,
         rich_help_panel=setting.panel or None,
     )
-    kind: Any = list[str] if setting.has_several else setting.kind
+    kind: Any = list[str] if setting.has_several else str  # `settings_from` makes the value, and names it in errors
     return inspect.Parameter(
         setting.name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -60,15 +60,16 @@ def settings_from(config: type[_C], context: typer.Context, options: Mapping[str
     Args:
         config: the settings' dataclass.
         context: the command's context, which knows where each value comes from.
-        options: the options' values by the field's name; None or an empty list for what was not given.
+        options: the options' texts by the field's name; None or an empty list for what was not given.
 
     Raises:
-        InvalidArgumentError: a value is out of range; names it as the user wrote it, and what is accepted.
+        InvalidArgumentError: a value is not accepted; names it as the user wrote it, and what is accepted.
     """
     settings = settings_of(config)
     shown = {each.name: written_as(context, each) for each in settings}
-    given = {each.name: options[each.name] for each in settings if options[each.name] not in (None, [])}
-    for each in settings:
-        if each.has_several and each.name in given:
-            given[each.name] = each.parsed(given[each.name], shown[each.name])
+    given = {
+        each.name: each.parsed(options[each.name], shown[each.name])
+        for each in settings
+        if options[each.name] not in (None, [])
+    }
     return config.of(given, shown)

@@ -36,6 +36,7 @@ from zoofleet._local import child
 from zoofleet._local.redis_server import RedisServer
 from zoofleet._serving.settings import Setting, Settings, settings_of
 from zoofleet._values.resources import WorkerState
+from zoofleet._wire.address import ADDRESS_VARIABLE, DEFAULT_PORT
 from zoofleet.errors import FailedPreconditionError, ZoofleetError
 from zoofleet.scheduler.config import SchedulerConfig
 from zoofleet.worker.config import WorkerConfig
@@ -384,8 +385,8 @@ class _Cluster:
     def _say_ready(self, config: UpConfig) -> None:
         port = self._address.rpartition(":")[2]
         examples = Text(no_wrap=True)
-        if port != "50051":
-            examples.append(f"  export ZOOFLEET_ADDRESS={self._address}\n", "bold")
+        if port != str(DEFAULT_PORT):
+            examples.append(f"  export {ADDRESS_VARIABLE}={self._address}\n", "bold")
         examples.append("  zoofleet submit PHOTOS/ --model maskrcnn_resnet50_fpn\n", "bold")
         examples.append("  zoofleet video CLIP.mp4 --model raft_small\n", "bold")
         examples.append("  zoofleet workers list", "bold")

@@ -7,7 +7,6 @@ and those that define settings import the standard library alone, since `--help`
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
@@ -38,8 +37,7 @@ class Setting:
         maximum: largest number that is accepted; None where there is none.
         less_than: name of the setting that the number must be less than; None where there is none.
         greater_than: name of the setting that the number must be greater than; None where there is none.
-        pattern: regular expression that all of a text, or of each of several texts, must match; None where any text is
-            accepted.
+        matches: says whether a text, or each of several texts, is accepted, by a true value; None where any text is.
         accepts: what is accepted, in words; derived from the range where it is left out.
         unset: what holds where the value is None, in words.
         metavar: what stands for a value in `--help`; the unit in capitals where it is left out.
@@ -48,7 +46,8 @@ class Setting:
         panel: heading under which `--help` and docs/settings.md show the setting; empty for the settings that most
             operators need, which come first.
         secret: whether the value may hold a password, so that no message shows it.
-        parse: makes the value of a setting with several values from their texts.
+        parse: makes the value from its text, or from the list of their texts where the setting has several values;
+            raises ValueError where it cannot. The type where it is left out.
         name: the field's name.
         kind: the field's type: int, float or str for one value, tuple or Mapping for several.
         default: the field's default.
@@ -61,7 +60,7 @@ class Setting:
     maximum: float | None = None
     less_than: str | None = None
     greater_than: str | None = None
-    pattern: str | None = None
+    matches: Callable[[str], object] | None = None
     accepts: str = ""
     unset: str = ""
     metavar: str = ""
@@ -69,7 +68,7 @@ class Setting:
     variable: str = ""
     panel: str = ""
     secret: bool = False
-    parse: Callable[[Sequence[str]], Any] = tuple
+    parse: Callable[[Any], Any] | None = None
     name: str = ""
     kind: type = str
     default: Any = None
@@ -89,6 +88,7 @@ class Setting:
             kind=get_origin(plain) or plain,
             default=default,
             accepts=self.accepts or f"{self._range()} {self.unit}".strip(),
+            parse=self.parse or get_origin(plain) or plain,
             metavar=self.metavar or self.unit.upper(),
             option=self.option or f"--{field.name.replace('_', '-')}",
             variable=self.variable or f"ZOOFLEET_{field.name.upper()}",
@@ -117,20 +117,22 @@ class Setting:
                 return f"{number} ({self.default // size:g} {unit})"
         return number
 
-    def parsed(self, texts: Sequence[str], shown: str) -> Any:
-        """Make the value of a setting with several values.
+    def parsed(self, text: str | Sequence[str], shown: str) -> Any:
+        """Make the value from what was written.
 
         Args:
-            texts: the values as they were written.
-            shown: the name of the option or variable that they were given by.
+            text: the text of the value, or a list of texts where the setting has several values.
+            shown: the name of the option or variable that it was given by.
 
         Raises:
-            InvalidArgumentError: they cannot be understood.
+            InvalidArgumentError: it cannot be understood; names it and what is accepted.
         """
         try:
-            return self.parse(texts)
+            return self.parse(text) if self.parse is not None else text
         except ValueError:
-            raise InvalidArgumentError(f"{shown} is {' '.join(texts)!r}; accepted: {self.accepts}") from None
+            written = repr(text) if isinstance(text, str) else repr(" ".join(text))
+            number = {int: "a whole number, ", float: "a number, "}.get(self.kind, "")
+            raise InvalidArgumentError(f"{shown} is {written}; accepted: {number}{self.accepts}") from None
 
     def check(self, value: Any, shown: str) -> None:
         """Check a value for itself, without the other settings.
@@ -155,7 +157,7 @@ class Setting:
 
     def _takes(self, value: Any) -> bool:
         if isinstance(value, str):
-            return self.pattern is None or re.fullmatch(self.pattern, value, re.DOTALL) is not None
+            return self.matches is None or bool(self.matches(value))
         # Written so that NaN, which no comparison holds for, is refused.
         return (
             (self.minimum is None or value >= self.minimum)

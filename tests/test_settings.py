@@ -199,9 +199,10 @@ def test_a_bad_value_is_named_as_it_was_written(
     assert not given
 
 
-def test_a_secret_is_in_no_message(given: list[Settings]) -> None:
+@pytest.mark.parametrize("program", ["scheduler", "up"])
+def test_a_secret_is_in_no_message(given: list[Settings], program: str) -> None:
     with pytest.raises(InvalidArgumentError, match=r"ZOOFLEET_REDIS_URL .*redis://, rediss:// or unix://") as caught:
-        command("scheduler", ZOOFLEET_REDIS_URL="http://:hunter2@redis:6379")
+        command(program, ZOOFLEET_REDIS_URL="http://:hunter2@redis:6379")
     assert "hunter2" not in str(caught.value)
 
 

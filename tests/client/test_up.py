@@ -18,7 +18,10 @@ import pytest
 from rich.console import Console
 
 from zoofleet import Client, JobState, Task
-from zoofleet._local.up import _Program
+from zoofleet._local.redis_server import RedisServer
+from zoofleet._local.up import _patience, _Program
+from zoofleet.errors import ItemTooLargeError
+from zoofleet.worker import WorkerConfig
 
 pytestmark = pytest.mark.cluster
 
@@ -48,9 +51,10 @@ def refused(*options: str, data_dir: Path, port: str = "0") -> subprocess.Comple
 
 
 class Up:
-    """A running `zoofleet up`."""
+    """A running `zoofleet up`, with variables beside those of this process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self._variables = variables
         self.data_dir = folder / "data"
         self.log = folder / "up.log"
         self._ready_file = folder / "ready"
@@ -64,7 +68,7 @@ class Up:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | self._variables,
             )
 
     def wait_ready(self) -> None:
@@ -162,6 +166,49 @@ def test_a_second_interrupt_ends_it_at_once(up: Up) -> None:
     up.process.send_signal(signal.SIGINT)
     up.process.wait(WAIT)
     assert not any(child.is_running() for child in children)
+
+
+def test_settings_reach_its_programs_and_no_secret_is_on_a_command_line(
+    redis_server: RedisServer, tmp_path: Path, media: Path
+) -> None:
+    # Redis ignores a query that it does not know; it stands for a password, which may stand there too.
+    up = Up(
+        tmp_path,
+        ZOOFLEET_REDIS_URL=f"{redis_server.url}?client_name=hunter2",
+        ZOOFLEET_MAX_ITEM_BYTES="1000",
+        ZOOFLEET_BATCH_SIZES="classify=3",
+        ZOOFLEET_THREADS="1",
+        ZOOFLEET_WORKER_NAME="not-this",
+        ZOOFLEET_ADVERTISE_ADDRESS="nowhere:1",
+        ZOOFLEET_STANDALONE="1",
+    )
+    try:
+        scheduler, worker = up.child("scheduler"), up.child("worker")
+        assert not any("hunter2" in part for child in up.children() for part in child.cmdline())
+        assert "hunter2" in scheduler.environ()["ZOOFLEET_REDIS_URL"]
+        assert "hunter2" not in up.log.read_text() and "ZOOFLEET_REDIS_URL" not in worker.environ()
+        assert worker.environ()["ZOOFLEET_BATCH_SIZES"] == "classify=3"
+        assert worker.cmdline()[-2:] == ["--threads", "1"]
+        with Client(up.address) as client:
+            assert [each.name for each in client.list_workers()] != ["workers/not-this"]
+            with pytest.raises(ItemTooLargeError, match="1000 bytes"):
+                client.classify(media / "rocket.jpg", model="mobilenet_v3_small@random")
+    finally:
+        assert up.stop(signal.SIGTERM) == 0
+
+
+def test_a_variable_that_its_programs_refuse_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOOFLEET_LEASE", "-1")
+    run = refused("--device", "cpu", data_dir=tmp_path / "data")
+    assert "ZOOFLEET_LEASE is -1.0; accepted: more than 0 seconds" in run.stdout
+    assert "scheduler ended before all was ready (exit code 1)" in run.stdout
+
+
+def test_a_program_is_killed_only_after_its_own_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    grace = WorkerConfig.describe("grace")
+    assert _patience(grace) > WorkerConfig().grace
+    monkeypatch.setenv("ZOOFLEET_GRACE", "300")
+    assert _patience(grace) > 300
 
 
 def test_what_cannot_start_ends_it(tmp_path: Path) -> None:

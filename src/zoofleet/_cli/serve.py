@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zoofleet._cli.settings import settings_from, takes
+from zoofleet._cli.settings import settings_from, takes, written_as
 from zoofleet._wire.address import DEFAULT_PORT
 from zoofleet.errors import FailedPreconditionError, InvalidArgumentError
 from zoofleet.scheduler.config import SchedulerConfig
@@ -17,10 +17,12 @@ from zoofleet.worker.config import WorkerConfig
 
 
 def _missing(extra: str, error: ModuleNotFoundError) -> FailedPreconditionError:
+    """Return the error that says which extra to install for a module that is missing."""
     return FailedPreconditionError(f"{error.name or error} is not installed: pip install 'zoofleet[{extra}]'")
 
 
 def _serve(main: Coroutine[Any, Any, None]) -> None:
+    """Run a server to its end, with its log on stderr."""
     import asyncio
     import logging
 
@@ -66,6 +68,7 @@ def worker(
 
 
 def up(
+    context: typer.Context,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The scheduler's port on 127.0.0.1; 0 for a free one.")
     ] = DEFAULT_PORT,
@@ -112,6 +115,8 @@ def up(
 
     from zoofleet._local.up import UpConfig, default_data_dir, up
 
+    redis_setting = SchedulerConfig.describe("redis_url")
+    redis_setting.check(redis_url, written_as(context, redis_setting))
     config = UpConfig(
         port=port,
         data_dir=data_dir or default_data_dir(),

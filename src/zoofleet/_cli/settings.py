@@ -37,6 +37,7 @@ def _parameter(setting: Setting) -> inspect.Parameter:
         envvar=setting.variable,
         help=f"{escape(setting.help)} [dim]\\[default: {default}][/]",
         metavar=setting.metavar,
+        show_default=False,  # it is None; the help says what holds then
         rich_help_panel=setting.panel or None,
     )
     kind: Any = list[str] if setting.has_several else str  # `settings_from` makes the value, and names it in errors

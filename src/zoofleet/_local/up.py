@@ -34,7 +34,7 @@ from rich.text import Text
 from zoofleet._client.async_client import AsyncClient
 from zoofleet._local import child
 from zoofleet._local.redis_server import RedisServer
-from zoofleet._serving.settings import Setting, Settings, settings_of
+from zoofleet._serving.settings import Setting
 from zoofleet._values.resources import WorkerState
 from zoofleet._wire.address import ADDRESS_VARIABLE, DEFAULT_PORT
 from zoofleet.errors import FailedPreconditionError, ZoofleetError
@@ -52,18 +52,12 @@ _LINE_BYTES: Final = 64 * 1024
 
 _COLORS: Final = ("cyan", "green", "magenta", "blue", "yellow")
 
-
-def _setting(config: type[Settings], name: str) -> Setting:
-    """Return the description of a setting."""
-    return next(each for each in settings_of(config) if each.name == name)
-
-
-_REDIS_URL: Final = _setting(SchedulerConfig, "redis_url").variable
+_REDIS_URL: Final = SchedulerConfig.describe("redis_url").variable
 _NOT_FOR_WORKERS: Final = (
     _REDIS_URL,  # only the scheduler needs it, and it may hold a password
     "ZOOFLEET_STANDALONE",
-    _setting(WorkerConfig, "advertise_address").variable,
-    _setting(WorkerConfig, "name").variable,
+    WorkerConfig.describe("advertise_address").variable,
+    WorkerConfig.describe("name").variable,
 )
 """Variables that workers must not see: they would contradict what `up` decides, or make all workers the same one."""
 
@@ -318,9 +312,9 @@ class _Cluster:
             if config.ready_file is not None:
                 config.ready_file.unlink(missing_ok=True)
             await self._end(
-                [running[worker] for worker in self._workers], self._workers, _patience(WorkerConfig, "grace")
+                [running[worker] for worker in self._workers], self._workers, _patience(WorkerConfig.describe("grace"))
             )
-            patience = _patience(SchedulerConfig, "shutdown_grace")
+            patience = _patience(SchedulerConfig.describe("shutdown_grace"))
             await self._end([running[self._scheduler]], [self._scheduler], patience)
             await asyncio.gather(watch, guard, stop, return_exceptions=True)
         return 1 if failed else 0
@@ -401,9 +395,8 @@ class _Cluster:
         self._console.print()
 
 
-def _patience(config: type[Settings], name: str) -> float:
-    """Return the seconds from SIGTERM to SIGKILL, of a program whose own grace is the setting of that name."""
-    grace = _setting(config, name)
+def _patience(grace: Setting) -> float:
+    """Return the seconds from SIGTERM to SIGKILL of a program whose own grace is this setting."""
     with suppress(ValueError):  # the program has said so, and ended
         return float(os.environ.get(grace.variable) or grace.default) + _AFTER_GRACE
     return _AFTER_GRACE

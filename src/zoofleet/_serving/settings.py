@@ -1,7 +1,7 @@
 """How a server describes its settings: once, in the fields of a dataclass.
 
 The options and variables of the command line, the checks, and docs/settings.md derive from these fields. This module
-and those that define settings import the standard library alone, since `--help` loads them.
+and those that define settings import nothing that is slow to load, since `--help` loads them.
 """
 
 from __future__ import annotations
@@ -200,6 +200,11 @@ class Settings:
         self._check(
             {each.name: getattr(self, each.name) for each in settings}, {each.name: each.name for each in settings}
         )
+
+    @classmethod
+    def describe(cls, name: str) -> Setting:
+        """Return the description of the setting of that name."""
+        return next(each for each in settings_of(cls) if each.name == name)
 
     @classmethod
     def of(cls, given: Mapping[str, Any], shown: Mapping[str, str]) -> Self:

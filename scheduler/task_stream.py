@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -158,15 +158,18 @@ class TaskStream:
                 # Several chunks share the stream, and item ids are unique in their job only.
                 self._expected[str(number)] = outgoing
                 chunk.sent = True
-                message = vision_pb2.Item.FromString(item.data)
-                message.item_id = str(number)
-                for request in cut(self._kind.request, message):
+                for request in self._requests(str(number), item):
                     await self._call.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the stream has ended; the reader learns why
         except Exception:  # noqa: BLE001 - what cannot be sent must come back
             self._fault = fault(f"sending a chunk of {self.task.model}")
             self._call.cancel()
+
+    def _requests(self, wire_id: str, leased: LeasedItem) -> Iterator[Any]:
+        item = vision_pb2.Item.FromString(leased.data)
+        item.item_id = wire_id
+        return cut(self._kind.request, item)
 
     async def _read(self) -> None:
         joiner = Joiner(vision_pb2.Result, _MAX_RESULT_BYTES)

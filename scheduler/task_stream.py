@@ -20,7 +20,7 @@ from zoofleet._wire.kinds import kind_of
 from zoofleet._wire.parts import Joiner, cut
 from zoofleet._wire.status import DETAILS_KEY, error_result, from_rpc_error
 from zoofleet.errors import InternalError, ItemTooLargeError, UnavailableError, ZoofleetError
-from zoofleet.scheduler.records import Lease, LeasedItem, Outcome
+from zoofleet.scheduler.records import Lease, LeasedItem, ReadyResult
 from zoofleet.v1 import vision_pb2
 
 _log: Final = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Chunk:
     lease: Lease
     model: str = field(init=False)
     waiting: dict[int, LeasedItem] = field(init=False)
-    ready: list[Outcome] = field(default_factory=list)
+    ready: list[ReadyResult] = field(default_factory=list)
     ready_bytes: int = 0
     sent: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -63,7 +63,7 @@ class Chunk:
         """Note an item's result, under the item's own id."""
         del self.waiting[item.index]
         result.item_id = item.item_id
-        outcome = Outcome(item.index, result.HasField("error"), result.SerializeToString())
+        outcome = ReadyResult(item.index, result.HasField("error"), result.SerializeToString())
         self.ready.append(outcome)
         self.ready_bytes += len(outcome.data)
 

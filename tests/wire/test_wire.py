@@ -78,13 +78,13 @@ def test_a_kind_fits_the_contract() -> None:
         assert methods[kind.method].input_type is kind.request.DESCRIPTOR
         assert methods[kind.method].output_type is kind.response.DESCRIPTOR
         options = task.fields_by_name[kind.field].message_type
-        assert {option.name for option in kind.options} == {*options.fields_by_name}
+        assert options is not None and {option.name for option in kind.options} == {*options.fields_by_name}
         for option in kind.options:
-            option.check(option.default)
-            assert (
-                isinstance(option, NumberOption)
-                or option.enum.DESCRIPTOR is options.fields_by_name[option.name].enum_type
-            )
+            if isinstance(option, NumberOption):
+                option.check(option.default)
+            else:
+                option.check(option.default)
+                assert option.enum.DESCRIPTOR is options.fields_by_name[option.name].enum_type
     assert {option.name for option in task.oneofs_by_name["options"].fields} == {kind.field for kind in TaskKind}
 
 

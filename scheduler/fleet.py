@@ -17,6 +17,7 @@ import grpc.aio
 
 from zoofleet._catalog import ModelName
 from zoofleet._wire.channels import CHANNEL_OPTIONS
+from zoofleet._wire.names import worker_name
 from zoofleet.errors import WorkerNotFoundError, ZoofleetError
 from zoofleet.scheduler import keys
 from zoofleet.scheduler.config import SchedulerConfig
@@ -35,68 +36,66 @@ class WorkerRecord:
 
     Attributes:
         worker_id: its name without `workers/`.
-        instance: id of its process; its name where it does not say.
-        info: what it registered with.
-        status: how it fares.
+        instance: the id of its process; `worker_id` where it registered without one.
+        address: the host:port at which it listens.
+        window: the most items that it takes at once, 1 or more.
+        free_bytes: the memory that further models may take.
+        inflight_items: the items that it was working on.
         draining: whether it takes no more work, by its own will or an operator's.
-        builders: what it can load.
-        loaded: models in its memory.
-        register: milliseconds since the epoch.
-        beat: milliseconds since the epoch.
+        builders: the builders that it can load.
+        loaded: the models in its memory, each with its bytes.
+        beat: the time of the heartbeat, in milliseconds since the epoch.
+        message: the same worker as clients see it.
     """
 
     worker_id: str
     instance: str
-    info: fleet_pb2.Worker
-    status: fleet_pb2.WorkerStatus
+    address: str
+    window: int
+    free_bytes: int
+    inflight_items: int
     draining: bool
     builders: frozenset[str]
-    loaded: frozenset[str]
-    register: int
+    loaded: Mapping[str, int]
     beat: int
+    message: fleet_pb2.Worker
 
     @classmethod
     def parse(cls, worker_id: str, fields: Mapping[bytes, bytes]) -> WorkerRecord:
-        """From the fields of the worker's hash."""
-        info = fleet_pb2.Worker.FromString(fields[b"info"])
+        """Make a record from the fields of the worker's hash."""
+        message = fleet_pb2.Worker.FromString(fields[b"info"])
         status = fleet_pb2.WorkerStatus.FromString(fields[b"status"])
+        draining = status.draining or b"drain" in fields
+        beat = int(fields[b"beat"])
+        loaded = {model.model: model.memory_bytes for model in status.loaded_models}
+        message.name = worker_name(worker_id)
+        message.status.CopyFrom(status)
+        message.state = fleet_pb2.Worker.STATE_DRAINING if draining else fleet_pb2.Worker.STATE_READY
+        message.register_time.FromMilliseconds(int(fields[b"register"]))
+        message.heartbeat_time.FromMilliseconds(beat)
         return cls(
-            worker_id,
-            fields.get(b"instance", worker_id.encode()).decode(),
-            info,
-            status,
-            status.draining or b"drain" in fields,
-            frozenset(info.builders),
-            frozenset(model.model for model in status.loaded_models),
-            int(fields[b"register"]),
-            int(fields[b"beat"]),
+            worker_id=worker_id,
+            instance=fields.get(b"instance", worker_id.encode()).decode(),
+            address=message.address,
+            window=max(message.max_inflight_items, 1),
+            free_bytes=message.memory_budget_bytes - sum(loaded.values()),
+            inflight_items=status.inflight_items,
+            draining=draining,
+            builders=frozenset(message.builders),
+            loaded=MappingProxyType(loaded),
+            beat=beat,
+            message=message,
         )
 
     @property
     def name(self) -> str:
-        """`workers/{worker}`."""
-        return f"workers/{self.worker_id}"
+        """The resource name, `workers/{worker}`."""
+        return worker_name(self.worker_id)
 
     @property
     def process(self) -> tuple[str, str]:
-        """What tells its process, and where that is, from one before of the same name."""
-        return self.instance, self.info.address
-
-    @property
-    def free_bytes(self) -> int:
-        """Memory that further models may take."""
-        return self.info.memory_budget_bytes - sum(model.memory_bytes for model in self.status.loaded_models)
-
-    def to_proto(self) -> fleet_pb2.Worker:
-        """As the message that operators see."""
-        worker = fleet_pb2.Worker()
-        worker.CopyFrom(self.info)
-        worker.name = self.name
-        worker.status.CopyFrom(self.status)
-        worker.state = fleet_pb2.Worker.STATE_DRAINING if self.draining else fleet_pb2.Worker.STATE_READY
-        worker.register_time.FromMilliseconds(self.register)
-        worker.heartbeat_time.FromMilliseconds(self.beat)
-        return worker
+        """What tells the worker's process, and where that listens, from an earlier one of the same name."""
+        return self.instance, self.address
 
 
 class Fleet:
@@ -258,7 +257,7 @@ class Fleet:
                 known = None
             self._workers[worker_id] = worker
             if known is None:
-                channel = grpc.aio.insecure_channel(worker.info.address, CHANNEL_OPTIONS)
+                channel = grpc.aio.insecure_channel(worker.address, CHANNEL_OPTIONS)
                 channel.get_state(try_to_connect=True)
                 self._channels[worker_id] = channel
         self.on_change()

@@ -71,7 +71,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
     ) -> fleet_pb2.Worker:
         async with aborting(context):
             worker = await self._fleet.get(parse_worker_name(request.name))
-        return worker.to_proto()
+        return worker.message
 
     async def ListWorkers(  # noqa: D102, N802
         self, request: fleet_pb2.ListWorkersRequest, context: _Context
@@ -79,13 +79,11 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         async with aborting(context):
             workers = await self._fleet.read()
             names, token = pages.page("workers", list(workers), request.page_size, request.page_token, _DEFAULT_PAGE)
-        return fleet_pb2.ListWorkersResponse(
-            workers=[workers[name].to_proto() for name in names], next_page_token=token
-        )
+        return fleet_pb2.ListWorkersResponse(workers=[workers[name].message for name in names], next_page_token=token)
 
     async def DrainWorker(  # noqa: D102, N802
         self, request: fleet_pb2.DrainWorkerRequest, context: _Context
     ) -> fleet_pb2.Worker:
         async with aborting(context):
             worker = await self._fleet.drain(parse_worker_name(request.name))
-        return worker.to_proto()
+        return worker.message

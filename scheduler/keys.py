@@ -85,9 +85,7 @@ ROOT: Final = "{zoofleet}"
 """The hash tag with which every key starts."""
 
 EVENTS: Final = f"{ROOT}:events"
-BYTES: Final = f"{ROOT}:bytes"
 JOBS: Final = f"{ROOT}:jobs"
-DEAD_LETTERS: Final = f"{ROOT}:dead_letters"
 
 
 def job(job_id: str) -> str:

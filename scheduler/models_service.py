@@ -93,4 +93,4 @@ class ModelsService(models_pb2_grpc.ModelsServicer):
         return max(able, key=lambda worker: (str(model) in worker.loaded, worker.free_bytes))
 
     def _loaded(self) -> list[models_pb2.LoadedModel]:
-        return [loaded for worker in self._fleet.view.values() for loaded in worker.status.loaded_models]
+        return [loaded for worker in self._fleet.view.values() for loaded in worker.message.status.loaded_models]

@@ -34,7 +34,7 @@ from zoofleet.scheduler.records import (
     Lease,
     LeasedItem,
     NewJob,
-    Outcome,
+    ReadyResult,
     Reaped,
     StagedItem,
     StoredResult,
@@ -220,7 +220,7 @@ class Queue:
         lost = await self._store.run("renew", _milliseconds(self._config.lease), *fields)
         return frozenset(map(int, lost))
 
-    async def commit(self, lease: Lease, outcomes: Sequence[Outcome]) -> None:
+    async def commit(self, lease: Lease, results: Sequence[ReadyResult]) -> None:
         """Commit results of a leased chunk; with the last one the lease ends.
 
         A job whose results go beyond its tenant's bytes, or those of the store, is ended as FAILED.
@@ -229,7 +229,7 @@ class Queue:
             LeaseLostError: the lease is gone; nothing was committed.
         """
         config = self._config
-        fields = [field for outcome in outcomes for field in (outcome.index, int(outcome.failed), outcome.data)]
+        fields = [field for result in results for field in (result.index, int(result.failed), result.data)]
         answer = await self._store.run(
             "commit", *lease.fence, config.max_tenant_bytes, config.max_stored_bytes, *fields
         )
@@ -384,12 +384,6 @@ class Queue:
             name = ids[index - first // len(tasks)].decode()
             missing.append(StoredResult(bit + 1, error_result(name, tasks[task], error).SerializeToString()))
         return missing, None if last == job.results else last
-
-    async def dead_letters(self, count: int) -> list[tuple[str, int, int]]:
-        """Return job id, task index and item index of the last items that were given up, the newest first."""
-        rows = await self._store.call("LRANGE", keys.DEAD_LETTERS, 0, count - 1)
-        letters = (row.decode().split(":") for row in rows)
-        return [(job_id, int(task), int(index)) for job_id, task, index in letters]
 
     def _too_many_jobs(self, tenant: str) -> ResourceExhaustedError:
         return ResourceExhaustedError(

@@ -227,8 +227,8 @@ class Reaped:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """A result to commit.
+class ReadyResult:
+    """A result that is ready to be committed.
 
     Attributes:
         index: its item's place in the job.

@@ -63,7 +63,7 @@ class _Load:
         """
         if worker.beat != self.beat:
             self.beat = worker.beat
-            self.others = (self.others + max(worker.status.inflight_items - self.items, 0)) / 2
+            self.others = (self.others + max(worker.inflight_items - self.items, 0)) / 2
             self.loaded.clear()
 
 
@@ -135,11 +135,6 @@ class Router:
         self._loads: dict[str, _Load] = {}
         self.kept_bytes = 0
         """Bytes of items that this replica's streams keep, all together."""
-
-    @property
-    def items(self) -> dict[str, int]:
-        """Items sent by this replica and not answered, by worker; only where there are any."""
-        return {worker_id: load.items for worker_id, load in self._loads.items() if load.items}
 
     def channel(self, worker: WorkerRecord) -> grpc.aio.Channel:
         """The open channel to a worker."""
@@ -220,7 +215,7 @@ class Router:
         return load
 
     def _missing(self, worker: WorkerRecord, models: Collection[ModelName]) -> set[str]:
-        return {str(model) for model in models} - worker.loaded - self._load(worker.worker_id).loaded
+        return {str(model) for model in models} - worker.loaded.keys() - self._load(worker.worker_id).loaded
 
     def _expand(self, able: Collection[WorkerRecord], models: Collection[ModelName], load: float) -> None:
         """Load the models where there is room for them and less to do than `load` by more than a little."""
@@ -243,9 +238,7 @@ class Router:
 
     def _size(self, model: str) -> int:
         """Bytes that a model takes where it is in memory; 0 where nobody says so."""
-        workers = self._fleet.view.values()
-        sizes = (one.memory_bytes for worker in workers for one in worker.status.loaded_models if one.model == model)
-        return max(sizes, default=0)
+        return max((worker.loaded.get(model, 0) for worker in self._fleet.view.values()), default=0)
 
     def _begin_loading(self, worker: WorkerRecord, model: str) -> None:
         """Have a worker load a model. The call lives on the worker's channel, and ends with it."""

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from zoofleet._wire.kinds import kind_of
 from zoofleet._wire.parts import Joiner, cut
 from zoofleet._wire.status import DETAILS_KEY, error_result, from_rpc_error
 from zoofleet.errors import InternalError, ItemTooLargeError, UnavailableError, ZoofleetError
-from zoofleet.scheduler.records import Lease, LeasedItem, Outcome
+from zoofleet.scheduler.records import Lease, LeasedItem, ReadyResult
 from zoofleet.v1 import vision_pb2
 
 _log: Final = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Chunk:
     lease: Lease
     model: str = field(init=False)
     waiting: dict[int, LeasedItem] = field(init=False)
-    ready: list[Outcome] = field(default_factory=list)
+    ready: list[ReadyResult] = field(default_factory=list)
     ready_bytes: int = 0
     sent: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -63,7 +63,7 @@ class Chunk:
         """Note an item's result, under the item's own id."""
         del self.waiting[item.index]
         result.item_id = item.item_id
-        outcome = Outcome(item.index, result.HasField("error"), result.SerializeToString())
+        outcome = ReadyResult(item.index, result.HasField("error"), result.SerializeToString())
         self.ready.append(outcome)
         self.ready_bytes += len(outcome.data)
 
@@ -158,15 +158,18 @@ class TaskStream:
                 # Several chunks share the stream, and item ids are unique in their job only.
                 self._expected[str(number)] = outgoing
                 chunk.sent = True
-                message = vision_pb2.Item.FromString(item.data)
-                message.item_id = str(number)
-                for request in cut(self._kind.request, message):
+                for request in self._requests(str(number), item):
                     await self._call.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the stream has ended; the reader learns why
         except Exception:  # noqa: BLE001 - what cannot be sent must come back
             self._fault = fault(f"sending a chunk of {self.task.model}")
             self._call.cancel()
+
+    def _requests(self, wire_id: str, leased: LeasedItem) -> Iterator[Any]:
+        item = vision_pb2.Item.FromString(leased.data)
+        item.item_id = wire_id
+        return cut(self._kind.request, item)
 
     async def _read(self) -> None:
         joiner = Joiner(vision_pb2.Result, _MAX_RESULT_BYTES)

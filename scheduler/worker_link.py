@@ -87,7 +87,7 @@ class WorkerLink:
         self._able = able
         # Not the channel of interactive calls: bulk items would fill its flow-control window.
         self._channel = grpc.aio.insecure_channel(
-            worker.info.address, (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+            worker.address, (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
         )
         self._streams: dict[bytes, TaskStream] = {}
         self._chunks: dict[int, Chunk] = {}
@@ -207,24 +207,20 @@ class WorkerLink:
             room,
             builders=self.worker.builders,
             instance=self.worker.instance,
-            window=self._window,
-            loaded=self.worker.loaded | {stream.task.model for stream in self._streams.values()},
+            window=self.worker.window,
+            loaded=self.worker.loaded.keys() | {stream.task.model for stream in self._streams.values()},
             refused=refused,
         )
         if lease is not None:
             self._send(lease)
         return lease is not None
 
-    @property
-    def _window(self) -> int:
-        return max(self.worker.info.max_inflight_items, 1)
-
     def _room(self) -> int:
         """Items to claim now: none until a good part of a chunk fits, lest chunks crumble.
 
         The script that claims looks at the window too, for what other replicas have given the worker.
         """
-        window = self._window
+        window = self.worker.window
         waiting = [item for chunk in self._chunks.values() for item in chunk.waiting.values()]
         room = window - len(waiting)
         if room < min(self._config.chunk_items, (window + 1) // 2):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
 import re
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.worker.calls import item, run
 from typer.testing import CliRunner
 
 import zoofleet.scheduler
@@ -28,7 +26,7 @@ from zoofleet._wire import kinds
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.scheduler import SchedulerConfig
 from zoofleet.v1 import vision_pb2, vision_pb2_grpc
-from zoofleet.worker import Worker, WorkerConfig
+from zoofleet.worker import WorkerConfig
 
 CONFIGS: dict[str, type[Settings]] = {"scheduler": SchedulerConfig, "worker": WorkerConfig}
 EVERY = [
@@ -206,24 +204,23 @@ def test_a_secret_is_in_no_message(given: list[Settings], program: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-async def test_a_batch_size_set_by_its_variable_has_its_effect(given: list[Settings], media: Path) -> None:
-    # Of the same items, tests/worker/test_vision_service.py expects fewer batches than items at the default size.
-    rocket = item((media / "rocket.jpg").read_bytes())
-    task = vision_pb2.Task(model="mobilenet_v3_large@random")
-    variables = {"ZOOFLEET_BATCH_SIZES": "classify=1", "ZOOFLEET_STANDALONE": "1", "ZOOFLEET_DEVICE": "cpu"}
-    await asyncio.to_thread(command, "worker", **variables)  # the command has an event loop of its own
-    (config,) = given
-    assert isinstance(config, WorkerConfig)
-    worker = Worker(config)
-    await worker.start()
-    await asyncio.gather(*(run(worker.address, kinds.CLASSIFY, task, [rocket] * 8) for _ in range(4)))
-    assert worker.pipeline.batcher.batch_count == worker.pipeline.batcher.forwarded_count == 32
-    await worker.stop()
+_WORKER = """
+from torch.nn.modules.module import register_module_forward_pre_hook
+from zoofleet._cli import app
+from zoofleet.models.mobilenetv3 import MobileNetV3
+
+def note(module, inputs):
+    if isinstance(module, MobileNetV3):
+        print("batch of", len(inputs[0]), flush=True)
+
+register_module_forward_pre_hook(note)
+app()
+"""
 
 
 @pytest.fixture
-def worker_address() -> Iterator[str]:
-    """A worker process all of whose settings are variables."""
+def worker(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A worker process all of whose settings are variables: its address, and a file with the sizes of its batches."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -232,34 +229,42 @@ def worker_address() -> Iterator[str]:
         "ZOOFLEET_STANDALONE": "1",
         "ZOOFLEET_DEVICE": "cpu",
         "ZOOFLEET_THREADS": "1",
-        "ZOOFLEET_BATCH_SIZES": "classify=1 detect=2,segment=3",
+        "ZOOFLEET_BATCH_SIZES": "classify=2 detect=2,segment=3",
         "ZOOFLEET_MAX_STREAMS": "1",
     }
-    worker = subprocess.Popen([sys.executable, "-m", "zoofleet", "worker"], env=os.environ | variables)
+    batches = tmp_path / "batches"
+    with batches.open("wb") as output:
+        command = [sys.executable, "-c", _WORKER, "worker"]
+        process = subprocess.Popen(command, env=os.environ | variables, stdout=output)
     try:
         with Client(address) as client:
             client.wait_ready(timeout=60)
-        yield address
+        yield address, batches
     finally:
-        worker.terminate()
-        assert worker.wait(60) == 0
+        process.terminate()
+        assert process.wait(60) == 0
 
 
-def test_a_worker_process_obeys_its_variables(worker_address: str, media: Path) -> None:
+def test_a_worker_process_obeys_its_variables(worker: tuple[str, Path], media: Path) -> None:
+    address, batches = worker
     task = vision_pb2.ClassifyRequest(task=vision_pb2.Task(model="mobilenet_v3_small@random"))
-    picture = vision_pb2.ClassifyRequest(item=item((media / "rocket.jpg").read_bytes()))
+    picture = vision_pb2.Media(data=(media / "rocket.jpg").read_bytes())
     over = threading.Event()
 
     def requests() -> Iterator[vision_pb2.ClassifyRequest]:
         yield task
-        yield picture
+        for i in range(24):
+            yield vision_pb2.ClassifyRequest(item=vision_pb2.Item(item_id=str(i), media=[picture]))
         over.wait()
 
-    with grpc.insecure_channel(worker_address) as channel:
+    with grpc.insecure_channel(address) as channel:
         stub = vision_pb2_grpc.VisionStub(channel)
         first = stub.Classify(requests())
-        assert next(first).result.HasField("classification")
+        assert all(next(first).result.HasField("classification") for _ in range(24))
         with pytest.raises(grpc.RpcError, match="1 streams are open, which is the limit"):
             next(stub.Classify(iter([task])))
         over.set()
         assert list(first) == []
+    sizes = [int(line.split()[-1]) for line in batches.read_text().splitlines()]
+    assert sum(sizes) == 24
+    assert max(sizes) == 2  # 24 pictures are at hand long before the device is done with the first

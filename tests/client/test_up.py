@@ -18,8 +18,9 @@ import pytest
 from rich.console import Console
 
 from zoofleet import Client, JobState, Task
+from zoofleet._local.program import Program
 from zoofleet._local.redis_server import RedisServer
-from zoofleet._local.up import _patience, _Program
+from zoofleet._local.up import _patience
 from zoofleet.errors import ItemTooLargeError
 from zoofleet.worker import WorkerConfig
 
@@ -219,7 +220,7 @@ def test_what_cannot_start_ends_it(tmp_path: Path) -> None:
 
 async def test_a_program_that_gives_up_by_itself_is_started_again() -> None:
     output = io.StringIO()
-    program = _Program(Console(file=output, width=200), "worker", "red", ["no-such-command"])
+    program = Program(Console(file=output, width=200), "worker", "red", ["no-such-command"])
     ready = asyncio.Event()
     ready.set()
     running = asyncio.create_task(program.run(ready))

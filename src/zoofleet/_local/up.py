@@ -19,8 +19,7 @@ import shutil
 import signal
 import socket
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from rich.console import Console
 from rich.text import Text
 
 from zoofleet._client.async_client import AsyncClient
-from zoofleet._local import child
+from zoofleet._local.program import Program, say
 from zoofleet._local.redis_server import RedisServer
 from zoofleet._serving.settings import Setting
 from zoofleet._values.resources import WorkerState
@@ -45,10 +44,6 @@ __all__ = ["UpConfig", "default_data_dir", "up"]
 
 _AFTER_GRACE: Final = 10.0
 """Seconds that a program may take to stop beyond its own grace before it is killed."""
-_STEADY: Final = 30.0
-"""Seconds that a program must run before its next restart is again as quick as its first."""
-_LINE_BYTES: Final = 64 * 1024
-"""Bytes after which a line of a program's output is shown although it has no end yet."""
 
 _COLORS: Final = ("cyan", "green", "magenta", "blue", "yellow")
 
@@ -109,7 +104,7 @@ async def up(config: UpConfig) -> int:
         devices = await _devices(config)
         redis: RedisServer | None = None
         if config.redis_url is None:
-            _say(console, "Starting Redis …")
+            say(console, "Starting Redis …")
             redis = stack.enter_context(RedisServer(config.data_dir / "redis"))
         cluster = _Cluster(console, address, config.redis_url or (redis.url if redis else ""), devices, config.threads)
         return await cluster.run(redis, config)
@@ -171,88 +166,6 @@ async def _cuda_count() -> int:
     return int(output) if process.returncode == 0 else 0
 
 
-class _Program:
-    """A child process that is started again when it dies.
-
-    Args:
-        console: the terminal that shows its output.
-        name: the prefix of its lines there.
-        color: the prefix's colour.
-        arguments: the arguments of `python -m zoofleet`.
-        environment: its environment variables; None for those of this process.
-    """
-
-    def __init__(
-        self,
-        console: Console,
-        name: str,
-        color: str,
-        arguments: list[str],
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        self.name = name
-        self._console = console
-        self._color = color
-        self._environment = {**(os.environ if environment is None else environment), "PYTHONUNBUFFERED": "1"}
-        self._command = child.command(signal.SIGKILL, [sys.executable, "-m", "zoofleet", *arguments])
-        self._process: asyncio.subprocess.Process | None = None
-        self._ending = asyncio.Event()
-
-    async def run(self, ready: asyncio.Event) -> None:
-        """Start it, and start it again whenever it dies, until `signal` is called or it dies before `ready` is set."""
-        pause = 0.5
-        while not self._ending.is_set():
-            started = time.monotonic()
-            code = await self._run_once()
-            if self._ending.is_set():
-                return
-            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            if not ready.is_set():
-                _say(self._console, f"{self.name} ended before all was ready ({how})", "red")
-                return
-            pause = 0.5 if time.monotonic() - started > _STEADY else pause
-            _say(self._console, f"{self.name} ended ({how}); starting it again in {pause:g} s", "yellow")
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), pause)
-            pause = min(2 * pause, 10.0)
-
-    async def _run_once(self) -> int:
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-            env=self._environment,
-        )
-        if self._ending.is_set():
-            self._process.terminate()
-        if self._process.stdout is not None:
-            await self._print_lines(self._process.stdout)
-        return await self._process.wait()
-
-    async def _print_lines(self, output: asyncio.StreamReader) -> None:
-        buffer = b""
-        while data := await output.read(_LINE_BYTES):
-            *lines, buffer = (buffer + data).split(b"\n")
-            if len(buffer) > _LINE_BYTES:
-                lines, buffer = [*lines, buffer], b""
-            for line in lines:
-                self._print(line)
-        if buffer:
-            self._print(buffer)
-
-    def _print(self, line: bytes) -> None:
-        text = Text.assemble((f"{self.name:<9} │ ", self._color), line.decode("utf-8", "replace").rstrip())
-        self._console.print(text, soft_wrap=True)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; it is not started again from now on."""
-        self._ending.set()
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(number)
-
-
 class _Cluster:
     """The scheduler and the workers, from start to end.
 
@@ -271,7 +184,7 @@ class _Cluster:
         self._ready = asyncio.Event()
         self._stop = asyncio.Event()
         self._interrupts = 0
-        self._scheduler = _Program(
+        self._scheduler = Program(
             console,
             "scheduler",
             "bold white",
@@ -286,14 +199,14 @@ class _Cluster:
             arguments = ["worker", "--scheduler", address, "--address", "127.0.0.1:0", "--device", device]
             if own_threads := threads or (share if device == "cpu" else None):
                 arguments += ["--threads", str(own_threads)]
-            self._workers.append(_Program(console, name, _COLORS[i % len(_COLORS)], arguments, environment))
+            self._workers.append(Program(console, name, _COLORS[i % len(_COLORS)], arguments, environment))
 
     async def run(self, redis: RedisServer | None, config: UpConfig) -> int:
         """Run until SIGINT or SIGTERM, or until a program ends before all is ready; return the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
-        _say(self._console, f"Starting a scheduler and {self._worker_words()} …")
+        say(self._console, f"Starting a scheduler and {self._worker_words()} …")
         running = {
             program: asyncio.create_task(program.run(self._ready)) for program in (self._scheduler, *self._workers)
         }
@@ -323,12 +236,12 @@ class _Cluster:
         self._interrupts += 1
         self._stop.set()
         if self._interrupts == 1:
-            _say(self._console, "Stopping: workers finish what they have. Again to stop at once.")
+            say(self._console, "Stopping: workers finish what they have. Again to stop at once.")
         else:
             for program in (*self._workers, self._scheduler):
                 program.signal(signal.SIGKILL)
 
-    async def _end(self, tasks: list[asyncio.Task[None]], programs: list[_Program], patience: float) -> None:
+    async def _end(self, tasks: list[asyncio.Task[None]], programs: list[Program], patience: float) -> None:
         """Stop programs; after `patience` seconds, or a second interrupt, kill them."""
         number = signal.SIGTERM if self._interrupts < 2 else signal.SIGKILL
         for program in programs:
@@ -367,7 +280,7 @@ class _Cluster:
         while True:
             await asyncio.sleep(0.5)
             if redis is not None and not redis.alive:
-                _say(self._console, "redis-server ended; starting it again", "yellow")
+                say(self._console, "redis-server ended; starting it again", "yellow")
                 redis.stop()
                 redis.start()
 
@@ -405,7 +318,3 @@ def _patience(grace: Setting) -> float:
 def _public(url: str) -> str:
     """Return the URL of a Redis without user, password and query, which may all be secret."""
     return re.sub(r"(?<=://)[^/]*@", "", url.partition("?")[0])
-
-
-def _say(console: Console, text: str, style: str = "dim") -> None:
-    console.print(Text(text, style=style), soft_wrap=True)

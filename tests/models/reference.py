@@ -1,6 +1,7 @@
-"""The reference zoo's facts and how a model is held against them.
+"""The facts in `tests/data/zoo` and how a model is held against them.
 
-A summary of an output tensor has its shape, mean, population std and k = min(n, 64) samples of the flattened tensor, at
+Most facts are the reference's, torchvision's; `tests/models/facts.py` writes those of builders that it lacks. A summary
+of an output tensor has its shape, mean, population std and k = min(n, 64) samples of the flattened tensor, at
 `i * (n - 1) // (k - 1)`. Detectors with random weights give many scores within 1e-4 of each other, so their rows are
 matched one to one first, by all that the summary knows of a row, and only then compared.
 """
@@ -110,6 +111,23 @@ def inputs(kind: str) -> tuple[Any, ...]:
         return (scaled.permute(3, 0, 1, 2)[None],)
     assert kind.endswith("NCHW"), kind
     return (scaled.permute(2, 0, 1)[None],)
+
+
+def summarize(output: Any) -> Any:
+    """Make the summary of an output of any task, as `assert_matches` takes it."""
+    if isinstance(output, Mapping):
+        return {key: summarize(value) for key, value in output.items()}
+    if isinstance(output, list):
+        # Detections of several images, or RAFT's predictions, of which the last counts.
+        return summarize(output[-1]) if isinstance(output[-1], Tensor) else [summarize(value) for value in output]
+    flat = output.flatten().double()
+    samples = [float(f"{value:.7g}") for value in flat[sampled(flat.numel())].tolist()]  # what float32 can tell apart
+    return {
+        "shape": list(output.shape),
+        "mean": flat.mean().item(),
+        "std": flat.std(correction=0).item(),
+        "samples": samples,
+    }
 
 
 def assert_matches(output: Any, summary: Any) -> None:

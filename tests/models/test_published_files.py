@@ -1,4 +1,4 @@
-"""All 166 published files: pulled from a mirror by their names, once, refused when wrong, and loaded from the cache.
+"""All published files: pulled from a mirror by their names, once, refused when wrong, and loaded from the cache.
 
 Nobody can make up content with the hash that a published name carries. So the names are tested with content that must
 be refused, and all the rest with a catalog in whose URLs the digits are those of what is made up here.
@@ -94,7 +94,6 @@ def test_every_published_name_is_asked_for_once_and_other_content_refused(hub: H
     hub.files = {f"/{name}": name.encode() for name in names}
     run = pull(ROWS)
     assert sorted(hub.requests) == sorted((f"/{name}", None) for name in names)
-    assert len(hub.requests) == 166
     assert run.returncode == 1 and run.stdout == ""
     for row, name in zip(ROWS, names, strict=True):
         found = hashlib.sha256(name.encode()).hexdigest()

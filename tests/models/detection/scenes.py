@@ -14,6 +14,13 @@ from zoofleet.models.detection import Detector
 SIZES = ((240, 320), (200, 180))
 KEYPOINTS = 17
 
+THREADS = 2
+"""Those that the facts about losses were computed by, with AVX-512.
+
+Which proposals survive suppression, and their order, hangs on rounding: a noise of 1e-7 in the features, as another CPU
+or number of threads brings it, makes the sampler draw other background.
+"""
+
 NAMES = tuple(list_models(detection))
 
 
@@ -65,6 +72,26 @@ def build(name: str, **options: Any) -> Detector:
     assert isinstance(model, Detector)
     seeded.fill(model.state_dict())
     return model.eval()
+
+
+@torch.no_grad()
+def losses(name: str) -> dict[str, dict[str, float]]:
+    """The training losses of a detector by name, in each case of the facts, with its batch norms in evaluation mode."""
+    model = build(name)
+    model.training = True  # but not its parts
+    model.backbone = Once(model.backbone)
+    cases = {"two_boxes": targets(), "second_image_empty": targets(second_image_empty=True)}
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        return {case: _losses(model, given) for case, given in cases.items()}
+    finally:
+        torch.set_num_threads(before)
+
+
+def _losses(model: Detector, given: list[dict[str, Tensor]]) -> dict[str, float]:
+    torch.manual_seed(1)  # the samplers'
+    return {key: loss.item() for key, loss in model.losses(images(), given).items()}
 
 
 class Once(nn.Module):

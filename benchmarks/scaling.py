@@ -30,7 +30,7 @@ from benchmarks.bulk import BATCH, Sampler, machine, make_images
 from PIL import Image
 
 from zoofleet import AsyncClient, Classify
-from zoofleet._redis_server import RedisServer
+from zoofleet._local.redis_server import RedisServer
 
 CALLS = 32
 """Calls at once."""

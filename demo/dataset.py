@@ -25,8 +25,8 @@ from PIL import Image
 from demo import positive, whole_number
 from demo.recipes import HELD_OUT, MOTION
 from demo.world import CATEGORIES, KEYPOINTS, MOTIONS, Instance, Scene, portrait, scene
-from zoofleet._results import Flow, Segmentation
-from zoofleet._rle import encode
+from zoofleet._media.rle import encode
+from zoofleet._values.results import Flow, Segmentation
 from zoofleet.v1.vision_pb2 import FLOW_ENCODING_FLO
 
 _SIZES: Final = ((320, 240), (240, 320), (384, 288))

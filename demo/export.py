@@ -26,7 +26,7 @@ from zoofleet._evaluate import Evaluation
 
 _ROOT: Final = Path(__file__).parents[1]
 _WEIGHTS: Final = Path("demo/weights")
-_CATALOG: Final = _ROOT / "models" / "data" / "weights.json"
+_CATALOG: Final = _ROOT / "src" / "zoofleet" / "_catalog" / "weights.json"
 _MEMBER: Final = "SHAPES_V1"
 _DATASET: Final = "Shapes"
 _INPUT: Final = {"classification": (1, 3, 128, 128), "segmentation": (1, 3, 240, 320), "optical_flow": (1, 3, 240, 320)}

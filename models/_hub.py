@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoofleet import _download
+from zoofleet._catalog import download
 from zoofleet.errors import InvalidWeightsError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def load_state_dict(url: str, *, progress: bool, check_hash: bool) -> dict[str, 
     """
     with cached_if_valid(url):
         report = _ProgressLine(url) if progress else None
-        path = _download.fetch(url, check_hash=check_hash, report=report)
+        path = download.fetch(url, check_hash=check_hash, report=report)
         read = _reader(path)
         try:
             state = read(path)
@@ -104,7 +104,7 @@ def _reader(path: Path) -> Callable[[Path], Any]:
 @contextmanager
 def cached_if_valid(url: str) -> Iterator[None]:
     """Where its block finds the URL's file invalid, that file leaves the cache, unless it was there before."""
-    path = _download.cache_dir() / _download.file_name(url)
+    path = download.cache_dir() / download.file_name(url)
     was_there = path.exists()
     try:
         yield

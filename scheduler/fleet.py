@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from zoofleet._catalog import ModelName
-from zoofleet._grpc import CHANNEL_OPTIONS
+from zoofleet._wire.channels import CHANNEL_OPTIONS
 from zoofleet.errors import WorkerNotFoundError, ZoofleetError
 from zoofleet.scheduler import keys
 from zoofleet.scheduler.config import SchedulerConfig

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import grpc.aio
 
-from zoofleet._grpc import aborting
+from zoofleet._serving.handlers import aborting
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.scheduler import pages
 from zoofleet.scheduler.config import SchedulerConfig

@@ -13,9 +13,9 @@ import grpc.aio
 from google.protobuf import empty_pb2
 
 from zoofleet._catalog import ModelName
-from zoofleet._grpc import aborting
-from zoofleet._parts import PART_BYTES, split
-from zoofleet._status import to_status
+from zoofleet._serving.handlers import aborting
+from zoofleet._wire.parts import PART_BYTES, split
+from zoofleet._wire.status import to_status
 from zoofleet.errors import InvalidArgumentError, UnavailableError, ZoofleetError
 from zoofleet.scheduler import pages
 from zoofleet.scheduler.config import SchedulerConfig

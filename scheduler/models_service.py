@@ -8,9 +8,9 @@ from typing import Any, Final
 import grpc.aio
 
 from zoofleet._catalog import ModelName
-from zoofleet._grpc import aborting
-from zoofleet._model_messages import builders_of, model_message, parse_model_resource
-from zoofleet._status import from_rpc_error
+from zoofleet._serving.handlers import aborting
+from zoofleet._serving.model_messages import builders_of, model_message, parse_model_resource
+from zoofleet._wire.status import from_rpc_error
 from zoofleet.errors import NotFoundError, UnavailableError
 from zoofleet.scheduler import pages
 from zoofleet.scheduler.fleet import Fleet, WorkerRecord

@@ -12,7 +12,7 @@ from typing import Final
 
 from google.rpc import status_pb2
 
-from zoofleet._status import error_result, from_status, to_status
+from zoofleet._wire.status import error_result, from_status, to_status
 from zoofleet.errors import (
     AbortedError,
     AlreadyExistsError,

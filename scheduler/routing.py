@@ -12,8 +12,8 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from zoofleet._calls import Ending
 from zoofleet._catalog import ModelName
+from zoofleet._wire.calls import Ending
 from zoofleet.errors import UnavailableError
 from zoofleet.scheduler.fleet import Fleet, WorkerRecord
 from zoofleet.v1 import models_pb2, models_pb2_grpc

@@ -9,8 +9,8 @@ from typing import Any, Final
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from zoofleet._grpc import SERVER_OPTIONS, RequestCheck
-from zoofleet._lifecycle import Parts, in_order, serve_until_signal, together
+from zoofleet._serving.handlers import SERVER_OPTIONS, RequestCheck
+from zoofleet._serving.lifecycle import Parts, in_order, serve_until_signal, together
 from zoofleet.errors import UnavailableError, ZoofleetError
 from zoofleet.scheduler import vision_proxy
 from zoofleet.scheduler.config import SchedulerConfig

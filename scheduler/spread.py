@@ -13,10 +13,10 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from zoofleet._calls import Ending
 from zoofleet._catalog import ModelName
-from zoofleet._parts import MAX_ITEM_ID_BYTES
-from zoofleet._tasks import TaskKind
+from zoofleet._wire.calls import Ending
+from zoofleet._wire.kinds import TaskKind
+from zoofleet._wire.parts import MAX_ITEM_ID_BYTES
 from zoofleet.scheduler.fleet import WorkerRecord
 from zoofleet.scheduler.routing import Router, Share, WorkerLostError, losing
 

@@ -27,7 +27,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from zoofleet._faults import fault
+from zoofleet._serving.faults import fault
 from zoofleet.errors import InternalError, ResourceExhaustedError, UnavailableError, ZoofleetError
 from zoofleet.scheduler import keys
 

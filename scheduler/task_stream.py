@@ -13,12 +13,12 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from zoofleet._calls import Ending
 from zoofleet._catalog import ModelName
-from zoofleet._faults import fault
-from zoofleet._parts import PART_BYTES, Assembler, split
-from zoofleet._status import DETAILS_KEY, error_result, from_rpc_error
-from zoofleet._tasks import kind_of
+from zoofleet._serving.faults import fault
+from zoofleet._wire.calls import Ending
+from zoofleet._wire.kinds import kind_of
+from zoofleet._wire.parts import PART_BYTES, Assembler, split
+from zoofleet._wire.status import DETAILS_KEY, error_result, from_rpc_error
 from zoofleet.errors import InternalError, ItemTooLargeError, UnavailableError, ZoofleetError
 from zoofleet.scheduler.records import Lease, LeasedItem, Outcome
 from zoofleet.v1 import vision_pb2

@@ -7,8 +7,8 @@ import re
 import uuid
 from typing import Final
 
-from zoofleet._parts import MAX_ITEM_ID_BYTES, Assembler
-from zoofleet._status import to_status
+from zoofleet._wire.parts import MAX_ITEM_ID_BYTES, Assembler
+from zoofleet._wire.status import to_status
 from zoofleet.errors import InvalidArgumentError, ItemTooLargeError, UnimplementedError
 from zoofleet.scheduler.config import SchedulerConfig
 from zoofleet.scheduler.queue import Queue

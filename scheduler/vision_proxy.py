@@ -11,12 +11,12 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from zoofleet import _tasks
-from zoofleet._calls import Ending
 from zoofleet._catalog import ModelName
-from zoofleet._grpc import aborting
-from zoofleet._status import DETAILS_KEY
-from zoofleet._tasks import TASK_KINDS, TaskKind
+from zoofleet._serving.handlers import aborting
+from zoofleet._wire import kinds
+from zoofleet._wire.calls import Ending
+from zoofleet._wire.kinds import TASK_KINDS, TaskKind
+from zoofleet._wire.status import DETAILS_KEY
 from zoofleet.errors import InvalidArgumentError, UnavailableError
 from zoofleet.scheduler.fleet import Fleet
 from zoofleet.scheduler.routing import Router, WorkerLostError, losing
@@ -57,10 +57,10 @@ def handler(fleet: Fleet) -> grpc.GenericRpcHandler:
 
 
 def resolve_all(tasks: Sequence[vision_pb2.Task]) -> list[tuple[vision_pb2.Task, ModelName, TaskKind]]:
-    """Validate 1 to 8 tasks, as `_tasks.resolve` does each."""
+    """Validate 1 to 8 tasks, as `kinds.resolve` does each."""
     if not 1 <= len(tasks) <= MAX_TASKS:
         raise InvalidArgumentError(f"{len(tasks)} tasks; accepted: 1 to {MAX_TASKS}")
-    return [_tasks.resolve(task) for task in tasks]
+    return [kinds.resolve(task) for task in tasks]
 
 
 def _parse(message: Any, data: bytes, field: str) -> Any:
@@ -68,14 +68,14 @@ def _parse(message: Any, data: bytes, field: str) -> Any:
         request = message.FromString(data)
     except DecodeError:
         raise InvalidArgumentError(f"the stream's first message is no {message.DESCRIPTOR.name}") from None
-    _tasks.check_first(request, field)
+    kinds.check_first(request, field)
     return request
 
 
 async def _serve_items(
     router: Router, kind: TaskKind, first: bytes, requests: AsyncIterator[bytes], context: Context
 ) -> None:
-    _, model, found = _tasks.resolve(_parse(kind.request, first, "task").task)
+    _, model, found = kinds.resolve(_parse(kind.request, first, "task").task)
     if found is not kind:
         raise InvalidArgumentError(f"{model} is served by {found.method}, not {kind.method}")
     await SpreadStream(router, kind, model, first, context).run(requests)

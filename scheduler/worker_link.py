@@ -16,9 +16,9 @@ from google.rpc import status_pb2
 
 from zoofleet import errors
 from zoofleet._catalog import ModelName
-from zoofleet._faults import fault
-from zoofleet._grpc import CHANNEL_OPTIONS
-from zoofleet._status import error_result, to_status
+from zoofleet._serving.faults import fault
+from zoofleet._wire.channels import CHANNEL_OPTIONS
+from zoofleet._wire.status import error_result, to_status
 from zoofleet.errors import (
     DataLossError,
     InternalError,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.models import parts
 
-from zoofleet._redis_server import RedisServer, find_redis_server
+from zoofleet._local.redis_server import RedisServer, find_redis_server
 from zoofleet.errors import UnavailableError
 
 MEDIA = Path(__file__).parent / "data" / "media"

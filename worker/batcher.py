@@ -13,7 +13,7 @@ from typing import Final
 import torch
 
 from zoofleet._catalog import ModelName
-from zoofleet._faults import fault
+from zoofleet._serving.faults import fault
 from zoofleet.errors import CancelledError, UnavailableError, ZoofleetError
 from zoofleet.worker.runner import Prepared, Raw, Runner
 

@@ -13,7 +13,7 @@ from typing import Final
 import psutil
 import torch
 
-from zoofleet._tasks import TASK_KINDS
+from zoofleet._wire.kinds import TASK_KINDS
 from zoofleet.errors import InvalidArgumentError
 
 __all__ = ["WorkerConfig"]

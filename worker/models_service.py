@@ -7,8 +7,8 @@ from typing import Any, Final
 import grpc.aio
 
 from zoofleet._catalog import ModelName
-from zoofleet._grpc import aborting
-from zoofleet._model_messages import builders_of, model_message, parse_model_resource
+from zoofleet._serving.handlers import aborting
+from zoofleet._serving.model_messages import builders_of, model_message, parse_model_resource
 from zoofleet.errors import InvalidArgumentError, WorkerNotFoundError
 from zoofleet.v1 import models_pb2, models_pb2_grpc
 from zoofleet.worker.residency import Residency, Resident

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from zoofleet._catalog import ModelName
-from zoofleet._faults import fault
-from zoofleet._status import error_result
+from zoofleet._serving.faults import fault
+from zoofleet._wire.status import error_result
 from zoofleet.errors import CancelledError, ResourceExhaustedError, ZoofleetError
 from zoofleet.v1 import vision_pb2
 from zoofleet.worker.batcher import Batcher, Entry, use_threads

@@ -12,8 +12,8 @@ from typing import Final, TypeVar
 import grpc
 import grpc.aio
 
-from zoofleet._grpc import CHANNEL_OPTIONS
-from zoofleet._status import from_rpc_error
+from zoofleet._wire.channels import CHANNEL_OPTIONS
+from zoofleet._wire.status import from_rpc_error
 from zoofleet.errors import UnavailableError
 from zoofleet.v1 import fleet_pb2, fleet_pb2_grpc
 

@@ -16,7 +16,7 @@ import psutil
 import torch
 
 from zoofleet._catalog import ModelName
-from zoofleet._faults import fault
+from zoofleet._serving.faults import fault
 from zoofleet.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError, ZoofleetError
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.runner import Runner, make_runner, memory_bytes

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from zoofleet import _catalog
 from zoofleet._catalog import ModelName
-from zoofleet._results import Classification, Detections, Flow, Outcome, Segmentation, categories_of
-from zoofleet._tasks import CLASSIFY, CLASSIFY_CLIP, DETECT, ESTIMATE_FLOW, SEGMENT, kind_of
+from zoofleet._values.results import Classification, Detections, Flow, Outcome, Segmentation, categories_of
+from zoofleet._wire.kinds import CLASSIFY, CLASSIFY_CLIP, DETECT, ESTIMATE_FLOW, SEGMENT, kind_of
 from zoofleet.errors import InternalError, InvalidArgumentError, ItemTooLargeError, UnimplementedError
 from zoofleet.models import get_model, get_model_weights, transforms
 from zoofleet.models.detection import Detector

@@ -21,8 +21,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import zoofleet
 from zoofleet import _catalog
-from zoofleet._grpc import SERVER_OPTIONS, RequestCheck
-from zoofleet._lifecycle import Parts, in_order, serve_until_signal, together
+from zoofleet._serving.handlers import SERVER_OPTIONS, RequestCheck
+from zoofleet._serving.lifecycle import Parts, in_order, serve_until_signal, together
 from zoofleet.errors import DeviceHungError, InternalError, InvalidArgumentError, UnavailableError
 from zoofleet.v1 import fleet_pb2, models_pb2_grpc
 from zoofleet.worker.config import WorkerConfig

@@ -14,11 +14,12 @@ import grpc.aio
 from PIL import Image
 from torch import Tensor
 
-from zoofleet import _tasks
 from zoofleet._catalog import ModelName
-from zoofleet._parts import PART_BYTES, split
-from zoofleet._status import to_status
-from zoofleet._tasks import TaskKind
+from zoofleet._media.videos import Frame, VideoReader
+from zoofleet._wire import kinds
+from zoofleet._wire.kinds import TaskKind
+from zoofleet._wire.parts import PART_BYTES, split
+from zoofleet._wire.status import to_status
 from zoofleet.errors import (
     InternalError,
     InvalidArgumentError,
@@ -33,7 +34,6 @@ from zoofleet.worker.draining import unless_draining
 from zoofleet.worker.pipeline import Pipeline
 from zoofleet.worker.residency import Residency
 from zoofleet.worker.runner import ClipRunner, Prepared, Runner
-from zoofleet.worker.video import Frame, VideoReader
 
 __all__ = ["VideoAnalysis"]
 
@@ -92,7 +92,7 @@ class VideoAnalysis:
         self._config = config
         self._pipeline = pipeline
         self._residency = residency
-        self._tasks = [_TaskState(*_tasks.resolve(task)) for task in header.tasks]
+        self._tasks = [_TaskState(*kinds.resolve(task)) for task in header.tasks]
         self._step = header.frame_step or 1
         self._max_frames = header.max_frames or None
         self._previous: Image.Image | None = None
@@ -201,11 +201,11 @@ class VideoAnalysis:
 
     async def _preparation(self, state: _TaskState, image: Image.Image) -> Callable[[Runner], Prepared] | None:
         """What makes the task's input of this frame and those before; None where it has not all it needs."""
-        if state.kind is _tasks.ESTIMATE_FLOW:
+        if state.kind is kinds.ESTIMATE_FLOW:
             if self._previous is None:
                 return None
             images: tuple[Image.Image, ...] = (self._previous, image)
-        elif state.kind is _tasks.CLASSIFY_CLIP:
+        elif state.kind is kinds.CLASSIFY_CLIP:
             return await self._clip_preparation(state, image)
         else:
             images = (image,)

@@ -13,13 +13,15 @@ import grpc
 import grpc.aio
 from PIL import Image
 
-from zoofleet import _tasks
 from zoofleet._catalog import ModelName
-from zoofleet._faults import fault
-from zoofleet._grpc import aborting
-from zoofleet._parts import MAX_ITEM_ID_BYTES, PART_BYTES, Assembler, split
-from zoofleet._status import error_result
-from zoofleet._tasks import TASK_KINDS, TaskKind
+from zoofleet._media.images import decode_image
+from zoofleet._media.videos import sampled
+from zoofleet._serving.faults import fault
+from zoofleet._serving.handlers import aborting
+from zoofleet._wire import kinds
+from zoofleet._wire.kinds import TASK_KINDS, TaskKind
+from zoofleet._wire.parts import MAX_ITEM_ID_BYTES, PART_BYTES, Assembler, split
+from zoofleet._wire.status import error_result
 from zoofleet.errors import (
     InvalidArgumentError,
     ItemTooLargeError,
@@ -29,12 +31,11 @@ from zoofleet.errors import (
 )
 from zoofleet.v1 import vision_pb2
 from zoofleet.worker.config import WorkerConfig
-from zoofleet.worker.decode import decode_image, fetch
 from zoofleet.worker.draining import unless_draining
+from zoofleet.worker.fetch import fetch
 from zoofleet.worker.pipeline import Pipeline
 from zoofleet.worker.residency import Residency
 from zoofleet.worker.runner import Prepared, Runner
-from zoofleet.worker.video import sampled
 from zoofleet.worker.video_analysis import VideoAnalysis
 
 __all__ = ["VisionService"]
@@ -98,7 +99,7 @@ class VisionService:
         async with aborting(context):
             with self._admitted():
                 first = await self._first(requests, "task")
-                task, model, expected = _tasks.resolve(first.task)
+                task, model, expected = kinds.resolve(first.task)
                 if expected is not kind:
                     raise InvalidArgumentError(f"{model} is served by {expected.method}, not by {kind.method}")
                 # What keeps the model from loading concerns the whole stream.
@@ -137,7 +138,7 @@ class VisionService:
         message = await unless_draining(self._draining, read())
         if message is None:
             raise InvalidArgumentError(f"the stream is empty; its first message must set {field!r}")
-        _tasks.check_first(message, field)
+        kinds.check_first(message, field)
         return message
 
 
@@ -257,7 +258,7 @@ class _ItemStream:
 
     def _images(self, data: Sequence[bytes]) -> Iterator[Image.Image]:
         """An item's images, one at a time; called in a decoding thread."""
-        if self._kind is _tasks.CLASSIFY_CLIP:
+        if self._kind is kinds.CLASSIFY_CLIP:
             return sampled(io.BytesIO(data[0]), self._task.classify_clip.num_frames, self._config.max_pixels)
         return (decode_image(encoded, self._config.max_pixels) for encoded in data)
 

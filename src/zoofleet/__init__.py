@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from zoofleet import errors
-    from zoofleet._async_client import AsyncClient
-    from zoofleet._client import Client, VideoAnalysis
-    from zoofleet._media import Item, ItemSource, MediaSource, Uri
-    from zoofleet._resources import Job, JobState, LoadedModel, Model, TaskName, WeightSet, Worker, WorkerState
-    from zoofleet._results import Classification, Detections, Flow, Outcome, Result, Segmentation
-    from zoofleet._task_options import Classify, ClassifyClip, Detect, EstimateFlow, Segment, Task
-    from zoofleet._video_analysis import AsyncVideoAnalysis, VideoSource
-    from zoofleet._video_results import FrameResults, VideoInfo, VideoSummary
+    from zoofleet._client.async_client import AsyncClient
+    from zoofleet._client.client import Client, VideoAnalysis
+    from zoofleet._client.items import Item, ItemSource, MediaSource, Uri
+    from zoofleet._client.video_analysis import AsyncVideoAnalysis, VideoSource
+    from zoofleet._values.resources import Job, JobState, LoadedModel, Model, TaskName, WeightSet, Worker, WorkerState
+    from zoofleet._values.results import Classification, Detections, Flow, Outcome, Result, Segmentation
+    from zoofleet._values.tasks import Classify, ClassifyClip, Detect, EstimateFlow, Segment, Task
+    from zoofleet._values.video import FrameResults, VideoInfo, VideoSummary
     from zoofleet.errors import ZoofleetError
 
 __all__ = [
@@ -64,14 +64,14 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "_async_client": ("AsyncClient",),
-    "_client": ("Client", "VideoAnalysis"),
-    "_media": ("Item", "ItemSource", "MediaSource", "Uri"),
-    "_resources": ("Job", "JobState", "LoadedModel", "Model", "TaskName", "WeightSet", "Worker", "WorkerState"),
-    "_results": ("Classification", "Detections", "Flow", "Outcome", "Result", "Segmentation"),
-    "_task_options": ("Classify", "ClassifyClip", "Detect", "EstimateFlow", "Segment", "Task"),
-    "_video_analysis": ("AsyncVideoAnalysis", "VideoSource"),
-    "_video_results": ("FrameResults", "VideoInfo", "VideoSummary"),
+    "_client.async_client": ("AsyncClient",),
+    "_client.client": ("Client", "VideoAnalysis"),
+    "_client.items": ("Item", "ItemSource", "MediaSource", "Uri"),
+    "_values.resources": ("Job", "JobState", "LoadedModel", "Model", "TaskName", "WeightSet", "Worker", "WorkerState"),
+    "_values.results": ("Classification", "Detections", "Flow", "Outcome", "Result", "Segmentation"),
+    "_values.tasks": ("Classify", "ClassifyClip", "Detect", "EstimateFlow", "Segment", "Task"),
+    "_client.video_analysis": ("AsyncVideoAnalysis", "VideoSource"),
+    "_values.video": ("FrameResults", "VideoInfo", "VideoSummary"),
     "errors": ("ZoofleetError",),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}

@@ -10,7 +10,7 @@ import torch
 from PIL import ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
-from zoofleet._results import voc_palette
+from zoofleet._media.palette import voc_palette
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.transforms.functional import to_pil_image
 

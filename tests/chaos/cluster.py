@@ -25,8 +25,8 @@ from tests.chaos.checks import Emptying
 from tests.chaos.plans import ITEM_ID
 from tests.chaos.proxy import FaultProxy
 
-from zoofleet import _child
-from zoofleet._redis_server import RedisServer
+from zoofleet._local.child import command as child_command
+from zoofleet._local.redis_server import RedisServer
 
 HEARTBEAT_TIMEOUT: Final = 5.0
 """More than the 3 s after which a fake worker turns from a silent scheduler to the other one."""
@@ -99,7 +99,7 @@ class Child:
         if self.kind == "scheduler":
             self.expected = set()
         with self.log.open("ab") as log:
-            command = _child.command(signal.SIGKILL, self._command(self.starts))
+            command = child_command(signal.SIGKILL, self._command(self.starts))
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.starts += 1
 

@@ -18,7 +18,7 @@ from tests.chaos.load import Ledger, Record
 from tests.chaos.plans import ITEM_ID, Answer, answer_of, make_plan
 
 from zoofleet import AsyncClient, Job, Task
-from zoofleet._grpc import CHANNEL_OPTIONS
+from zoofleet._wire.channels import CHANNEL_OPTIONS
 from zoofleet.errors import JobNotFoundError, ZoofleetError
 from zoofleet.v1 import jobs_pb2, jobs_pb2_grpc
 

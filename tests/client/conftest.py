@@ -17,8 +17,8 @@ import pytest
 from google.protobuf import empty_pb2
 
 from zoofleet import Client
-from zoofleet._parts import PART_BYTES, Assembler, split
-from zoofleet._status import grpc_code, trailing_metadata
+from zoofleet._wire.parts import PART_BYTES, Assembler, split
+from zoofleet._wire.status import grpc_code, trailing_metadata
 from zoofleet.errors import JobNotFoundError, ZoofleetError
 from zoofleet.v1 import fleet_pb2, fleet_pb2_grpc, jobs_pb2, jobs_pb2_grpc, vision_pb2, vision_pb2_grpc
 

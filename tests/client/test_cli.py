@@ -16,10 +16,11 @@ from tests.client.conftest import Server
 from tests.client.test_messages import OUTCOMES, detections
 from tests.odd_media import clip_with_latin1_tags, odd_images
 
-from zoofleet._cli._output import ResultWriter, record_of
-from zoofleet._results import Flow, Result, Segmentation
-from zoofleet._rle import encode
-from zoofleet._sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, expand, item_ids, read_error
+from zoofleet._cli.output import ResultWriter, record_of
+from zoofleet._client.items import item_ids
+from zoofleet._media.rle import encode
+from zoofleet._media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, expand, read_error
+from zoofleet._values.results import Flow, Result, Segmentation
 from zoofleet.errors import InvalidMediaError, MediaNotFoundError, PermissionDeniedError
 from zoofleet.v1 import vision_pb2
 

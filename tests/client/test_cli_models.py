@@ -34,7 +34,7 @@ finally:
     assert not {"torch", "redis"} & sys.modules.keys()
 """
 
-DATA = Path(_catalog.__file__).parent / "models" / "data"
+DATA = Path(_catalog.__file__).parent
 
 
 def command(*arguments: str | Path, data: Path) -> list[str | Path]:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from zoofleet._evaluate import AveragePrecision, Sample
-from zoofleet._evaluate._coco import CocoFile, read_coco
-from zoofleet._results import Bool, Detections, Float32
-from zoofleet._rle import encode
+from zoofleet._evaluate.coco import CocoFile, read_coco
+from zoofleet._media.rle import encode
+from zoofleet._values.results import Bool, Detections, Float32
 from zoofleet.errors import InvalidArgumentError
 
 HEIGHT, WIDTH = 120, 160

@@ -13,8 +13,8 @@ import pytest
 from zoofleet import Detect
 from zoofleet._catalog import ModelName, categories
 from zoofleet._evaluate import AveragePrecision, MeanIou, Sample, open_dataset
-from zoofleet._evaluate._coco import CocoFile
-from zoofleet._results import Flow
+from zoofleet._evaluate.coco import CocoFile
+from zoofleet._values.results import Flow
 from zoofleet.errors import FailedPreconditionError, InvalidArgumentError, InvalidMediaError, UnknownModelError
 from zoofleet.v1 import vision_pb2
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoofleet._evaluate._flow_files import read_flow
-from zoofleet._results import Float32, Flow
+from zoofleet._evaluate.flow_files import read_flow
+from zoofleet._values.results import Float32, Flow
 from zoofleet.errors import InvalidMediaError
 from zoofleet.v1 import vision_pb2
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from zoofleet._evaluate import EndPointError, MeanIou, Sample, TopK
-from zoofleet._results import Classification, Flow, Outcome, Segmentation
+from zoofleet._values.results import Classification, Flow, Outcome, Segmentation
 from zoofleet.errors import InvalidArgumentError, InvalidMediaError
 from zoofleet.v1 import vision_pb2
 

@@ -12,7 +12,7 @@ from tests.client import conftest
 from tests.client.conftest import Server
 
 from zoofleet import Classify, Client, Item, JobState, Task
-from zoofleet._status import DETAILS_KEY, to_status
+from zoofleet._wire.status import DETAILS_KEY, to_status
 from zoofleet.errors import (
     AbortedError,
     CancelledError,

@@ -12,12 +12,12 @@ import pytest
 from google.protobuf import struct_pb2
 
 from zoofleet import Classify, ClassifyClip, Detect, EstimateFlow, Segment, Task
-from zoofleet._resources import Job, JobState, Model, Worker
-from zoofleet._results import Classification, Detections, Flow, Outcome, Result, Segmentation
-from zoofleet._rle import encode
-from zoofleet._status import to_status
-from zoofleet._tasks import resolve
-from zoofleet._video_results import VideoSummary
+from zoofleet._media.rle import encode
+from zoofleet._values.resources import Job, JobState, Model, Worker
+from zoofleet._values.results import Classification, Detections, Flow, Outcome, Result, Segmentation
+from zoofleet._values.video import VideoSummary
+from zoofleet._wire.kinds import resolve
+from zoofleet._wire.status import to_status
 from zoofleet.errors import DataLossError, InvalidArgumentError, InvalidMediaError, UnavailableError, ZoofleetError
 from zoofleet.v1 import fleet_pb2, jobs_pb2, models_pb2, vision_pb2
 

@@ -47,6 +47,11 @@ def test_all_of_the_client_loads_nothing_heavy() -> None:
     assert not HEAVY & loaded
 
 
+def test_the_zoo_loads_nothing_of_the_cluster() -> None:
+    code = "import zoofleet.io, zoofleet.models, zoofleet.ops, zoofleet.transforms, zoofleet.utils"
+    assert not {"grpc", "grpc_health", "google", "redis", "psutil"} & loaded_by(code)
+
+
 @pytest.mark.parametrize("arguments", [[], ["submit"], ["jobs", "list"], ["worker"], ["scheduler"], ["up"], ["video"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (

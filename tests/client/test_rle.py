@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from pycocotools import mask as coco
 
-from zoofleet import _rle
+from zoofleet._media import rle
 from zoofleet.errors import InvalidArgumentError
 
 Mask = npt.NDArray[np.bool_]
@@ -40,28 +40,28 @@ def masks(request: pytest.FixtureRequest) -> list[Mask] | list[npt.NDArray[np.ui
 
 def test_encode_writes_what_pycocotools_writes(masks: list[Mask]) -> None:
     for mask in masks:
-        assert _rle.encode(mask) == coco.encode(np.asfortranarray(mask != 0).view(np.uint8))["counts"]
+        assert rle.encode(mask) == coco.encode(np.asfortranarray(mask != 0).view(np.uint8))["counts"]
 
 
 def test_decode_returns_what_was_encoded(masks: list[Mask]) -> None:
     for mask in masks:
-        counts = _rle.encode(mask)
-        decoded = _rle.decode(counts, *mask.shape)
+        counts = rle.encode(mask)
+        decoded = rle.decode(counts, *mask.shape)
         assert decoded.dtype == np.bool_ and decoded.flags.c_contiguous
         np.testing.assert_array_equal(decoded, mask != 0)
-        assert _rle.area(counts) == np.count_nonzero(mask)
+        assert rle.area(counts) == np.count_nonzero(mask)
 
 
 def test_encode_does_not_depend_on_memory_layout() -> None:
     mask = np.random.default_rng(1).random((40, 60)) < 0.3
-    assert _rle.encode(np.asfortranarray(mask)) == _rle.encode(mask) == _rle.encode(mask[::-1][::-1])
+    assert rle.encode(np.asfortranarray(mask)) == rle.encode(mask) == rle.encode(mask[::-1][::-1])
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with numpy 2
 def test_decode_reads_zero_runs_as_pycocotools_does() -> None:
     counts = b"30040"  # 3 zeros, no ones, no zeros, 4 ones, no zeros
     expected = coco.decode({"size": [1, 7], "counts": counts})
-    np.testing.assert_array_equal(_rle.decode(counts, 1, 7), expected.astype(bool))
+    np.testing.assert_array_equal(rle.decode(counts, 1, 7), expected.astype(bool))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_decode_reads_zero_runs_as_pycocotools_does() -> None:
 )
 def test_malformed_counts_are_refused(counts: bytes, message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
-        _rle.decode(counts, 1, 7)
+        rle.decode(counts, 1, 7)
 
 
 def test_random_bytes_decode_or_are_refused() -> None:
@@ -100,7 +100,7 @@ def test_random_bytes_decode_or_are_refused() -> None:
     for _ in range(3000):
         counts = bytes(rng.integers(48, 112, rng.integers(0, 12), dtype=np.uint8))
         try:
-            assert _rle.decode(counts, 4, 6).shape == (4, 6)
+            assert rle.decode(counts, 4, 6).shape == (4, 6)
         except InvalidArgumentError:
             refused += 1
     assert refused > 2000
@@ -108,21 +108,21 @@ def test_random_bytes_decode_or_are_refused() -> None:
 
 def test_every_single_character_change_decodes_or_is_refused() -> None:
     mask = np.random.default_rng(3).random((9, 11)) < 0.4
-    counts = _rle.encode(mask)
+    counts = rle.encode(mask)
     for at in range(len(counts)):
         for value in range(256):
             changed = counts[:at] + bytes([value]) + counts[at + 1 :]
             try:
-                decoded = _rle.decode(changed, 9, 11)
+                decoded = rle.decode(changed, 9, 11)
             except InvalidArgumentError:
                 continue
-            assert (decoded.sum(), decoded.shape) == (_rle.area(changed), (9, 11))
+            assert (decoded.sum(), decoded.shape) == (rle.area(changed), (9, 11))
 
 
 def test_wrong_masks_and_sizes_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match=r"\(2, 2, 2\)"):
-        _rle.encode(np.zeros((2, 2, 2), np.bool_))
+        rle.encode(np.zeros((2, 2, 2), np.bool_))
     with pytest.raises(InvalidArgumentError, match="float32"):
-        _rle.encode(np.zeros((2, 2), np.float32))  # type: ignore[arg-type]
+        rle.encode(np.zeros((2, 2), np.float32))  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="-2x-3"):
-        _rle.decode(b"6", -2, -3)
+        rle.decode(b"6", -2, -3)

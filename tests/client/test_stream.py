@@ -16,7 +16,7 @@ from PIL import Image
 from tests.client.conftest import Server
 
 from zoofleet import AsyncClient, Classify, Client, Item, ItemSource, Result, Task
-from zoofleet._results import Classification
+from zoofleet._values.results import Classification
 from zoofleet.errors import (
     DeadlineExceededError,
     InvalidArgumentError,

@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from zoofleet import Client, JobState, Task
-from zoofleet._up import _Program
+from zoofleet._local.up import _Program
 
 pytestmark = pytest.mark.cluster
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from zoofleet import Client
-from zoofleet._redis_server import RedisServer
+from zoofleet._local.redis_server import RedisServer
 
 
 class Cluster:

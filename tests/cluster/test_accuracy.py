@@ -22,7 +22,7 @@ from torch.nn import functional
 from zoofleet import Client
 from zoofleet._catalog import category_lists
 from zoofleet._evaluate import Dataset, Metric, Sample, Scores, evaluate, open_dataset
-from zoofleet._results import Classification, Detections, Flow, Outcome, Segmentation, categories_of
+from zoofleet._values.results import Classification, Detections, Flow, Outcome, Segmentation, categories_of
 from zoofleet.models import get_model, get_model_weights
 
 pytestmark = [pytest.mark.cluster]

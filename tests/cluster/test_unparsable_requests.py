@@ -20,7 +20,7 @@ from tests.cluster.conftest import Cluster
 
 import zoofleet.v1
 from zoofleet import Client
-from zoofleet._status import DETAILS_KEY, from_rpc_error
+from zoofleet._wire.status import DETAILS_KEY, from_rpc_error
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.v1 import jobs_pb2, vision_pb2
 

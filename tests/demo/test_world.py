@@ -19,7 +19,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from torch.nn import functional
 
-from zoofleet._evaluate._flow_files import read_flow
+from zoofleet._evaluate.flow_files import read_flow
 
 ROOT = Path(__file__).parents[2]
 

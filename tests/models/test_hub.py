@@ -14,7 +14,8 @@ import torch
 from tests.weights_server import Hub, serving
 from torch import nn
 
-from zoofleet import _catalog, _download
+from zoofleet import _catalog
+from zoofleet._catalog import download
 from zoofleet.errors import InvalidArgumentError, InvalidWeightsError, WeightsUnavailableError
 from zoofleet.models import _hub
 from zoofleet.models._weights import Weights, WeightsEnum
@@ -31,8 +32,8 @@ def hub() -> Iterator[Hub]:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.delenv(_download.MIRROR, raising=False)
-    monkeypatch.setattr(_download, "_BACKOFF_S", 0.0)
+    monkeypatch.delenv(download.MIRROR, raising=False)
+    monkeypatch.setattr(download, "_BACKOFF_S", 0.0)
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 
@@ -161,10 +162,10 @@ def test_other_schemes_are_refused(url: str) -> None:
 
 FETCH = """
 import sys
-from zoofleet import _download
+from zoofleet._catalog import download
 assert "torch" not in sys.modules
 print("ready", flush=True)
-print(_download.fetch(sys.argv[1], _download.cache_dir(), check_hash=True))
+print(download.fetch(sys.argv[1], download.cache_dir(), check_hash=True))
 """
 
 
@@ -205,7 +206,7 @@ def test_a_mirror_may_be_a_directory(
     mirror.mkdir()
     name = hub.publish(STATE)
     (mirror / name).write_bytes(hub.files[f"/models/{name}"])
-    monkeypatch.setenv(_download.MIRROR, write(mirror))
+    monkeypatch.setenv(download.MIRROR, write(mirror))
     torch.testing.assert_close(get(f"https://weights.invalid/models/{name}"), STATE)
     with pytest.raises(WeightsUnavailableError, match=r"cannot read .*other-01234567.pth"):
         get("https://weights.invalid/other-01234567.pth")
@@ -214,13 +215,13 @@ def test_a_mirror_may_be_a_directory(
 
 def test_a_mirror_may_be_a_base_url(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     name = hub.publish(STATE)
-    monkeypatch.setenv(_download.MIRROR, f"{hub.url}/models/")
+    monkeypatch.setenv(download.MIRROR, f"{hub.url}/models/")
     torch.testing.assert_close(get(f"https://weights.invalid/{name}"), STATE)
 
 
 def test_a_mirrors_files_are_checked_too(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.files["/net-01234567.pth"] = b"something else"
-    monkeypatch.setenv(_download.MIRROR, hub.url)
+    monkeypatch.setenv(download.MIRROR, hub.url)
     with pytest.raises(InvalidWeightsError, match=r"not 01234567"):
         get("https://weights.invalid/net-01234567.pth")
 
@@ -307,9 +308,9 @@ def test_the_cache_is_torch_hubs_with_and_without_torch(
         monkeypatch.delenv(name, raising=False)
     for name, value in ({"HOME": "/home/x"} | environment).items():
         monkeypatch.setenv(name, value)
-    assert _download.cache_dir() == Path(folder)
+    assert download.cache_dir() == Path(folder)
     monkeypatch.delitem(sys.modules, "torch")
-    assert _download.cache_dir() == Path(folder)
+    assert download.cache_dir() == Path(folder)
 
 
 def test_progress_names_the_url(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
@@ -320,5 +321,5 @@ def test_progress_names_the_url(hub: Hub, capfd: pytest.CaptureFixture[str]) -> 
 
 def test_every_published_file_carries_its_hash_and_a_name_of_its_own() -> None:
     names = {row.url: row.url.rpartition("/")[2] for row in _catalog.all_weights()}
-    assert all(_download.HASH_PREFIX.search(name) for name in names.values())
+    assert all(download.HASH_PREFIX.search(name) for name in names.values())
     assert len(set(names.values())) == len(names)

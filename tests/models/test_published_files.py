@@ -25,11 +25,11 @@ from tests.weights_server import Hub, serving
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from zoofleet import _catalog, _download
-from zoofleet._catalog import WeightsInfo
+from zoofleet import _catalog
+from zoofleet._catalog import WeightsInfo, download
 from zoofleet.models import WeightsEnum, get_model, get_weight
 
-ROWS = [row for row in _catalog.all_weights() if not _download.in_repository(row.url)]
+ROWS = [row for row in _catalog.all_weights() if not download.in_repository(row.url)]
 
 TASKS = sorted({_catalog.builders()[row.builder].task for row in ROWS})
 
@@ -44,7 +44,7 @@ WHOLE = {
 }
 """A small one of each task, and of either INT8 layout, whose numbers are loaded; of others keys and shapes are."""
 
-DATA = Path(_catalog.__file__).parent / "models" / "data"
+DATA = Path(_catalog.__file__).parent
 
 PULL = """
 import sys
@@ -62,7 +62,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving() as hub:
-        monkeypatch.setenv(_download.MIRROR, hub.url)
+        monkeypatch.setenv(download.MIRROR, hub.url)
         yield hub
 
 
@@ -80,13 +80,13 @@ def pull(rows: Sequence[WeightsInfo], data: Path = DATA) -> subprocess.Completed
 
 def digits(name: str) -> str:
     """Those in a file's name with which its SHA-256 begins."""
-    match = _download.HASH_PREFIX.search(name)
+    match = download.HASH_PREFIX.search(name)
     assert match is not None
     return match[1]
 
 
 def kept() -> list[str]:
-    return sorted(path.name for path in _download.cache_dir().iterdir() if path.suffix != ".lock")
+    return sorted(path.name for path in download.cache_dir().iterdir() if path.suffix != ".lock")
 
 
 def test_every_published_name_is_asked_for_once_and_other_content_refused(hub: Hub) -> None:
@@ -158,7 +158,7 @@ def test_every_file_is_pulled_once_and_loaded_from_the_cache(
         assert sorted(hub.requests) == [(path, None) for path in sorted(hub.files)]
         assert {f"/{name}" for name in kept()} == hub.files.keys()
     for path, body in hub.files.items():
-        assert (_download.cache_dir() / path[1:]).read_bytes() == body
+        assert (download.cache_dir() / path[1:]).read_bytes() == body
 
     for row in rows:
         if row.builder in builders:

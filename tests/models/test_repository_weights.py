@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save
 from tests.models import reference
 from torch import Tensor, nn
 
-from zoofleet import _catalog, _download, _model_messages
+from zoofleet import _catalog
+from zoofleet._catalog import download
+from zoofleet._serving import model_messages
 from zoofleet.errors import InvalidArgumentError, InvalidWeightsError, WeightsUnavailableError
 from zoofleet.models import (
     MobileNet_V3_Small_Weights,
@@ -35,7 +37,7 @@ FOLDER: Final = "demo/weights"
 MAX_BYTES: Final = 30_000_000
 """Of all weight files in the repository."""
 
-ROWS: Final = [row for row in _catalog.all_weights() if _download.in_repository(row.url)]
+ROWS: Final = [row for row in _catalog.all_weights() if download.in_repository(row.url)]
 PUBLISHED: Final = {row["builder"] for row in reference.load("weights.json")}
 
 State: TypeAlias = dict[str, Tensor]
@@ -48,9 +50,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty checkout in place of this one, beside an empty cache."""
     root = tmp_path.resolve() / "checkout"
     (root / FOLDER).mkdir(parents=True)
-    monkeypatch.setattr(_download, "_REPOSITORY", root)
+    monkeypatch.setattr(download, "_REPOSITORY", root)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.delenv(_download.MIRROR, raising=False)
+    monkeypatch.delenv(download.MIRROR, raising=False)
     return root
 
 
@@ -72,7 +74,7 @@ def test_a_file_is_read_from_the_checkout_and_not_copied(checkout: Path) -> None
     assert found.keys() == STATE.keys()
     for key, value in STATE.items():
         torch.testing.assert_close(found[key], value, rtol=0, atol=0)
-    assert not _download.cache_dir().exists()
+    assert not download.cache_dir().exists()
 
 
 def test_a_file_with_another_hash_is_refused_and_left_alone(checkout: Path) -> None:
@@ -95,16 +97,16 @@ def test_without_a_checkout_a_mirror_has_the_file(
 ) -> None:
     clone = tmp_path / "clone" / FOLDER
     url = put(clone, save(STATE))
-    monkeypatch.setenv(_download.MIRROR, str(clone))
+    monkeypatch.setenv(download.MIRROR, str(clone))
     assert get(url).keys() == STATE.keys()
-    assert (_download.cache_dir() / _download.file_name(url)).is_file()
-    monkeypatch.delenv(_download.MIRROR)
+    assert (download.cache_dir() / download.file_name(url)).is_file()
+    monkeypatch.delenv(download.MIRROR)
     assert get(url).keys() == STATE.keys()
 
 
 def test_the_checkout_comes_before_the_mirror(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = put(checkout / FOLDER, save(STATE))
-    monkeypatch.setenv(_download.MIRROR, str(tmp_path / "nothing"))
+    monkeypatch.setenv(download.MIRROR, str(tmp_path / "nothing"))
     assert get(url).keys() == STATE.keys()
 
 
@@ -147,7 +149,7 @@ def test_a_path_that_leads_out_of_the_repository_is_refused(checkout: Path, tmp_
         with pytest.raises(InvalidArgumentError, match="have a path within it, not '"):
             get(url)
         with pytest.raises(InvalidArgumentError, match="have a path within it, not '"):
-            _download.fetch(url, tmp_path / "pulled", check_hash=True)
+            download.fetch(url, tmp_path / "pulled", check_hash=True)
 
 
 Stand: TypeAlias = Callable[[WeightsEnum, State, str], str]
@@ -205,15 +207,16 @@ def test_a_file_of_another_model_is_refused(stand: Stand) -> None:
     url = stand(MobileNet_V3_Small_Weights.IMAGENET1K_V1, STATE, "shapes")
     with pytest.raises(InvalidWeightsError, match="does not fit MobileNetV3"):
         mobilenet_v3_small(weights="IMAGENET1K_V1")
-    assert (_download._REPOSITORY / url).exists()
+    assert (download._REPOSITORY / url).exists()
 
 
 # A catalog with one more weight set, read by the command line as by everything else; torch must not be loaded.
 RUN = """
 import sys
 from pathlib import Path
-from zoofleet import _catalog, _download
-_catalog._DATA, _download._REPOSITORY = Path(sys.argv.pop(1)), Path(sys.argv.pop(1))
+from zoofleet import _catalog
+from zoofleet._catalog import download
+_catalog._DATA, download._REPOSITORY = Path(sys.argv.pop(1)), Path(sys.argv.pop(1))
 from zoofleet._cli import app
 try:
     app()
@@ -225,7 +228,7 @@ finally:
 def test_the_command_line_lists_and_pulls_it(checkout: Path, tmp_path: Path) -> None:
     url = put(checkout / FOLDER, save(STATE))
     data = tmp_path / "data"
-    shutil.copytree(ROOT / "models" / "data", data)
+    shutil.copytree(ROOT / "src" / "zoofleet" / "_catalog", data)
     rows = json.loads((data / "weights.json").read_text())
     row = next(row for row in rows if row["builder"] == "mobilenet_v3_small")
     meta = row["meta"] | {"_metrics": {"Shapes": {"acc@1": 98.5}}, "categories": "shapes"}
@@ -235,7 +238,7 @@ def test_the_command_line_lists_and_pulls_it(checkout: Path, tmp_path: Path) -> 
     def models(*arguments: str | Path, mirror: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-c", RUN, data, checkout, "models", *arguments],
-            env=os.environ | {"COLUMNS": "300", _download.MIRROR: mirror},
+            env=os.environ | {"COLUMNS": "300", download.MIRROR: mirror},
             capture_output=True,
             text=True,
             timeout=120,
@@ -250,14 +253,14 @@ def test_the_command_line_lists_and_pulls_it(checkout: Path, tmp_path: Path) -> 
     pulled = models("pull", model)
     assert pulled.returncode == 0 and pulled.stdout == f"{model} {checkout / url}\n", pulled.stderr
     copied = models("pull", model, "--dir", tmp_path / "mirror")
-    copy = tmp_path / "mirror" / _download.file_name(url)
+    copy = tmp_path / "mirror" / download.file_name(url)
     assert copied.returncode == 0 and copied.stdout == f"{model} {copy}\n", copied.stderr
     assert copy.read_bytes() == save(STATE)
     (checkout / url).unlink()
     failed = models("pull", model)
     assert failed.returncode == 1 and "comes with a clone" in failed.stderr
     mirrored = models("pull", model, mirror=str(copy.parent))
-    assert mirrored.returncode == 0 and mirrored.stdout == f"{model} {_download.cache_dir() / copy.name}\n"
+    assert mirrored.returncode == 0 and mirrored.stdout == f"{model} {download.cache_dir() / copy.name}\n"
 
 
 def test_the_repositorys_files_are_in_the_catalog_and_small_in_all() -> None:
@@ -271,7 +274,7 @@ def test_a_set_of_the_repository_is_complete(row: _catalog.WeightsInfo) -> None:
     assert not row.default or row.builder not in PUBLISHED, "torchvision's DEFAULT stays what it is"
     assert row.url.startswith(f"{FOLDER}/") and row.url.endswith(".safetensors")
     assert (ROOT / FOLDER / f"{row.builder}.md").is_file()
-    path = _download.fetch(row.url, check_hash=True)
+    path = download.fetch(row.url, check_hash=True)
     assert path == ROOT / row.url
     state = load_file(path)
     assert all(value.isfinite().all() for value in state.values())
@@ -279,7 +282,7 @@ def test_a_set_of_the_repository_is_complete(row: _catalog.WeightsInfo) -> None:
     assert_holds(model, state)
     assert sum(parameter.numel() for parameter in model.parameters()) == row.meta["num_params"]
     published = next(
-        one for one in _model_messages.model_message(row.builder, []).weight_sets if one.weight_set_id == row.member
+        one for one in model_messages.model_message(row.builder, []).weight_sets if one.weight_set_id == row.member
     )
     assert published.url == row.url and published.metrics
     assert published.size_bytes == pytest.approx(path.stat().st_size, rel=0.01)

@@ -13,7 +13,7 @@ import torch
 from pycocotools import mask as coco
 from torch import Tensor
 
-from zoofleet import _rle
+from zoofleet._media import rle
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models.detection import paste_masks
 from zoofleet.models.ops import _reference, paste_masks_to_rle, rle_encode, rle_encode_labels
@@ -111,7 +111,7 @@ def test_mask_that_is_not_finite_is_empty(value: float) -> None:
     masks = torch.ones(2, 7, 7)
     masks[1, 2, 3] = value
     boxes = torch.tensor([[3.0, 4, 20, 17]] * 2)
-    full, empty = (_rle.decode(counts, 24, 32) for counts in paste_masks_to_rle(masks, boxes, (24, 32)))
+    full, empty = (rle.decode(counts, 24, 32) for counts in paste_masks_to_rle(masks, boxes, (24, 32)))
     assert full.any() and not empty.any()
     if math.isnan(value):
         assert not (paste_masks(masks[1:, None], boxes[1:], (24, 32)) > 0.5).any()
@@ -137,7 +137,7 @@ def test_odd_strides(generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
 def test_images_without_pixels(size: tuple[int, int]) -> None:
-    empty = _rle.encode(np.zeros(size, dtype=np.bool_))
+    empty = rle.encode(np.zeros(size, dtype=np.bool_))
     assert paste_masks_to_rle(torch.ones(2, 3, 3), torch.tensor([[0, 0, 4.0, 4]] * 2), size) == [empty] * 2
     assert rle_encode(torch.ones(2, *size, dtype=torch.bool)) == [empty] * 2
     assert rle_encode_labels(torch.ones(*size, dtype=torch.uint8)) == {}
@@ -194,7 +194,7 @@ def test_compress(generator: torch.Generator) -> None:
     ends = [run_ends(mask) for mask in masks]
     counts, offsets = compress(torch.cat(ends), torch.tensor([len(each) for each in ends]))
     data = counts.numpy().tobytes()
-    assert [data[a:b] for a, b in itertools.pairwise(offsets)] == [_rle.encode(m) for m in masks]
+    assert [data[a:b] for a, b in itertools.pairwise(offsets)] == [rle.encode(m) for m in masks]
 
 
 MASKS, BOX = torch.zeros(2, 3, 3), torch.zeros(2, 4)

@@ -18,9 +18,9 @@ import pytest
 from tests.scheduler import queue_steps
 from tests.scheduler.queue_steps import MODEL, OTHER_MODEL
 
-from zoofleet._grpc import CHANNEL_OPTIONS
-from zoofleet._parts import PART_BYTES, Assembler, split
-from zoofleet._redis_server import RedisServer
+from zoofleet._local.redis_server import RedisServer
+from zoofleet._wire.channels import CHANNEL_OPTIONS
+from zoofleet._wire.parts import PART_BYTES, Assembler, split
 from zoofleet.scheduler import Scheduler, SchedulerConfig
 from zoofleet.scheduler.queue import Queue
 from zoofleet.scheduler.store import Store

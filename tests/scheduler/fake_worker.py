@@ -22,10 +22,11 @@ import grpc.aio
 
 from zoofleet import errors
 from zoofleet._catalog import ModelName
-from zoofleet._grpc import CHANNEL_OPTIONS, SERVER_OPTIONS, aborting
-from zoofleet._parts import PART_BYTES, Assembler, split
-from zoofleet._status import error_result
-from zoofleet._tasks import resolve
+from zoofleet._serving.handlers import SERVER_OPTIONS, aborting
+from zoofleet._wire.channels import CHANNEL_OPTIONS
+from zoofleet._wire.kinds import resolve
+from zoofleet._wire.parts import PART_BYTES, Assembler, split
+from zoofleet._wire.status import error_result
 from zoofleet.v1 import (
     fleet_pb2,
     fleet_pb2_grpc,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from google.rpc import status_pb2
 
-from zoofleet._tasks import resolve
+from zoofleet._wire.kinds import resolve
 from zoofleet.scheduler import SchedulerConfig, keys
 from zoofleet.scheduler.queue import Queue
 from zoofleet.scheduler.records import JobRecord, Lease, NewJob, Outcome, StagedItem

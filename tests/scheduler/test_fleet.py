@@ -9,7 +9,7 @@ import pytest
 from tests.scheduler.conftest import MODEL, OTHER_MODEL, Cluster, until
 
 from zoofleet import _catalog, errors
-from zoofleet._status import from_rpc_error
+from zoofleet._wire.status import from_rpc_error
 from zoofleet.errors import ZoofleetError
 from zoofleet.v1 import fleet_pb2, models_pb2
 

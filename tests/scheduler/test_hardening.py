@@ -16,7 +16,7 @@ from tests.scheduler.conftest import MODEL, OTHER_MODEL, Client, Cluster, job_of
 from tests.scheduler.fake_worker import label
 
 from zoofleet import errors
-from zoofleet._status import from_rpc_error, from_status
+from zoofleet._wire.status import from_rpc_error, from_status
 from zoofleet.scheduler import keys, task_stream
 from zoofleet.v1 import jobs_pb2, vision_pb2
 

@@ -14,9 +14,9 @@ import pytest
 from tests.scheduler.conftest import MODEL, OTHER_MODEL, Client, Cluster, job_of, messages, until
 
 from zoofleet import errors
-from zoofleet._calls import Ending, typed_errors
-from zoofleet._parts import split
-from zoofleet._status import from_status
+from zoofleet._wire.calls import Ending, typed_errors
+from zoofleet._wire.parts import split
+from zoofleet._wire.status import from_status
 from zoofleet.errors import ZoofleetError
 from zoofleet.v1 import jobs_pb2, vision_pb2
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from zoofleet._redis_server import RedisServer
+from zoofleet._local.redis_server import RedisServer
 from zoofleet.scheduler import Scheduler, SchedulerConfig
 from zoofleet.scheduler.store import Store
 

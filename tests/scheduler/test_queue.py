@@ -9,7 +9,7 @@ import pytest
 from tests.scheduler.conftest import MODEL, OTHER_MODEL
 from tests.scheduler.queue_steps import claim, left_over, outcomes, put, read, stored_bytes, try_claim
 
-from zoofleet._tasks import resolve
+from zoofleet._wire.kinds import resolve
 from zoofleet.errors import (
     AbortedError,
     AlreadyExistsError,

@@ -8,8 +8,8 @@ import uuid
 import pytest
 from tests.scheduler.queue_steps import MODEL, claim, left_over, put, read, stored_bytes, try_claim
 
-from zoofleet._status import from_status
-from zoofleet._tasks import resolve
+from zoofleet._wire.kinds import resolve
+from zoofleet._wire.status import from_status
 from zoofleet.errors import AbortedError, DataLossError, ResourceExhaustedError
 from zoofleet.scheduler import SchedulerConfig, keys
 from zoofleet.scheduler.queue import Queue

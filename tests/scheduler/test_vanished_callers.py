@@ -10,7 +10,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from zoofleet._grpc import RequestCheck, aborting
+from zoofleet._serving.handlers import RequestCheck, aborting
 from zoofleet.v1 import jobs_pb2, jobs_pb2_grpc
 
 

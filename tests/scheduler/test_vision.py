@@ -16,9 +16,9 @@ from tests.scheduler.conftest import MODEL, OTHER_MODEL, Client, Cluster, until
 from tests.scheduler.fake_worker import label
 
 from zoofleet import errors
-from zoofleet._calls import Ending, typed_errors
-from zoofleet._parts import PART_BYTES, Assembler, split
-from zoofleet._status import from_rpc_error
+from zoofleet._wire.calls import Ending, typed_errors
+from zoofleet._wire.parts import PART_BYTES, Assembler, split
+from zoofleet._wire.status import from_rpc_error
 from zoofleet.errors import ZoofleetError
 from zoofleet.scheduler import spread, vision_proxy
 from zoofleet.scheduler.fleet import Fleet

@@ -13,10 +13,10 @@ from typing import Any
 import av
 import grpc.aio
 
-from zoofleet._calls import Ending, typed_errors
-from zoofleet._parts import Assembler
-from zoofleet._results import Result
-from zoofleet._tasks import TaskKind
+from zoofleet._values.results import Result
+from zoofleet._wire.calls import Ending, typed_errors
+from zoofleet._wire.kinds import TaskKind
+from zoofleet._wire.parts import Assembler
 from zoofleet.errors import ItemTooLargeError
 from zoofleet.v1 import vision_pb2, vision_pb2_grpc
 

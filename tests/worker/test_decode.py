@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from tests.worker.calls import png
 
+from zoofleet._media.images import decode_image
 from zoofleet.errors import (
     InvalidArgumentError,
     InvalidMediaError,
@@ -24,7 +25,7 @@ from zoofleet.errors import (
     UnavailableError,
     ZoofleetError,
 )
-from zoofleet.worker.decode import decode_image, fetch
+from zoofleet.worker.fetch import fetch
 
 LIMIT = 50_000_000
 

@@ -17,8 +17,8 @@ from tests.worker.faulty_worker import HANGING_SIZE
 from tests.worker.fleet import serving_fleet
 
 from zoofleet import AsyncClient, JobState, Task
-from zoofleet._calls import Ending, typed_errors
-from zoofleet._redis_server import RedisServer
+from zoofleet._local.redis_server import RedisServer
+from zoofleet._wire.calls import Ending, typed_errors
 from zoofleet.errors import DeviceHungError, InternalError
 from zoofleet.scheduler import Scheduler, SchedulerConfig
 from zoofleet.v1 import vision_pb2, vision_pb2_grpc

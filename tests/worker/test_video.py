@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tests.worker.calls import small_clip
 
+from zoofleet._media.videos import VideoReader, sampled
 from zoofleet.errors import InvalidMediaError, ItemTooLargeError
-from zoofleet.worker.video import VideoReader, sampled
 
 LIMIT = 50_000_000
 

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from zoofleet._cli import _evaluate, _jobs, _models, _serve, _submit, _video, _workers
-from zoofleet._cli._console import fail
-from zoofleet._quiet import quiet_pillow
+from zoofleet._cli import evaluate, jobs, models, serve, submit, video, workers
+from zoofleet._cli.console import fail
+from zoofleet._media.quiet import quiet_pillow
 from zoofleet.errors import ZoofleetError
 
 __all__ = ["app"]
@@ -48,16 +48,16 @@ def main(
 
 _WORK, _LOOK, _RUN = "Work", "Look and steer", "Run a cluster"
 
-_commands.command(rich_help_panel=_WORK)(_submit.submit)
-_commands.command(rich_help_panel=_WORK)(_video.video)
-_commands.command(rich_help_panel=_WORK)(_evaluate.evaluate)
-_commands.command(rich_help_panel=_WORK)(_evaluate.compare)
-_commands.add_typer(_jobs.app, name="jobs", rich_help_panel=_LOOK)
-_commands.add_typer(_models.app, name="models", rich_help_panel=_LOOK)
-_commands.add_typer(_workers.app, name="workers", rich_help_panel=_LOOK)
-_commands.command(rich_help_panel=_RUN)(_serve.up)
-_commands.command(rich_help_panel=_RUN)(_serve.scheduler)
-_commands.command(rich_help_panel=_RUN)(_serve.worker)
+_commands.command(rich_help_panel=_WORK)(submit.submit)
+_commands.command(rich_help_panel=_WORK)(video.video)
+_commands.command(rich_help_panel=_WORK)(evaluate.evaluate)
+_commands.command(rich_help_panel=_WORK)(evaluate.compare)
+_commands.add_typer(jobs.app, name="jobs", rich_help_panel=_LOOK)
+_commands.add_typer(models.app, name="models", rich_help_panel=_LOOK)
+_commands.add_typer(workers.app, name="workers", rich_help_panel=_LOOK)
+_commands.command(rich_help_panel=_RUN)(serve.up)
+_commands.command(rich_help_panel=_RUN)(serve.scheduler)
+_commands.command(rich_help_panel=_RUN)(serve.worker)
 
 
 def app() -> None:

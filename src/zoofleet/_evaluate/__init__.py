@@ -10,12 +10,12 @@
 Without a cluster: `metric = dataset.new_metric()`, then `metric.add(sample, outcome)` for each of `dataset.samples`.
 """
 
-from zoofleet._evaluate._average_precision import AveragePrecision
-from zoofleet._evaluate._datasets import Dataset, open_dataset
-from zoofleet._evaluate._evaluation import Evaluation, Failure
-from zoofleet._evaluate._metrics import EndPointError, MeanIou, Metric, Sample, Scores, TopK
-from zoofleet._evaluate._report import Row, published, require_task, rows
-from zoofleet._evaluate._runs import Progress, evaluate
+from zoofleet._evaluate.average_precision import AveragePrecision
+from zoofleet._evaluate.datasets import Dataset, open_dataset
+from zoofleet._evaluate.evaluation import Evaluation, Failure
+from zoofleet._evaluate.metrics import EndPointError, MeanIou, Metric, Sample, Scores, TopK
+from zoofleet._evaluate.report import Row, published, require_task, rows
+from zoofleet._evaluate.runs import Progress, evaluate
 
 __all__ = [
     "AveragePrecision",

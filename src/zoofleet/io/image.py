@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoofleet._sources import read_error
-from zoofleet.worker.decode import decode_image
+from zoofleet._media.images import decode_image
+from zoofleet._media.sources import read_error
 
 __all__ = ["read_image"]
 

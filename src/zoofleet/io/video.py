@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoofleet._sources import read_error
+from zoofleet._media.sources import read_error
+from zoofleet._media.videos import VideoReader
 from zoofleet.errors import InvalidArgumentError, InvalidMediaError
-from zoofleet.worker.video import VideoReader
 
 __all__ = ["read_video"]
 

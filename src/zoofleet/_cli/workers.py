@@ -1,0 +1,51 @@
+"""`zoofleet workers`: the fleet."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from zoofleet._cli.console import DEFAULT_ADDRESS, Address, ago, connect, gib, state, stderr, stdout, table
+
+app = typer.Typer(no_args_is_help=True, help="List and drain workers.")
+
+
+@app.command("list")
+def list_(address: Address = DEFAULT_ADDRESS) -> None:
+    """List live workers."""
+    from rich.markup import escape
+
+    listing = table(
+        "worker", "state", "device", ">active", ">items", ">errors", ">memory", "loaded", ">in batch since", ">beat"
+    )
+    listing.columns[0].no_wrap = True  # names are there to be copied
+    with connect(address) as client:
+        for worker in client.list_workers():
+            listing.add_row(
+                escape(worker.name),
+                state(worker.state.name),
+                escape(worker.device),
+                f"{worker.inflight_items}/{worker.max_inflight_items}",
+                str(worker.item_count),
+                f"[red]{worker.error_count}[/]" if worker.error_count else "0",
+                gib(worker.resident_bytes),
+                escape("\n".join(loaded.model for loaded in worker.loaded_models)),
+                ago(worker.batch_start_time),
+                ago(worker.heartbeat_time),
+            )
+    if listing.row_count:
+        stdout().print(listing)
+    else:
+        stderr().print("No workers.")
+
+
+@app.command()
+def drain(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="[bold]workers/ID[/], or the ID alone.")],
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Give a worker no further work; what it has is finished."""
+    with connect(address) as client:
+        worker = client.drain_worker(name if name.startswith("workers/") else f"workers/{name}")
+    stdout().print(f"{worker.name} {state(worker.state.name)}")

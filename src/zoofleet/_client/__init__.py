@@ -1,0 +1,1 @@
+"""The client SDK: calls, streams, jobs and videos, asynchronous and blocking."""

@@ -1,0 +1,236 @@
+"""The client without asyncio: each method is its counterpart in `AsyncClient`, run on an event loop in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import functools
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from zoofleet._client.async_client import AsyncClient
+from zoofleet._client.video_analysis import AsyncVideoAnalysis
+from zoofleet._values.video import FrameResults, VideoInfo, VideoSummary
+from zoofleet.errors import FailedPreconditionError
+
+__all__ = ["Client", "VideoAnalysis"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class _LoopThread:
+    """An event loop in a daemon thread, one for all clients: gRPC does not like several loops in a process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Run a coroutine to its end; an interrupt cancels it and waits for that.
+
+        Raises:
+            FailedPreconditionError: the interpreter is about to exit.
+        """
+        loop = self._running()
+        future: concurrent.futures.Future[_T] = concurrent.futures.Future()
+        tasks: list[asyncio.Task[_T]] = []
+
+        def begin() -> None:
+            tasks.append(loop.create_task(work()))
+            tasks[0].add_done_callback(lambda task: _copy_outcome(task, future))
+
+        def abandon() -> None:
+            if tasks:
+                tasks[0].cancel()
+            else:
+                future.cancel()
+
+        # An interrupt may come between any two of these lines, so all that counts happens on the loop, in order.
+        try:
+            loop.call_soon_threadsafe(begin)
+            return future.result()
+        except BaseException:
+            if not future.done():
+                loop.call_soon_threadsafe(abandon)
+                concurrent.futures.wait([future], timeout=5.0)
+            raise
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                started = threading.Event()
+                thread = threading.Thread(
+                    target=lambda: asyncio.run(self._serve(started)), name="zoofleet-client", daemon=True
+                )
+                thread.start()
+                started.wait()
+                atexit.register(self._end, thread)
+            if self._loop is None or self._loop.is_closed():
+                raise FailedPreconditionError("the interpreter is about to exit")
+            return self._loop
+
+    async def _serve(self, started: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        started.set()
+        await self._stop.wait()
+
+    def _end(self, thread: threading.Thread) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+        thread.join()
+
+
+def _copy_outcome(task: asyncio.Task[_T], future: concurrent.futures.Future[_T]) -> None:
+    if task.cancelled():
+        future.cancel()
+    elif (error := task.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(task.result())
+
+
+_thread = _LoopThread()
+
+
+def _iterate(source: AsyncGenerator[_T]) -> Iterator[_T]:
+    try:
+        while True:
+            try:
+                yield _thread.run(lambda: _step(source))
+            except StopAsyncIteration:
+                return
+    finally:
+        with suppress(FailedPreconditionError):  # at the interpreter's exit the loop has ended it already
+            _thread.run(source.aclose)
+
+
+async def _step(source: AsyncGenerator[_T]) -> _T:
+    return await anext(source)
+
+
+def _blocking(
+    method: Callable[Concatenate[AsyncClient, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate[Client, _P], _T]:
+    @functools.wraps(method)
+    def call(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return _thread.run(lambda: method(self._client, *args, **kwargs))
+
+    return call
+
+
+def _iterating(
+    method: Callable[Concatenate[AsyncClient, _P], AsyncGenerator[_T]],
+) -> Callable[Concatenate[Client, _P], Iterator[_T]]:
+    @functools.wraps(method)
+    def call(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> Iterator[_T]:
+        return _iterate(_thread.run(lambda: _made(method, self._client, *args, **kwargs)))
+
+    return call
+
+
+def _analysing(
+    method: Callable[Concatenate[AsyncClient, _P], AsyncVideoAnalysis],
+) -> Callable[Concatenate[Client, _P], VideoAnalysis]:
+    @functools.wraps(method)
+    def call(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> VideoAnalysis:
+        return VideoAnalysis(_thread.run(lambda: _made(method, self._client, *args, **kwargs)))
+
+    return call
+
+
+async def _made(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call a plain function on the loop, since what it makes belongs to the loop."""
+    return function(*args, **kwargs)
+
+
+class Client:
+    """A connection to a Zoofleet scheduler, or to a single worker for `Vision` and `Models` alone.
+
+    All methods may be called from several threads at once. Iterators fetch as they are read; closing one, or leaving
+    it, ends its call. Iterables of items are read in a thread of the client's.
+
+        with Client() as client:
+            print(client.classify("cat.jpg", model="resnet50").categories[0])
+            for result in client.stream(Detect("maskrcnn_resnet50_fpn"), Path("street").glob("*.jpg")):
+                print(result.item_id, result.outcome)
+
+    Args:
+        address: host:port; the variable ZOOFLEET_ADDRESS or else 127.0.0.1:50051 where None.
+        retry_timeout: seconds without progress after which a call that the server does not answer fails; 0 never
+            repeats a call.
+
+    Every method raises the errors of `zoofleet.errors` only, besides what a caller's own items raise.
+    """
+
+    def __init__(self, address: str | None = None, *, retry_timeout: float = 30.0) -> None:
+        self._client = _thread.run(lambda: _made(AsyncClient, address, retry_timeout=retry_timeout))
+
+    @property
+    def address(self) -> str:
+        """host:port of the server."""
+        return self._client.address
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    close = _blocking(AsyncClient.close)
+    wait_ready = _blocking(AsyncClient.wait_ready)
+
+    classify = _blocking(AsyncClient.classify)
+    segment = _blocking(AsyncClient.segment)
+    detect = _blocking(AsyncClient.detect)
+    classify_clip = _blocking(AsyncClient.classify_clip)
+    estimate_flow = _blocking(AsyncClient.estimate_flow)
+    stream = _iterating(AsyncClient.stream)
+
+    analyze_video = _analysing(AsyncClient.analyze_video)
+
+    create_job = _blocking(AsyncClient.create_job)
+    get_job = _blocking(AsyncClient.get_job)
+    list_jobs = _iterating(AsyncClient.list_jobs)
+    cancel_job = _blocking(AsyncClient.cancel_job)
+    delete_job = _blocking(AsyncClient.delete_job)
+    watch_job = _iterating(AsyncClient.watch_job)
+    wait_job = _blocking(AsyncClient.wait_job)
+    read_results = _iterating(AsyncClient.read_results)
+
+    list_models = _iterating(AsyncClient.list_models)
+    get_model = _blocking(AsyncClient.get_model)
+    load_model = _blocking(AsyncClient.load_model)
+    unload_model = _blocking(AsyncClient.unload_model)
+    pin_model = _blocking(AsyncClient.pin_model)
+
+    list_workers = _iterating(AsyncClient.list_workers)
+    drain_worker = _blocking(AsyncClient.drain_worker)
+
+
+class VideoAnalysis:
+    """`AsyncVideoAnalysis`, read by a plain loop."""
+
+    def __init__(self, analysis: AsyncVideoAnalysis) -> None:
+        self._analysis = analysis
+        self._frames = _iterate(analysis.frames)
+
+    @property
+    def info(self) -> VideoInfo | None:
+        """What the container says of the video; None before the first frame came."""
+        return self._analysis.info
+
+    @property
+    def summary(self) -> VideoSummary | None:
+        """How the analysis ended; None before it has."""
+        return self._analysis.summary
+
+    def __iter__(self) -> Iterator[FrameResults]:
+        return self._frames

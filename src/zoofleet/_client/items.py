@@ -1,0 +1,205 @@
+"""What a caller may hand in as an item, and how it becomes a message."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from zoofleet._media.sources import read_error
+from zoofleet._wire.parts import MAX_ITEM_ID_BYTES, PART_BYTES, split
+from zoofleet.errors import InvalidArgumentError, InvalidMediaError, ItemTooLargeError, ZoofleetError
+from zoofleet.v1 import vision_pb2
+
+__all__ = ["Item", "ItemSource", "MediaSource", "Uri"]
+
+_MAX_MEDIA_BYTES: Final = 1 << 30
+"""A protobuf message holds 2 GiB; servers accept far less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uri:
+    """Media that the worker reads by itself; its operator must have allowed the prefix.
+
+    Attributes:
+        uri: such as `https://example.org/cat.jpg`.
+    """
+
+    uri: str
+
+
+MediaSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8] | Uri
+"""One image or clip: the path of a file, its encoded bytes, or a `Uri`; an image also as a PIL image or a uint8 array
+(H, W, 3), RGB, or (H, W), which both travel as PNG."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """What a task runs on, with an id of the caller's choice.
+
+    Attributes:
+        media: one image or clip, or a pair of images for optical flow.
+        item_id: names it in its results: at most 256 bytes, unique in its stream or job; its position where empty.
+    """
+
+    media: MediaSource | tuple[MediaSource, MediaSource]
+    item_id: str = ""
+
+
+ItemSource: TypeAlias = MediaSource | tuple[MediaSource, MediaSource] | Item
+"""An item: media, a pair of images for optical flow, or an `Item` where it needs an id of its own."""
+
+
+def item_to_proto(source: ItemSource, position: int) -> vision_pb2.Item:
+    """The message for an item; reads and encodes its media, so call it off the event loop.
+
+    Args:
+        source: the item.
+        position: its position in its stream, from 0: its id where it has none.
+
+    Raises:
+        MediaNotFoundError: a file that does not exist.
+        PermissionDeniedError: a file that may not be read.
+        InvalidMediaError: what else cannot be read, such as a folder.
+        ItemTooLargeError: over 1 GiB.
+        InvalidArgumentError: a value of another type, or a bad id.
+    """
+    media = source.media if isinstance(source, Item) else source
+    proto = vision_pb2.Item(item_id=item_id_of(source, position))
+    for one in media if isinstance(media, tuple) else (media,):
+        if isinstance(one, Uri):
+            proto.media.add(uri=one.uri)
+        else:
+            proto.media.add(data=_encoded(one))
+    return proto
+
+
+def item_id_of(source: ItemSource, position: int) -> str:
+    """The item's id, or its position in decimal.
+
+    Raises:
+        InvalidArgumentError: the id is no text of at most 256 bytes in UTF-8.
+    """
+    item_id = source.item_id if isinstance(source, Item) else ""
+    try:
+        size = len(item_id.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(f"item_id {item_id[:80]!r} is no valid Unicode text") from None
+    if size > MAX_ITEM_ID_BYTES:
+        raise InvalidArgumentError(f"item_id {item_id[:80]!r}… has {size} bytes; accepted: {MAX_ITEM_ID_BYTES}")
+    return item_id or str(position)
+
+
+def _encoded(media: str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]) -> bytes:
+    if isinstance(media, bytes):
+        data = media
+    elif isinstance(media, str | os.PathLike):
+        data = _read(Path(media))
+    elif isinstance(media, Image.Image):
+        data = _png(media)
+    elif isinstance(media, np.ndarray):
+        if media.dtype != np.uint8 or not (media.ndim == 2 or (media.ndim == 3 and media.shape[2] in (3, 4))):
+            raise InvalidArgumentError(
+                f"an array of shape {media.shape} and type {media.dtype}; "
+                "accepted: uint8 (H, W, 3), (H, W, 4) or (H, W)"
+            )
+        data = _png(Image.fromarray(media))
+    else:
+        raise InvalidArgumentError(
+            f"media of type {type(media).__name__}; accepted: a path, bytes, a PIL image, a uint8 array or a Uri"
+        )
+    if len(data) > _MAX_MEDIA_BYTES:
+        raise ItemTooLargeError(f"{len(data)} bytes; accepted: at most {_MAX_MEDIA_BYTES}")
+    return data
+
+
+def _read(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size <= _MAX_MEDIA_BYTES:
+            return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise read_error(path, error) from None
+    raise ItemTooLargeError(f"{path} has {size} bytes; accepted: at most {_MAX_MEDIA_BYTES}")
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, "PNG", compress_level=1)
+    except (OSError, ValueError) as error:
+        raise InvalidMediaError(f"a PIL image of mode {image.mode} does not save as PNG: {error}") from None
+    return buffer.getvalue()
+
+
+def requests(message: Any, item: vision_pb2.Item) -> Iterator[Any]:
+    """The request messages that carry an item: one, or several with its parts.
+
+    Args:
+        message: class of the requests; it has the fields `item` and `part`.
+        item: the item.
+    """
+    if item.ByteSize() <= PART_BYTES:
+        yield message(item=item)
+    else:
+        for part in split(item.item_id, item.SerializeToString()):
+            yield message(part=part)
+
+
+async def read_items(
+    sources: Iterable[ItemSource] | AsyncIterable[ItemSource],
+) -> AsyncGenerator[tuple[str, vision_pb2.Item | ZoofleetError]]:
+    """Read items one at a time, when asked; iterables that are not asynchronous run in a thread.
+
+    Yields:
+        The item's id, and its message or the error that says why it cannot be sent.
+
+    Raises:
+        InvalidArgumentError: not an iterable of items, or a bad id.
+    """
+    if isinstance(sources, str | bytes | os.PathLike | Image.Image | np.ndarray | Item):
+        raise InvalidArgumentError(f"a single {type(sources).__name__}; accepted: an iterable of items")
+    position = 0
+    if isinstance(sources, AsyncIterable):
+        async for source in sources:
+            yield await asyncio.to_thread(_read_one, source, position)
+            position += 1
+        return
+    iterator = iter(sources)
+    while (read := await asyncio.to_thread(_read_next, iterator, position)) is not None:
+        yield read
+        position += 1
+
+
+def _read_next(iterator: Iterator[ItemSource], position: int) -> tuple[str, vision_pb2.Item | ZoofleetError] | None:
+    for source in iterator:
+        return _read_one(source, position)
+    return None
+
+
+def _read_one(source: ItemSource, position: int) -> tuple[str, vision_pb2.Item | ZoofleetError]:
+    item_id = item_id_of(source, position)
+    try:
+        return item_id, item_to_proto(source, position)
+    except ZoofleetError as error:
+        return item_id, error
+
+
+def item_ids(paths: Iterable[Path]) -> dict[str, Path]:
+    """An id for each path: the path itself, or its end after a number where that is no valid id."""
+    ids: dict[str, Path] = {}
+    for position, path in enumerate(paths):
+        name = os.fsencode(path).decode("utf-8", "replace")
+        if len(name.encode()) > MAX_ITEM_ID_BYTES or "\ufffd" in name:
+            tail = name.encode()[-(MAX_ITEM_ID_BYTES - 16) :].decode("utf-8", "ignore")
+            name = f"{position}:{tail}"
+        ids[name] = path
+    return ids

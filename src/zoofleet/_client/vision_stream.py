@@ -1,0 +1,189 @@
+"""One task over a stream of items that outlives the connections it runs on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from contextlib import aclosing
+from typing import Any, Final
+
+import grpc
+
+from zoofleet._client.items import ItemSource, read_items, requests
+from zoofleet._client.retry import Backoff
+from zoofleet._values.results import Result
+from zoofleet._values.tasks import Task
+from zoofleet._wire.calls import Ending, typed_errors
+from zoofleet._wire.kinds import TaskKind
+from zoofleet._wire.parts import Assembler
+from zoofleet.errors import InvalidArgumentError, UnavailableError, ZoofleetError
+from zoofleet.v1 import vision_pb2
+
+MAX_RESULT_BYTES: Final = 512 << 20
+"""Most bytes of a result that comes in parts: the flow of a 100-megapixel image."""
+
+_MAX_OUTSTANDING: Final = 64
+_MAX_OUTSTANDING_BYTES: Final = 64 << 20
+
+
+class VisionStream:
+    """Sends items, keeps those that are not answered, and sends these again when the connection breaks.
+
+    At most 64 items or 64 MiB (but one item always) are outstanding; results wait in a short queue until they are
+    taken, so that a slow caller slows the server down.
+
+    Args:
+        open_call: opens a call of the task's method.
+        kind: the task's kind.
+        task: what to run.
+        sources: the items.
+        retry_timeout: seconds without progress after which an error is raised.
+    """
+
+    def __init__(
+        self,
+        open_call: Callable[[], grpc.aio.StreamStreamCall[Any, Any]],
+        kind: TaskKind,
+        task: Task,
+        sources: Iterable[ItemSource] | AsyncIterable[ItemSource],
+        retry_timeout: float,
+    ) -> None:
+        self._open_call = open_call
+        self._kind = kind
+        self._task = task.to_proto()
+        self._items = read_items(sources)
+        self._backoff = Backoff(retry_timeout)
+        # Survives the cancellation of the session that began it: what it reads must not get lost.
+        self._reading: asyncio.Task[tuple[str, vision_pb2.Item | ZoofleetError] | None] | None = None
+        self._exhausted = False
+        self._outstanding: dict[str, vision_pb2.Item] = {}
+        self._outstanding_bytes = 0
+        self._room = asyncio.Event()
+        self._results: asyncio.Queue[Result | None] = asyncio.Queue(maxsize=16)
+
+    async def results(self) -> AsyncGenerator[Result]:
+        """Yield each item's result once, as they become ready.
+
+        Raises:
+            ZoofleetError: the stream failed for good.
+        """
+        driver = asyncio.create_task(self._drive())
+        try:
+            while (result := await self._results.get()) is not None:
+                yield result
+            await driver
+        finally:
+            while not self._results.empty():  # makes room for what the driver puts last
+                self._results.get_nowait()
+            await _cancel(driver)
+            if self._reading is not None:
+                await _cancel(self._reading)
+            await self._items.aclose()
+
+    async def _drive(self) -> None:
+        try:
+            while not (self._exhausted and not self._outstanding):
+                error = await self._session()
+                if error is None and self._outstanding:
+                    error = UnavailableError(f"the stream ended with {len(self._outstanding)} items unanswered")
+                if error is not None:
+                    await self._backoff.pause(error)
+        finally:
+            await self._results.put(None)
+
+    async def _session(self) -> ZoofleetError | None:
+        """Run one call until it ends, and return its error; what the caller's items raise is raised."""
+        call = self._open_call()
+        writer, reader = asyncio.create_task(self._write(call)), asyncio.create_task(self._read(call))
+        try:
+            done, _ = await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
+            if writer in done and not writer.cancelled():  # gRPC cancels it when the server ends the call
+                writer.result()
+            try:
+                await reader
+            except ZoofleetError as error:
+                return error
+            return None
+        finally:
+            writer.cancel()
+            reader.cancel()
+            call.cancel()
+            await asyncio.gather(writer, reader, return_exceptions=True)
+
+    async def _write(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
+        try:
+            await call.write(self._kind.request(task=self._task))
+            for item in list(self._outstanding.values()):
+                for request in requests(self._kind.request, item):
+                    await call.write(request)
+            while (item_or_none := await self._next()) is not None:
+                for request in requests(self._kind.request, item_or_none):
+                    await call.write(request)
+            await call.done_writing()
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            return  # the call has ended: the reader says why
+
+    async def _next(self) -> vision_pb2.Item | None:
+        """The next item, counted as outstanding once there is room; None after the last."""
+        while not self._exhausted:
+            while self._outstanding and (
+                len(self._outstanding) >= _MAX_OUTSTANDING or self._outstanding_bytes >= _MAX_OUTSTANDING_BYTES
+            ):
+                self._room.clear()
+                await self._room.wait()
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._read_source())
+            read = await asyncio.shield(self._reading)
+            if read is None:
+                self._exhausted = True
+                return None
+            item_id, item = read
+            if isinstance(item, ZoofleetError):
+                await self._results.put(Result(item_id, self._task.model, item))
+                self._reading = None
+                continue
+            self._reading = None
+            if item_id in self._outstanding:
+                raise InvalidArgumentError(f"item_id {item_id!r} is not unique in the stream")
+            self._outstanding[item_id] = item
+            self._outstanding_bytes += item.ByteSize()
+            return item
+        return None
+
+    async def _read_source(self) -> tuple[str, vision_pb2.Item | ZoofleetError] | None:
+        return await anext(self._items, None)
+
+    async def _read(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
+        assembler = Assembler(vision_pb2.Result, MAX_RESULT_BYTES)
+        with typed_errors(Ending(call)):
+            async for response in call:
+                joined = assembler.add(response.part) if response.WhichOneof("message") == "part" else response.result
+                if isinstance(joined, ZoofleetError):
+                    raise joined
+                if joined is not None:
+                    await self._answer(joined)
+
+    async def _answer(self, proto: vision_pb2.Result) -> None:
+        item = self._outstanding.get(proto.item_id)
+        if item is None:
+            return
+        result = Result.from_proto(proto)
+        await self._results.put(result)
+        # Not before it is on its way: a session that ends in between would lose it.
+        del self._outstanding[proto.item_id]
+        self._outstanding_bytes -= item.ByteSize()
+        self._room.set()
+        self._backoff.progress()
+
+
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def run_one(stream: VisionStream) -> Result:
+    """The result of a stream of one item."""
+    async with aclosing(stream.results()) as results:
+        async for result in results:
+            return result
+    raise UnavailableError("the stream ended without a result")

@@ -1,0 +1,292 @@
+"""Folders of images with their ground truth: what each kind of model is measured on."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from zoofleet import _catalog
+from zoofleet._catalog import ModelName
+from zoofleet._client.items import item_ids
+from zoofleet._evaluate.average_precision import AveragePrecision, keypoints_of, require_pycocotools
+from zoofleet._evaluate.coco import CocoFile, read_coco
+from zoofleet._evaluate.flow_files import require_png_reader
+from zoofleet._evaluate.metrics import EndPointError, MeanIou, Metric, Sample, TopK
+from zoofleet._media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, expand
+from zoofleet._values.tasks import Classify, ClassifyClip, Detect, EstimateFlow, Segment, Task
+from zoofleet._wire.kinds import CLASSIFY, CLASSIFY_CLIP, DETECT, SEGMENT, kind_of
+from zoofleet.errors import InvalidArgumentError
+
+__all__ = ["Dataset", "open_dataset"]
+
+_SHOWN: Final = 5
+"""Names in a message."""
+
+FRAME_SUFFIXES: Final = IMAGE_SUFFIXES | {".ppm"}
+"""Images of optical flow; FlyingChairs has PPM, which no server reads, so they travel as PNG."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Items with their ground truth, and how a model is measured on them.
+
+    Attributes:
+        task: the model with the options that it is measured with.
+        images: the folder of images or clips.
+        annotations: the file or folder of annotations, None where folder names are the annotations.
+        samples: the items.
+        new_metric: makes an empty metric.
+        notes: what does not count, in sentences.
+    """
+
+    task: Task
+    images: Path
+    annotations: Path | None
+    samples: tuple[Sample, ...]
+    new_metric: Callable[[], Metric]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> ModelName:
+        """The model, its weights resolved."""
+        return ModelName.parse(self.task.model)
+
+
+def open_dataset(
+    model: str,
+    images: Path,
+    annotations: Path | None = None,
+    *,
+    limit: int | None = None,
+    num_flow_updates: int | None = None,
+) -> Dataset:
+    """Find the items of a dataset and check their annotations, as far as these are one file.
+
+    Args:
+        model: as on the command line; its kind decides what is read:
+            classification of images or clips: `images/<category>/**`; folders are matched to the model's categories by
+            name or, where none matches and there are as many of them as categories, in sorted order by index.
+            detection: `annotations` is a COCO JSON file.
+            segmentation: `annotations` is a folder of label maps, PNGs matched by their path without suffix.
+            optical flow: `annotations` is a folder of `.flo` files or KITTI's PNGs. For `S.flo` or `S_flow.flo` the
+            first image is `S` or `S_img1`, the second `S_img2` or the file that follows the first in its folder.
+        images: folder of images or clips.
+        annotations: see above.
+        limit: takes so many items, evenly spread; all where None.
+        num_flow_updates: refinements of optical flow; None for the server's default.
+
+    Raises:
+        InvalidArgumentError: annotations that are malformed, missing or not wanted, or that fit neither the images nor
+            the model.
+        MediaNotFoundError: a folder that is not there.
+        InvalidMediaError: a folder that holds no files of the right kind.
+        FailedPreconditionError: a library of the extra `evaluate` is not installed.
+    """
+    name = ModelName.parse(model)
+    kind = kind_of(name)
+    if limit is not None and limit < 1:
+        raise InvalidArgumentError(f"limit is {limit}; accepted: 1 or more")
+    by_folder = kind in (CLASSIFY, CLASSIFY_CLIP)
+    if by_folder and annotations is not None:
+        raise InvalidArgumentError(f"{name} classifies: the names of folders are the annotations, not {annotations}")
+    if not images.is_dir():
+        raise InvalidArgumentError(f"{str(images)!r} is no folder")
+    if by_folder:
+        return _open_categories(name, images, limit)
+    if annotations is None:
+        wanted = {DETECT: "a COCO JSON file", SEGMENT: "a folder of label maps"}.get(kind, "a folder of flows")
+        raise InvalidArgumentError(f"{name} needs annotations: {wanted}")
+    if kind is DETECT:
+        return _open_coco(name, images, annotations, limit)
+    if not annotations.is_dir():
+        raise InvalidArgumentError(f"{str(annotations)!r} is no folder")
+    if kind is SEGMENT:
+        return _open_label_maps(name, images, annotations, limit)
+    return _open_flows(EstimateFlow(str(name), num_flow_updates), images, annotations, limit)
+
+
+def normalized(name: str) -> str:
+    """A category's name as it is compared: in lower case, with one space for spaces and underscores."""
+    return re.sub(r"[\s_]+", " ", name).strip().casefold()
+
+
+def _listed(names: Iterable[object]) -> str:
+    shown = list(names)
+    return ", ".join(map(str, shown[:_SHOWN])) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
+
+
+def _categories(model: ModelName) -> tuple[str, ...]:
+    names = _catalog.categories(model)
+    if not names:
+        raise InvalidArgumentError(f"{model} has no list of categories to compare with")
+    return names
+
+
+def _finder(categories: Sequence[str]) -> Callable[[str], int | None]:
+    """What finds the index of a category by its exact or else by its normalized name, if that is the name of one."""
+    exact, loose = (_unique(names) for names in (categories, list(map(normalized, categories))))
+    return lambda name: exact[name] if name in exact else loose.get(normalized(name))
+
+
+def _unique(names: Sequence[str]) -> Mapping[str, int]:
+    counts = Counter(names)
+    return {name: index for index, name in enumerate(names) if counts[name] == 1}
+
+
+def _spread(samples: Sequence[Sample], limit: int | None) -> tuple[Sample, ...]:
+    """At most `limit` samples, evenly spread, so that a few of a sorted list are of all its parts."""
+    if limit is None or limit >= len(samples):
+        return tuple(samples)
+    return tuple(samples[i * len(samples) // limit] for i in range(limit))
+
+
+def _samples(root: Path, media: Sequence[Path | tuple[Path, Path]], truths: Sequence[int | Path]) -> list[Sample]:
+    """Samples with an id each, from the path of their first file under the root."""
+    ids = item_ids((one[0] if isinstance(one, tuple) else one).relative_to(root) for one in media)
+    if len(ids) < len(media):
+        twice = Counter(one[0] if isinstance(one, tuple) else one for one in media).most_common(1)[0][0]
+        raise InvalidArgumentError(f"several annotations are of {twice}")
+    return [Sample(*row) for row in zip(ids, media, truths, strict=True)]
+
+
+def _open_categories(model: ModelName, images: Path, limit: int | None) -> Dataset:
+    clips = kind_of(model) is CLASSIFY_CLIP
+    categories = _categories(model)
+    folders = sorted(path for path in images.iterdir() if path.is_dir() and not path.name.startswith("."))
+    find = _finder(categories)
+    truths = [find(folder.name) for folder in folders]
+    unknown = [folder.name for folder, truth in zip(folders, truths, strict=True) if truth is None]
+    if unknown and len(unknown) == len(folders) == len(categories):
+        truths = list(range(len(folders)))
+    elif unknown or not folders:
+        raise InvalidArgumentError(
+            f"{len(unknown)} of {len(folders)} folders in {images} are no category of {model}: {_listed(unknown)}; its "
+            f"{len(categories)} categories are {_listed(categories)}; folders without their names must be as many"
+            if folders
+            else f"{images} has no folders; one for each category is needed"
+        )
+    suffixes = VIDEO_SUFFIXES if clips else IMAGE_SUFFIXES
+    found = [
+        (path, truth)
+        for folder, truth in zip(folders, truths, strict=True)
+        if truth is not None
+        for path in expand([str(folder)], suffixes)
+    ]
+    samples = _samples(images, [path for path, _ in found], [truth for _, truth in found])
+    task = ClassifyClip(str(model), top_k=5) if clips else Classify(str(model), top_k=5)
+    return Dataset(task, images, None, _spread(samples, limit), partial(TopK, categories))
+
+
+def _open_coco(model: ModelName, images: Path, annotations: Path, limit: int | None) -> Dataset:
+    require_pycocotools()
+    truth = read_coco(annotations)
+    find = _finder(_categories(model))
+    labels = {row.category_id: find(row.name) for row in truth.categories}
+    category_ids = {label: category_id for category_id, label in labels.items() if label is not None}
+    unknown = [row.name for row in truth.categories if labels[row.category_id] is None]
+    if not category_ids:
+        raise InvalidArgumentError(f"no category of {annotations} is one of {model}: {_listed(unknown)}")
+    if len(category_ids) + len(unknown) < len(labels):
+        raise InvalidArgumentError(f"several categories of {annotations} are the same one of {model}")
+    _check_keypoints(model, truth, category_ids)
+    rows = truth.images
+    if not rows:
+        raise InvalidArgumentError(f"{annotations} lists no images")
+    samples = _samples(images, [images / row.file_name for row in rows], [row.image_id for row in rows])
+    taken = _spread(samples, limit)
+    missing = [one.item_id for one in taken if not (isinstance(one.media, Path) and one.media.is_file())]
+    if missing:
+        raise InvalidArgumentError(
+            f"{len(missing)} images that {annotations} names are not in {images}: {_listed(missing)}"
+        )
+    notes = (f"{model} lacks these categories, which do not count: {', '.join(unknown)}.",) if unknown else ()
+    # What scores low belongs to the curve of precision over recall, and COCOeval takes 100 of each category: each
+    # detector's own limits apply, as where published figures were measured.
+    task = Detect(str(model), score_threshold=0.0, max_detections=1000)
+    return Dataset(task, images, annotations, taken, partial(AveragePrecision, truth, category_ids), notes)
+
+
+def _check_keypoints(model: ModelName, truth: CocoFile, category_ids: Mapping[int, int]) -> None:
+    info = model.weights_info or next((row for row in _catalog.weights(model.builder) if row.default), None)
+    names = [normalized(name) for name in info.meta.get("keypoint_names", ())] if info else []
+    count, with_keypoints = keypoints_of(truth, set(category_ids.values()))
+    if not names or not count:
+        return
+    if count != len(names):
+        raise InvalidArgumentError(f"{model} finds {len(names)} keypoints; the annotations have {count}")
+    for category in truth.categories:
+        given = [normalized(name) for name in category.keypoint_names]
+        if category.category_id in with_keypoints and given and given != names:
+            raise InvalidArgumentError(
+                f"{model} finds the keypoints {', '.join(names)}; the annotations have {', '.join(given)}"
+            )
+
+
+def _stem(path: Path, root: Path) -> str:
+    return path.relative_to(root).with_suffix("").as_posix()
+
+
+def _by_stem(folder: Path, suffixes: frozenset[str], without: Iterable[Path] = ()) -> dict[str, list[Path]]:
+    """Files by their path under a folder without suffix."""
+    left_out = {path.absolute() for path in without}
+    stems: dict[str, list[Path]] = {}
+    for path in expand([str(folder)], suffixes):
+        if path.absolute() not in left_out:
+            stems.setdefault(_stem(path, folder), []).append(path)
+    return stems
+
+
+def _only(paths: Sequence[Path]) -> Path:
+    if len(paths) > 1:
+        raise InvalidArgumentError(f"several images have one name: {_listed(paths)}")
+    return paths[0]
+
+
+def _open_label_maps(model: ModelName, images: Path, annotations: Path, limit: int | None) -> Dataset:
+    label_maps = expand([str(annotations)], frozenset({".png"}))
+    stems = _by_stem(images, IMAGE_SUFFIXES, without=label_maps)
+    lonely = [path for path in label_maps if _stem(path, annotations) not in stems]
+    if lonely:
+        raise InvalidArgumentError(f"{len(lonely)} label maps have no image in {images}: {_listed(lonely)}")
+    media = [_only(stems[_stem(path, annotations)]) for path in label_maps]
+    samples = _samples(images, media, label_maps)
+    new_metric = partial(MeanIou, _categories(model))
+    return Dataset(Segment(str(model)), images, annotations, _spread(samples, limit), new_metric)
+
+
+def _open_flows(task: EstimateFlow, images: Path, annotations: Path, limit: int | None) -> Dataset:
+    files = expand([str(annotations)], frozenset({".flo", ".png"}))
+    # A folder of .flo files may be the folder of the images, which may be PNGs.
+    flows = [path for path in files if path.suffix.lower() == ".flo"] or files
+    if flows is files:
+        require_png_reader()
+    stems = _by_stem(images, FRAME_SUFFIXES, without=flows)
+    following = _following(path for paths in stems.values() for path in paths)
+    pairs = [_pair(_stem(path, annotations).removesuffix("_flow"), stems, following) for path in flows]
+    lonely = [path for path, pair in zip(flows, pairs, strict=True) if pair is None]
+    if lonely:
+        raise InvalidArgumentError(f"{len(lonely)} flows have no pair of images in {images}: {_listed(lonely)}")
+    samples = _samples(images, [pair for pair in pairs if pair is not None], flows)
+    return Dataset(task, images, annotations, _spread(samples, limit), EndPointError)
+
+
+def _following(paths: Iterable[Path]) -> Mapping[Path, Path]:
+    """The file after each in its folder, by name."""
+    ordered = sorted(paths)
+    return {one: two for one, two in pairwise(ordered) if one.parent == two.parent}
+
+
+def _pair(stem: str, stems: Mapping[str, Sequence[Path]], following: Mapping[Path, Path]) -> tuple[Path, Path] | None:
+    firsts = stems.get(stem) or stems.get(f"{stem}_img1")
+    if not firsts:
+        return None
+    first = _only(firsts)
+    seconds = stems.get(f"{stem}_img2")
+    second = _only(seconds) if seconds else following.get(first)
+    return None if second is None else (first, second)

@@ -1,0 +1,1 @@
+"""`zoofleet up`: a cluster on one machine."""

@@ -1,0 +1,123 @@
+"""Untrusted bytes to upright RGB images."""
+
+from __future__ import annotations
+
+import io
+from typing import Final
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from zoofleet._media.quiet import quiet_pillow
+from zoofleet.errors import InvalidMediaError, ItemTooLargeError
+
+__all__ = ["decode_image", "describe"]
+
+_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
+# Pillow warns of large images, and refuses larger ones without saying how large; `decode_image` checks them itself.
+Image.MAX_IMAGE_PIXELS = None
+quiet_pillow()
+
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation."""
+
+
+def decode_image(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode an image to mode RGB.
+
+    The EXIF orientation is applied: all results are in coordinates of the upright image. Of an animation the first
+    frame counts. 16 bits a channel become 8 by their upper byte; an alpha channel is dropped, as the zoo's models saw
+    it in training; CMYK and palettes are converted.
+
+    Raises:
+        ItemTooLargeError: the header announces more than `max_pixels` pixels; nothing was decoded.
+        InvalidMediaError: not an image of a known format, truncated, or broken.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ItemTooLargeError(
+                    f"a {image.format} of {width} x {height} pixels; accepted: at most {max_pixels} pixels"
+                )
+            image.load()
+            transpose = _UPRIGHT.get(_orientation(image))
+            rgb = _to_rgb(image)
+            return rgb.transpose(transpose) if transpose is not None else rgb
+    except UnidentifiedImageError:
+        raise InvalidMediaError(f"{describe(data)} is no image; accepted: {', '.join(_FORMATS)}") from None
+    except (ItemTooLargeError, InvalidMediaError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - Pillow's plugins raise nearly anything at broken files
+        raise InvalidMediaError(f"{describe(data)} cannot be decoded: {error}") from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; broken EXIF data counts as 1, upright, since the image itself can be read."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # noqa: BLE001 - as in `decode_image`
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise InvalidMediaError(f"a {image.format} of 32-bit pixels, whose range is unknown; accepted: 8 or 16 bits")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")  # at once to RGB, Pillow warns of some palettes
+    return image.convert("RGB")
+
+
+def describe(data: bytes) -> str:
+    """What bytes look like, for messages about media that cannot be read."""
+    if not data:
+        return "an item of 0 bytes"
+    head = data[:16]
+    known = {
+        b"\xff\xd8\xff": "a JPEG",
+        b"\x89PNG\r\n\x1a\n": "a PNG",
+        b"GIF8": "a GIF",
+        b"BM": "a BMP",
+        b"II*\0": "a TIFF",
+        b"MM\0*": "a TIFF",
+        b"%PDF": "a PDF",
+        b"PK\x03\x04": "a ZIP archive",
+        b"\x1f\x8b": "a gzip file",
+        b"\x1aE\xdf\xa3": "a Matroska or WebM video",
+    }
+    what = next((name for magic, name in known.items() if head.startswith(magic)), None)
+    if head[:4] == b"RIFF":
+        what = {b"WEBP": "a WebP", b"AVI ": "an AVI video"}.get(head[8:12], "a RIFF file")
+    if head[4:8] == b"ftyp":
+        what = "a HEIC or AVIF image" if head[8:12] in (b"heic", b"heix", b"mif1", b"avif") else "an MP4 video"
+    if what is None:
+        sample = data[:64]
+        is_text = all(byte >= 32 or byte in b"\t\n\r" for byte in sample) and _is_utf8(data[:512])
+        what = (
+            f"text beginning {sample[:24].decode('utf-8', 'ignore')!r}"
+            if is_text
+            else f"data beginning 0x{head[:8].hex()}"
+        )
+    return f"{what} ({len(data)} bytes)"
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start >= len(data) - 3  # cut within a character
+    return True

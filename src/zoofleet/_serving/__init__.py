@@ -1,0 +1,1 @@
+"""What the scheduler and the worker have in common as gRPC servers."""

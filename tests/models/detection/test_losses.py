@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.models import reference
+from tests.models import parts, reference
 from tests.models.detection import scenes
 
 ROUNDS_AS_THE_FACTS = torch.backends.cpu.get_cpu_capability() == "AVX512"
@@ -12,7 +12,7 @@ ROUNDS_AS_THE_FACTS = torch.backends.cpu.get_cpu_capability() == "AVX512"
 RTOL = {} if ROUNDS_AS_THE_FACTS else {"loss_classifier": 5e-2}
 
 
-@pytest.mark.parametrize("name", scenes.NAMES)
+@pytest.mark.parametrize("name", parts.marked(scenes.NAMES, reference.smallest_of_each_file()))
 def test_losses_equal_the_reference(name: str) -> None:
     found, facts = scenes.losses(name), reference.load("losses.json")[name]
     assert list(found) == list(facts)

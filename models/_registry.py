@@ -20,12 +20,11 @@ from zoofleet.errors import (
     InternalError,
     InvalidArgumentError,
     UnknownModelError,
-    UnknownWeightsError,
 )
 from zoofleet.models._docs import entries, merged
 from zoofleet.models._hub import load_weights
 from zoofleet.models._legacy import by_name, resolve
-from zoofleet.models._weights import WeightsEnum, defined_weights, fixed_by_weights
+from zoofleet.models._weights import WEIGHT_SETS, WeightsEnum, fixed_by_weights, weights_enum
 
 __all__ = [
     "get_model",
@@ -132,6 +131,8 @@ def register_model(
         build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             list(parameters.values()), return_annotation=inspect.signature(fn).return_annotation
         )
+        if weights.__module__ == WEIGHT_SETS:
+            weights.__module__ = fn.__module__  # where users find it, and so do their pickles
         build.__doc__ = _documentation(fn, finish, parameters, weights, unquantized)
         _entries[key] = _Entry(build, weights)
         return build
@@ -262,10 +263,7 @@ def get_weight(name: str) -> WeightsEnum:
     enum_name, dot, member = name.partition(".")
     if not dot or not member:
         raise InvalidArgumentError(f"weight name {name[:80]!r} is not written 'ResNet50_Weights.IMAGENET1K_V2'")
-    enum = defined_weights().get(enum_name)
-    if enum is None:
-        raise UnknownWeightsError(f"no weights are named {enum_name[:80]!r}{_hint(enum_name, defined_weights())}")
-    return enum.named(member)
+    return weights_enum(enum_name).named(member)
 
 
 def _entry(name: str) -> _Entry:

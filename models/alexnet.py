@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import AlexNet_Weights
 
 __all__ = ["AlexNet", "AlexNet_Weights", "alexnet"]
 
@@ -64,9 +64,6 @@ class AlexNet(nn.Module):
         x = torch.flatten(self.avgpool(self.features(x)), 1)  # (N, 9216)
         logits: Tensor = self.classifier(x)
         return logits
-
-
-AlexNet_Weights = define_weights("AlexNet_Weights")
 
 
 @register_model(weights=AlexNet_Weights)

@@ -15,7 +15,12 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv2dNormActivation, Layer, Permute, StochasticDepth
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    ConvNeXt_Base_Weights,
+    ConvNeXt_Large_Weights,
+    ConvNeXt_Small_Weights,
+    ConvNeXt_Tiny_Weights,
+)
 
 __all__ = [
     "CNBlock",
@@ -144,16 +149,10 @@ class ConvNeXt(nn.Module):
         return logits
 
 
-ConvNeXt_Tiny_Weights = define_weights("ConvNeXt_Tiny_Weights")
-
-
 @register_model(weights=ConvNeXt_Tiny_Weights)
 def convnext_tiny(*, stochastic_depth_prob: float = 0.1, **kwargs: Any) -> ConvNeXt:
     """Build ConvNeXt-Tiny (28.6 M parameters); `kwargs` are passed to `ConvNeXt`."""
     return ConvNeXt((3, 3, 9, 3), (96, 192, 384, 768), stochastic_depth_prob=stochastic_depth_prob, **kwargs)
-
-
-ConvNeXt_Small_Weights = define_weights("ConvNeXt_Small_Weights")
 
 
 @register_model(weights=ConvNeXt_Small_Weights)
@@ -162,16 +161,10 @@ def convnext_small(*, stochastic_depth_prob: float = 0.4, **kwargs: Any) -> Conv
     return ConvNeXt((3, 3, 27, 3), (96, 192, 384, 768), stochastic_depth_prob=stochastic_depth_prob, **kwargs)
 
 
-ConvNeXt_Base_Weights = define_weights("ConvNeXt_Base_Weights")
-
-
 @register_model(weights=ConvNeXt_Base_Weights)
 def convnext_base(*, stochastic_depth_prob: float = 0.5, **kwargs: Any) -> ConvNeXt:
     """Build ConvNeXt-Base (88.6 M parameters); `kwargs` are passed to `ConvNeXt`."""
     return ConvNeXt((3, 3, 27, 3), (128, 256, 512, 1024), stochastic_depth_prob=stochastic_depth_prob, **kwargs)
-
-
-ConvNeXt_Large_Weights = define_weights("ConvNeXt_Large_Weights")
 
 
 @register_model(weights=ConvNeXt_Large_Weights)

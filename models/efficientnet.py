@@ -24,7 +24,19 @@ from zoofleet.models._layers import (
     make_divisible,
 )
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    EfficientNet_B0_Weights,
+    EfficientNet_B1_Weights,
+    EfficientNet_B2_Weights,
+    EfficientNet_B3_Weights,
+    EfficientNet_B4_Weights,
+    EfficientNet_B5_Weights,
+    EfficientNet_B6_Weights,
+    EfficientNet_B7_Weights,
+    EfficientNet_V2_L_Weights,
+    EfficientNet_V2_M_Weights,
+    EfficientNet_V2_S_Weights,
+)
 
 __all__ = [
     "EfficientNet",
@@ -302,16 +314,10 @@ def _efficientnet(
     return EfficientNet(stages, **(defaults | kwargs))
 
 
-EfficientNet_B0_Weights = define_weights("EfficientNet_B0_Weights")
-
-
 @register_model(weights=EfficientNet_B0_Weights)
 def efficientnet_b0(**kwargs: Any) -> EfficientNet:
     """Build EfficientNet-B0 (5.3 M parameters); `kwargs` are passed to `EfficientNet`."""
     return _efficientnet(_scaled(1.0, 1.0), kwargs, dropout=0.2)
-
-
-EfficientNet_B1_Weights = define_weights("EfficientNet_B1_Weights")
 
 
 @register_model(weights=EfficientNet_B1_Weights)
@@ -320,16 +326,10 @@ def efficientnet_b1(**kwargs: Any) -> EfficientNet:
     return _efficientnet(_scaled(1.0, 1.1), kwargs, dropout=0.2)
 
 
-EfficientNet_B2_Weights = define_weights("EfficientNet_B2_Weights")
-
-
 @register_model(weights=EfficientNet_B2_Weights)
 def efficientnet_b2(**kwargs: Any) -> EfficientNet:
     """Build EfficientNet-B2 (9.1 M parameters); `kwargs` are passed to `EfficientNet`."""
     return _efficientnet(_scaled(1.1, 1.2), kwargs, dropout=0.3)
-
-
-EfficientNet_B3_Weights = define_weights("EfficientNet_B3_Weights")
 
 
 @register_model(weights=EfficientNet_B3_Weights)
@@ -338,16 +338,10 @@ def efficientnet_b3(**kwargs: Any) -> EfficientNet:
     return _efficientnet(_scaled(1.2, 1.4), kwargs, dropout=0.3)
 
 
-EfficientNet_B4_Weights = define_weights("EfficientNet_B4_Weights")
-
-
 @register_model(weights=EfficientNet_B4_Weights)
 def efficientnet_b4(**kwargs: Any) -> EfficientNet:
     """Build EfficientNet-B4 (19.3 M parameters); `kwargs` are passed to `EfficientNet`."""
     return _efficientnet(_scaled(1.4, 1.8), kwargs, dropout=0.4)
-
-
-EfficientNet_B5_Weights = define_weights("EfficientNet_B5_Weights")
 
 
 @register_model(weights=EfficientNet_B5_Weights)
@@ -356,16 +350,10 @@ def efficientnet_b5(**kwargs: Any) -> EfficientNet:
     return _efficientnet(_scaled(1.6, 2.2), kwargs, dropout=0.4, norm_layer=_SLOW_NORM)
 
 
-EfficientNet_B6_Weights = define_weights("EfficientNet_B6_Weights")
-
-
 @register_model(weights=EfficientNet_B6_Weights)
 def efficientnet_b6(**kwargs: Any) -> EfficientNet:
     """Build EfficientNet-B6 (43.0 M parameters); `kwargs` are passed to `EfficientNet`."""
     return _efficientnet(_scaled(1.8, 2.6), kwargs, dropout=0.5, norm_layer=_SLOW_NORM)
-
-
-EfficientNet_B7_Weights = define_weights("EfficientNet_B7_Weights")
 
 
 @register_model(weights=EfficientNet_B7_Weights)
@@ -374,25 +362,16 @@ def efficientnet_b7(**kwargs: Any) -> EfficientNet:
     return _efficientnet(_scaled(2.0, 3.1), kwargs, dropout=0.5, norm_layer=_SLOW_NORM)
 
 
-EfficientNet_V2_S_Weights = define_weights("EfficientNet_V2_S_Weights")
-
-
 @register_model(weights=EfficientNet_V2_S_Weights)
 def efficientnet_v2_s(**kwargs: Any) -> EfficientNet:
     """Build EfficientNetV2-S (21.5 M parameters); `kwargs` are passed to `EfficientNet`."""
     return _efficientnet(_V2_S, kwargs, dropout=0.2, **_V2)
 
 
-EfficientNet_V2_M_Weights = define_weights("EfficientNet_V2_M_Weights")
-
-
 @register_model(weights=EfficientNet_V2_M_Weights)
 def efficientnet_v2_m(**kwargs: Any) -> EfficientNet:
     """Build EfficientNetV2-M (54.1 M parameters); `kwargs` are passed to `EfficientNet`."""
     return _efficientnet(_V2_M, kwargs, dropout=0.3, **_V2)
-
-
-EfficientNet_V2_L_Weights = define_weights("EfficientNet_V2_L_Weights")
 
 
 @register_model(weights=EfficientNet_V2_L_Weights)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.models._registry import load_published, register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import GoogLeNet_Weights
+from zoofleet.models._weights import WeightsEnum
 
 __all__ = ["BasicConv2d", "Concat", "GoogLeNet", "GoogLeNetOutputs", "GoogLeNet_Weights", "googlenet"]
 
@@ -223,9 +224,6 @@ class GoogLeNet(nn.Module):
         x = self.dropout(torch.flatten(self.avgpool(x), 1))  # (N, 1024)
         logits: Tensor = self.fc(x)
         return logits if aux1 is None or aux2 is None else GoogLeNetOutputs(logits, aux2, aux1)
-
-
-GoogLeNet_Weights = define_weights("GoogLeNet_Weights")
 
 
 def drop_heads(model: GoogLeNet, *, weights: WeightsEnum | None = None, aux_logits: bool | None = None) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.models._registry import load_published, register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import Inception_V3_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.googlenet import BasicConv2d, Concat, following, from_imagenet_scale
 
 __all__ = ["Inception3", "InceptionAux", "InceptionOutputs", "Inception_V3_Weights", "inception_v3"]
@@ -278,9 +279,6 @@ class Inception3(nn.Module):
         x = torch.flatten(self.dropout(self.avgpool(x)), 1)  # (N, 2048)
         logits: Tensor = self.fc(x)
         return logits if aux is None else InceptionOutputs(logits, aux)
-
-
-Inception_V3_Weights = define_weights("Inception_V3_Weights")
 
 
 def drop_head(model: Inception3, *, weights: WeightsEnum | None = None, aux_logits: bool | None = None) -> None:

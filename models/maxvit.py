@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv2dNormActivation, Layer, SqueezeExcitation, StochasticDepth
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MaxVit_T_Weights
 from zoofleet.models.swin_transformer import join_windows, relative_position_index, split_windows
 
 __all__ = ["MaxVit", "MaxVit_T_Weights", "maxvit_t"]
@@ -389,9 +389,6 @@ def _check_divides(input_size: Sequence[int], stages: int, partition_size: int) 
                 f"input_size={tuple(input_size)} gives stage {stage} a map of {sizes[0]}x{sizes[1]}, which does not "
                 f"divide into windows of partition_size={partition_size}"
             )
-
-
-MaxVit_T_Weights = define_weights("MaxVit_T_Weights")
 
 
 @register_model(weights=MaxVit_T_Weights, fixed={"input_size": lambda meta: tuple(meta["min_size"])})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zoofleet.errors import InvalidArgumentError, InvalidWeightsError
 from zoofleet.models._layers import make_divisible
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MNASNet0_5_Weights, MNASNet0_75_Weights, MNASNet1_0_Weights, MNASNet1_3_Weights
 
 __all__ = [
     "MNASNet",
@@ -152,16 +152,10 @@ class MNASNet(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
-MNASNet0_5_Weights = define_weights("MNASNet0_5_Weights")
-
-
 @register_model(weights=MNASNet0_5_Weights)
 def mnasnet0_5(**kwargs: Any) -> MNASNet:
     """Build MNASNet with 0.5 times the channels (2.2 M parameters); `kwargs` are passed to `MNASNet`."""
     return MNASNet(0.5, **kwargs)
-
-
-MNASNet0_75_Weights = define_weights("MNASNet0_75_Weights")
 
 
 @register_model(weights=MNASNet0_75_Weights)
@@ -170,16 +164,10 @@ def mnasnet0_75(**kwargs: Any) -> MNASNet:
     return MNASNet(0.75, **kwargs)
 
 
-MNASNet1_0_Weights = define_weights("MNASNet1_0_Weights")
-
-
 @register_model(weights=MNASNet1_0_Weights)
 def mnasnet1_0(**kwargs: Any) -> MNASNet:
     """Build MNASNet with 1.0 times the channels (4.4 M parameters); `kwargs` are passed to `MNASNet`."""
     return MNASNet(1.0, **kwargs)
-
-
-MNASNet1_3_Weights = define_weights("MNASNet1_3_Weights")
 
 
 @register_model(weights=MNASNet1_3_Weights)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv2dNormActivation, Layer, make_divisible
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MobileNet_V2_Weights
 
 __all__ = ["InvertedResidual", "MobileNetV2", "MobileNet_V2_Weights", "mobilenet_v2"]
 
@@ -173,9 +173,6 @@ def init_mobilenet(model: nn.Module) -> None:
             continue
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-MobileNet_V2_Weights = define_weights("MobileNet_V2_Weights")
 
 
 @register_model(weights=MobileNet_V2_Weights)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv2dNormActivation, Layer, SqueezeExcitation, make_divisible
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MobileNet_V3_Large_Weights, MobileNet_V3_Small_Weights
 from zoofleet.models.mobilenetv2 import init_mobilenet
 
 __all__ = [
@@ -250,9 +250,6 @@ def small_config(
     return rows, make_divisible(1024 // tail * width_mult)
 
 
-MobileNet_V3_Large_Weights = define_weights("MobileNet_V3_Large_Weights")
-
-
 @register_model(weights=MobileNet_V3_Large_Weights)
 def mobilenet_v3_large(
     *,
@@ -271,9 +268,6 @@ def mobilenet_v3_large(
     """
     configs, last_channel = large_config(width_mult=width_mult, dilated=dilated, reduced_tail=reduced_tail)
     return MobileNetV3(configs, last_channel, **kwargs)
-
-
-MobileNet_V3_Small_Weights = define_weights("MobileNet_V3_Small_Weights")
 
 
 @register_model(weights=MobileNet_V3_Small_Weights)

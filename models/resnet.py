@@ -16,7 +16,18 @@ from torch import Tensor, nn
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Layer
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    ResNet18_Weights,
+    ResNet34_Weights,
+    ResNet50_Weights,
+    ResNet101_Weights,
+    ResNet152_Weights,
+    ResNeXt50_32X4D_Weights,
+    ResNeXt101_32X8D_Weights,
+    ResNeXt101_64X4D_Weights,
+    Wide_ResNet50_2_Weights,
+    Wide_ResNet101_2_Weights,
+)
 
 __all__ = [
     "BasicBlock",
@@ -264,25 +275,16 @@ class ResNet(nn.Module):
         return logits
 
 
-ResNet18_Weights = define_weights("ResNet18_Weights")
-
-
 @register_model(weights=ResNet18_Weights)
 def resnet18(**kwargs: Any) -> ResNet:
     """Build ResNet-18 (11.7 M parameters); `kwargs` are passed to `ResNet`."""
     return ResNet(BasicBlock, (2, 2, 2, 2), **kwargs)
 
 
-ResNet34_Weights = define_weights("ResNet34_Weights")
-
-
 @register_model(weights=ResNet34_Weights)
 def resnet34(**kwargs: Any) -> ResNet:
     """Build ResNet-34 (21.8 M parameters); `kwargs` are passed to `ResNet`."""
     return ResNet(BasicBlock, (3, 4, 6, 3), **kwargs)
-
-
-ResNet50_Weights = define_weights("ResNet50_Weights")
 
 
 @register_model(weights=ResNet50_Weights)
@@ -295,16 +297,10 @@ def resnet50(**kwargs: Any) -> ResNet:
     return ResNet(Bottleneck, (3, 4, 6, 3), **kwargs)
 
 
-ResNet101_Weights = define_weights("ResNet101_Weights")
-
-
 @register_model(weights=ResNet101_Weights)
 def resnet101(**kwargs: Any) -> ResNet:
     """Build ResNet-101 (44.5 M parameters); `kwargs` are passed to `ResNet`."""
     return ResNet(Bottleneck, (3, 4, 23, 3), **kwargs)
-
-
-ResNet152_Weights = define_weights("ResNet152_Weights")
 
 
 @register_model(weights=ResNet152_Weights)
@@ -313,16 +309,10 @@ def resnet152(**kwargs: Any) -> ResNet:
     return ResNet(Bottleneck, (3, 8, 36, 3), **kwargs)
 
 
-ResNeXt50_32X4D_Weights = define_weights("ResNeXt50_32X4D_Weights")
-
-
 @register_model(weights=ResNeXt50_32X4D_Weights)
 def resnext50_32x4d(**kwargs: Any) -> ResNet:
     """Build ResNeXt-50 32x4d (25.0 M parameters); `kwargs` are passed to `ResNet`."""
     return ResNet(Bottleneck, (3, 4, 6, 3), groups=32, width_per_group=4, **kwargs)
-
-
-ResNeXt101_32X8D_Weights = define_weights("ResNeXt101_32X8D_Weights")
 
 
 @register_model(weights=ResNeXt101_32X8D_Weights)
@@ -331,25 +321,16 @@ def resnext101_32x8d(**kwargs: Any) -> ResNet:
     return ResNet(Bottleneck, (3, 4, 23, 3), groups=32, width_per_group=8, **kwargs)
 
 
-ResNeXt101_64X4D_Weights = define_weights("ResNeXt101_64X4D_Weights")
-
-
 @register_model(weights=ResNeXt101_64X4D_Weights)
 def resnext101_64x4d(**kwargs: Any) -> ResNet:
     """Build ResNeXt-101 64x4d (83.5 M parameters); `kwargs` are passed to `ResNet`."""
     return ResNet(Bottleneck, (3, 4, 23, 3), groups=64, width_per_group=4, **kwargs)
 
 
-Wide_ResNet50_2_Weights = define_weights("Wide_ResNet50_2_Weights")
-
-
 @register_model(weights=Wide_ResNet50_2_Weights)
 def wide_resnet50_2(**kwargs: Any) -> ResNet:
     """Build Wide ResNet-50-2 (68.9 M parameters); `kwargs` are passed to `ResNet`."""
     return ResNet(Bottleneck, (3, 4, 6, 3), width_per_group=128, **kwargs)
-
-
-Wide_ResNet101_2_Weights = define_weights("Wide_ResNet101_2_Weights")
 
 
 @register_model(weights=Wide_ResNet101_2_Weights)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import SqueezeNet1_0_Weights, SqueezeNet1_1_Weights
 
 __all__ = [
     "Fire",
@@ -128,16 +128,10 @@ class SqueezeNet(nn.Module):
         return torch.flatten(self.classifier(self.features(x)), 1)  # (N, num_classes, 1, 1) -> (N, num_classes)
 
 
-SqueezeNet1_0_Weights = define_weights("SqueezeNet1_0_Weights")
-
-
 @register_model(weights=SqueezeNet1_0_Weights)
 def squeezenet1_0(**kwargs: Any) -> SqueezeNet:
     """Build SqueezeNet 1.0 (1.2 M parameters); `kwargs` are passed to `SqueezeNet`."""
     return SqueezeNet("1_0", **kwargs)
-
-
-SqueezeNet1_1_Weights = define_weights("SqueezeNet1_1_Weights")
 
 
 @register_model(weights=SqueezeNet1_1_Weights)

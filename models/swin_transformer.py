@@ -19,7 +19,14 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import MLP, Layer, Permute, StochasticDepth
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    Swin_B_Weights,
+    Swin_S_Weights,
+    Swin_T_Weights,
+    Swin_V2_B_Weights,
+    Swin_V2_S_Weights,
+    Swin_V2_T_Weights,
+)
 
 __all__ = [
     "PatchMerging",
@@ -472,14 +479,6 @@ def _swin(
 
 def _swin_v2(**kwargs: Any) -> SwinTransformer:
     return _swin(window_size=(8, 8), block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2, **kwargs)
-
-
-Swin_T_Weights = define_weights("Swin_T_Weights")
-Swin_S_Weights = define_weights("Swin_S_Weights")
-Swin_B_Weights = define_weights("Swin_B_Weights")
-Swin_V2_T_Weights = define_weights("Swin_V2_T_Weights")
-Swin_V2_S_Weights = define_weights("Swin_V2_S_Weights")
-Swin_V2_B_Weights = define_weights("Swin_V2_B_Weights")
 
 
 @register_model(weights=Swin_T_Weights)

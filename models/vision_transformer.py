@@ -20,7 +20,13 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import MLP, Conv2dNormActivation, Layer
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    ViT_B_16_Weights,
+    ViT_B_32_Weights,
+    ViT_H_14_Weights,
+    ViT_L_16_Weights,
+    ViT_L_32_Weights,
+)
 
 __all__ = [
     "ConvStemConfig",
@@ -313,12 +319,6 @@ def interpolate_embeddings(
 
 _TRAINED_SIZE: Final = {"image_size": lambda meta: meta["min_size"][0]}
 """Position embeddings are of the size that weights were trained with."""
-
-ViT_B_16_Weights = define_weights("ViT_B_16_Weights")
-ViT_B_32_Weights = define_weights("ViT_B_32_Weights")
-ViT_L_16_Weights = define_weights("ViT_L_16_Weights")
-ViT_L_32_Weights = define_weights("ViT_L_32_Weights")
-ViT_H_14_Weights = define_weights("ViT_H_14_Weights")
 
 
 @register_model(weights=ViT_B_16_Weights, fixed=_TRAINED_SIZE)

@@ -16,7 +16,13 @@ from torch.nn import functional as F
 from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import (
+    FasterRCNN_MobileNet_V3_Large_320_FPN_Weights,
+    FasterRCNN_MobileNet_V3_Large_FPN_Weights,
+    FasterRCNN_ResNet50_FPN_V2_Weights,
+    FasterRCNN_ResNet50_FPN_Weights,
+)
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.detection._checks import check_classes, check_options, out_channels, positive
 from zoofleet.models.detection.anchor_utils import AnchorGenerator
 from zoofleet.models.detection.backbone_utils import drop_norm_eps, mobilenet_v3_large_fpn, resnet50_fpn
@@ -248,9 +254,6 @@ def conv_heads(channels: int, rpn_anchor_generator: AnchorGenerator | None) -> d
     }
 
 
-FasterRCNN_ResNet50_FPN_Weights = define_weights("FasterRCNN_ResNet50_FPN_Weights")
-
-
 @register_model(weights=FasterRCNN_ResNet50_FPN_Weights, weights_backbone=ResNet50_Weights)
 def fasterrcnn_resnet50_fpn(
     *,
@@ -280,9 +283,6 @@ def fasterrcnn_resnet50_fpn(
         if weights is FasterRCNN_ResNet50_FPN_Weights.COCO_V1:
             drop_norm_eps(model)
     return model
-
-
-FasterRCNN_ResNet50_FPN_V2_Weights = define_weights("FasterRCNN_ResNet50_FPN_V2_Weights")
 
 
 @register_model(weights=FasterRCNN_ResNet50_FPN_V2_Weights, weights_backbone=ResNet50_Weights)
@@ -333,9 +333,6 @@ def _mobilenet_v3_large_fpn(
     return model
 
 
-FasterRCNN_MobileNet_V3_Large_FPN_Weights = define_weights("FasterRCNN_MobileNet_V3_Large_FPN_Weights")
-
-
 @register_model(weights=FasterRCNN_MobileNet_V3_Large_FPN_Weights, weights_backbone=MobileNet_V3_Large_Weights)
 def fasterrcnn_mobilenet_v3_large_fpn(
     *,
@@ -352,9 +349,6 @@ def fasterrcnn_mobilenet_v3_large_fpn(
     out.
     """
     return _mobilenet_v3_large_fpn(weights, progress, num_classes, weights_backbone, trainable_backbone_layers, kwargs)
-
-
-FasterRCNN_MobileNet_V3_Large_320_FPN_Weights = define_weights("FasterRCNN_MobileNet_V3_Large_320_FPN_Weights")
 
 
 @register_model(weights=FasterRCNN_MobileNet_V3_Large_320_FPN_Weights, weights_backbone=MobileNet_V3_Large_Weights)

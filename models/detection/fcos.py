@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import FCOS_ResNet50_FPN_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.detection._boxes import BELOW_LOW, LinearBoxCoder, at_least_float32
 from zoofleet.models.detection._checkpoints import upgrade_keys_hook
 from zoofleet.models.detection._checks import (
@@ -293,9 +294,6 @@ def _centredness(distances: Tensor) -> Tensor:
     """1 in the middle of a box to 0 at its sides, from codes (K, 4) of `LinearBoxCoder`: (K,). FCOS, equation 3."""
     across, down = distances[:, 0::2], distances[:, 1::2]  # (K, 2) each
     return ((across.amin(dim=1) / across.amax(dim=1)) * (down.amin(dim=1) / down.amax(dim=1))).sqrt()
-
-
-FCOS_ResNet50_FPN_Weights = define_weights("FCOS_ResNet50_FPN_Weights")
 
 
 @register_model(weights=FCOS_ResNet50_FPN_Weights, weights_backbone=ResNet50_Weights)

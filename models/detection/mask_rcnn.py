@@ -16,7 +16,8 @@ from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import MaskRCNN_ResNet50_FPN_V2_Weights, MaskRCNN_ResNet50_FPN_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.detection._checks import check_classes, out_channels, positive
 from zoofleet.models.detection.backbone_utils import drop_norm_eps, resnet50_fpn
 from zoofleet.models.detection.faster_rcnn import FasterRCNN, conv_heads, pyramid_roi_pool
@@ -125,9 +126,6 @@ class MaskRCNN(FasterRCNN):
             raise InvalidArgumentError("every target must have masks, uint8 or bool of shape (N, H, W)")
 
 
-MaskRCNN_ResNet50_FPN_Weights = define_weights("MaskRCNN_ResNet50_FPN_Weights")
-
-
 @register_model(weights=MaskRCNN_ResNet50_FPN_Weights, weights_backbone=ResNet50_Weights)
 def maskrcnn_resnet50_fpn(
     *,
@@ -157,9 +155,6 @@ def maskrcnn_resnet50_fpn(
         if weights is MaskRCNN_ResNet50_FPN_Weights.COCO_V1:
             drop_norm_eps(model)
     return model
-
-
-MaskRCNN_ResNet50_FPN_V2_Weights = define_weights("MaskRCNN_ResNet50_FPN_V2_Weights")
 
 
 @register_model(weights=MaskRCNN_ResNet50_FPN_V2_Weights, weights_backbone=ResNet50_Weights)

@@ -19,7 +19,8 @@ from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import RetinaNet_ResNet50_FPN_V2_Weights, RetinaNet_ResNet50_FPN_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.detection._boxes import BETWEEN, BoxCoder, at_least_float32, keep_best_anchors, match
 from zoofleet.models.detection._checkpoints import upgrade_retinanet_keys_hook
 from zoofleet.models.detection._checks import (
@@ -273,9 +274,6 @@ def _anchors() -> AnchorGenerator:
     )
 
 
-RetinaNet_ResNet50_FPN_Weights = define_weights("RetinaNet_ResNet50_FPN_Weights")
-
-
 @register_model(weights=RetinaNet_ResNet50_FPN_Weights, weights_backbone=ResNet50_Weights)
 def retinanet_resnet50_fpn(
     *,
@@ -312,9 +310,6 @@ def retinanet_resnet50_fpn(
         if weights is RetinaNet_ResNet50_FPN_Weights.COCO_V1:
             drop_norm_eps(model)
     return model
-
-
-RetinaNet_ResNet50_FPN_V2_Weights = define_weights("RetinaNet_ResNet50_FPN_V2_Weights")
 
 
 @register_model(weights=RetinaNet_ResNet50_FPN_V2_Weights, weights_backbone=ResNet50_Weights)

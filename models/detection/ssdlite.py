@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import SSDLite320_MobileNet_V3_Large_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.detection._checks import positive
 from zoofleet.models.detection._init import normal_init
 from zoofleet.models.detection._utils import retrieve_out_channels
@@ -147,9 +148,6 @@ class SSDLiteHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Maps (N, C, H, W) to logits (N, boxes, classes) and codes (N, boxes, 4)."""
         return self.classification_head(maps), self.regression_head(maps)
-
-
-SSDLite320_MobileNet_V3_Large_Weights = define_weights("SSDLite320_MobileNet_V3_Large_Weights")
 
 
 @register_model(weights=SSDLite320_MobileNet_V3_Large_Weights, weights_backbone=MobileNet_V3_Large_Weights)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import Raft_Large_Weights, Raft_Small_Weights
 from zoofleet.models.ops import correlation_lookup
 
 __all__ = [
@@ -535,9 +535,6 @@ def _raft(
     return RAFT(**(parts | replaced))
 
 
-Raft_Large_Weights = define_weights("Raft_Large_Weights")
-
-
 @register_model(weights=Raft_Large_Weights)
 def raft_large(**kwargs: Any) -> RAFT:
     """Build RAFT (5.3 M parameters): residual encoders, GRUs of 1x5 and 5x1, and learned upsampling.
@@ -561,9 +558,6 @@ def raft_large(**kwargs: Any) -> RAFT:
         flow_head_size=256,
         mask_predictor_size=256,
     )
-
-
-Raft_Small_Weights = define_weights("Raft_Small_Weights")
 
 
 @register_model(weights=Raft_Small_Weights)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import GoogLeNet_QuantizedWeights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.googlenet import GoogLeNet, GoogLeNet_Weights, drop_heads, following
 from zoofleet.models.quantization._convert import quantized
 from zoofleet.models.quantization._quantizable import QuantizableInception
@@ -19,9 +20,6 @@ class QuantizableGoogLeNet(QuantizableInception, GoogLeNet):
     Args:
         **kwargs: passed to `GoogLeNet`, such as `num_classes`.
     """
-
-
-GoogLeNet_QuantizedWeights = define_weights("GoogLeNet_QuantizedWeights")
 
 
 @register_model(

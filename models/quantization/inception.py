@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import Inception_V3_QuantizedWeights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.googlenet import following
 from zoofleet.models.inception import Inception3, Inception_V3_Weights, drop_head
 from zoofleet.models.quantization._convert import quantized
@@ -20,9 +21,6 @@ class QuantizableInception3(QuantizableInception, Inception3):
     Args:
         **kwargs: passed to `Inception3`, such as `num_classes`.
     """
-
-
-Inception_V3_QuantizedWeights = define_weights("Inception_V3_QuantizedWeights")
 
 
 @register_model(

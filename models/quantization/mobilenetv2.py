@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.ao.nn.quantized import FloatFunctional
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MobileNet_V2_QuantizedWeights
 from zoofleet.models.mobilenetv2 import InvertedResidual, MobileNet_V2_Weights, MobileNetV2
 from zoofleet.models.quantization._convert import quantized
 from zoofleet.models.quantization._quantizable import Quantizable
@@ -41,9 +41,6 @@ class QuantizableMobileNetV2(Quantizable, MobileNetV2):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(block=QuantizableInvertedResidual, activation_layer=nn.ReLU, **kwargs)
-
-
-MobileNet_V2_QuantizedWeights = define_weights("MobileNet_V2_QuantizedWeights")
 
 
 @register_model(

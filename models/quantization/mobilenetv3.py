@@ -9,7 +9,7 @@ from torch.ao.nn.quantized import FloatFunctional
 
 from zoofleet.models._layers import Layer, SqueezeExcitation
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MobileNet_V3_Large_QuantizedWeights
 from zoofleet.models.mobilenetv3 import (
     InvertedResidual,
     InvertedResidualConfig,
@@ -68,9 +68,6 @@ class QuantizableMobileNetV3(Quantizable, MobileNetV3):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, block=QuantizableInvertedResidual, **kwargs)
-
-
-MobileNet_V3_Large_QuantizedWeights = define_weights("MobileNet_V3_Large_QuantizedWeights")
 
 
 @register_model(

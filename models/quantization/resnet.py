@@ -8,7 +8,12 @@ from torch import Tensor, nn
 from torch.ao.nn.quantized import FloatFunctional
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    ResNet18_QuantizedWeights,
+    ResNet50_QuantizedWeights,
+    ResNeXt101_32X8D_QuantizedWeights,
+    ResNeXt101_64X4D_QuantizedWeights,
+)
 from zoofleet.models.quantization._convert import quantized
 from zoofleet.models.quantization._quantizable import Quantizable
 from zoofleet.models.resnet import (
@@ -78,8 +83,6 @@ class QuantizableResNet(Quantizable, ResNet):
 
 _INT8: Final = (quantized("fbgemm"),)
 
-ResNet18_QuantizedWeights = define_weights("ResNet18_QuantizedWeights")
-
 
 @register_model(
     name="quantized_resnet18",
@@ -96,9 +99,6 @@ def resnet18(**kwargs: Any) -> QuantizableResNet:
     return QuantizableResNet(QuantizableBasicBlock, (2, 2, 2, 2), **kwargs)
 
 
-ResNet50_QuantizedWeights = define_weights("ResNet50_QuantizedWeights")
-
-
 @register_model(
     name="quantized_resnet50",
     weights=ResNet50_QuantizedWeights,
@@ -110,9 +110,6 @@ def resnet50(**kwargs: Any) -> QuantizableResNet:
     return QuantizableResNet(QuantizableBottleneck, (3, 4, 6, 3), **kwargs)
 
 
-ResNeXt101_32X8D_QuantizedWeights = define_weights("ResNeXt101_32X8D_QuantizedWeights")
-
-
 @register_model(
     name="quantized_resnext101_32x8d",
     weights=ResNeXt101_32X8D_QuantizedWeights,
@@ -122,9 +119,6 @@ ResNeXt101_32X8D_QuantizedWeights = define_weights("ResNeXt101_32X8D_QuantizedWe
 def resnext101_32x8d(**kwargs: Any) -> QuantizableResNet:
     """Build ResNeXt-101 32x8d (88.8 M parameters); the arguments are those of `resnet18`."""
     return QuantizableResNet(QuantizableBottleneck, (3, 4, 23, 3), groups=32, width_per_group=8, **kwargs)
-
-
-ResNeXt101_64X4D_QuantizedWeights = define_weights("ResNeXt101_64X4D_QuantizedWeights")
 
 
 @register_model(

@@ -8,7 +8,12 @@ from torch import Tensor
 from torch.ao.nn.quantized import FloatFunctional
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    ShuffleNet_V2_X0_5_QuantizedWeights,
+    ShuffleNet_V2_X1_0_QuantizedWeights,
+    ShuffleNet_V2_X1_5_QuantizedWeights,
+    ShuffleNet_V2_X2_0_QuantizedWeights,
+)
 from zoofleet.models.quantization._convert import quantized
 from zoofleet.models.quantization._quantizable import Quantizable
 from zoofleet.models.shufflenetv2 import (
@@ -61,8 +66,6 @@ class QuantizableShuffleNetV2(Quantizable, ShuffleNetV2):
 
 _INT8: Final = (quantized("fbgemm"),)
 
-ShuffleNet_V2_X0_5_QuantizedWeights = define_weights("ShuffleNet_V2_X0_5_QuantizedWeights")
-
 
 @register_model(
     name="quantized_shufflenet_v2_x0_5",
@@ -79,9 +82,6 @@ def shufflenet_v2_x0_5(**kwargs: Any) -> QuantizableShuffleNetV2:
     return QuantizableShuffleNetV2((4, 8, 4), (24, 48, 96, 192, 1024), **kwargs)
 
 
-ShuffleNet_V2_X1_0_QuantizedWeights = define_weights("ShuffleNet_V2_X1_0_QuantizedWeights")
-
-
 @register_model(
     name="quantized_shufflenet_v2_x1_0",
     weights=ShuffleNet_V2_X1_0_QuantizedWeights,
@@ -93,9 +93,6 @@ def shufflenet_v2_x1_0(**kwargs: Any) -> QuantizableShuffleNetV2:
     return QuantizableShuffleNetV2((4, 8, 4), (24, 116, 232, 464, 1024), **kwargs)
 
 
-ShuffleNet_V2_X1_5_QuantizedWeights = define_weights("ShuffleNet_V2_X1_5_QuantizedWeights")
-
-
 @register_model(
     name="quantized_shufflenet_v2_x1_5",
     weights=ShuffleNet_V2_X1_5_QuantizedWeights,
@@ -105,9 +102,6 @@ ShuffleNet_V2_X1_5_QuantizedWeights = define_weights("ShuffleNet_V2_X1_5_Quantiz
 def shufflenet_v2_x1_5(**kwargs: Any) -> QuantizableShuffleNetV2:
     """Build ShuffleNet V2 1.5x (3.5 M parameters); the arguments are those of `shufflenet_v2_x0_5`."""
     return QuantizableShuffleNetV2((4, 8, 4), (24, 176, 352, 704, 1024), **kwargs)
-
-
-ShuffleNet_V2_X2_0_QuantizedWeights = define_weights("ShuffleNet_V2_X2_0_QuantizedWeights")
 
 
 @register_model(

@@ -13,7 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import (
+    DeepLabV3_MobileNet_V3_Large_Weights,
+    DeepLabV3_ResNet50_Weights,
+    DeepLabV3_ResNet101_Weights,
+)
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.mobilenetv3 import MobileNet_V3_Large_Weights
 from zoofleet.models.resnet import ResNet50_Weights, ResNet101_Weights, resnet50, resnet101
 from zoofleet.models.segmentation._segmenter import (
@@ -126,9 +131,6 @@ class DeepLabV3(Segmenter):
     """DeepLabV3; arguments, input and output are those of `Segmenter`."""
 
 
-DeepLabV3_ResNet50_Weights = define_weights("DeepLabV3_ResNet50_Weights")
-
-
 @register_model(weights=DeepLabV3_ResNet50_Weights, weights_backbone=ResNet50_Weights, fixed=TRAINED_WITH_HEAD)
 def deeplabv3_resnet50(
     *,
@@ -156,9 +158,6 @@ def deeplabv3_resnet50(
     )
 
 
-DeepLabV3_ResNet101_Weights = define_weights("DeepLabV3_ResNet101_Weights")
-
-
 @register_model(weights=DeepLabV3_ResNet101_Weights, weights_backbone=ResNet101_Weights, fixed=TRAINED_WITH_HEAD)
 def deeplabv3_resnet101(
     *,
@@ -177,9 +176,6 @@ def deeplabv3_resnet101(
         aux_loss=aux_loss,
         weights_backbone=weights_backbone,
     )
-
-
-DeepLabV3_MobileNet_V3_Large_Weights = define_weights("DeepLabV3_MobileNet_V3_Large_Weights")
 
 
 @register_model(

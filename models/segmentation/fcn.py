@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import FCN_ResNet50_Weights, FCN_ResNet101_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.resnet import ResNet50_Weights, ResNet101_Weights, resnet50, resnet101
 from zoofleet.models.segmentation._segmenter import (
     TRAINED_WITH_HEAD,
@@ -24,9 +25,6 @@ __all__ = ["FCN", "FCNHead", "FCN_ResNet50_Weights", "FCN_ResNet101_Weights", "f
 
 class FCN(Segmenter):
     """FCN; arguments, input and output are those of `Segmenter`."""
-
-
-FCN_ResNet50_Weights = define_weights("FCN_ResNet50_Weights")
 
 
 @register_model(weights=FCN_ResNet50_Weights, weights_backbone=ResNet50_Weights, fixed=TRAINED_WITH_HEAD)
@@ -54,9 +52,6 @@ def fcn_resnet50(
         aux_loss=aux_loss,
         weights_backbone=weights_backbone,
     )
-
-
-FCN_ResNet101_Weights = define_weights("FCN_ResNet101_Weights")
 
 
 @register_model(weights=FCN_ResNet101_Weights, weights_backbone=ResNet101_Weights, fixed=TRAINED_WITH_HEAD)

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import LRASPP_MobileNet_V3_Large_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.mobilenetv3 import MobileNet_V3_Large_Weights
 from zoofleet.models.segmentation._segmenter import DilatedBackbone, check_images, upsample
 
@@ -85,9 +86,6 @@ class LRASPP(nn.Module):
         check_images(x)
         features = self.backbone(x)
         return OrderedDict(out=upsample(self.classifier(features["low"], features["high"]), x))
-
-
-LRASPP_MobileNet_V3_Large_Weights = define_weights("LRASPP_MobileNet_V3_Large_Weights")
 
 
 @register_model(weights=LRASPP_MobileNet_V3_Large_Weights, weights_backbone=MobileNet_V3_Large_Weights)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import MLP, Layer, StochasticDepth
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MViT_V1_B_Weights, MViT_V2_S_Weights
 
 __all__ = ["MSBlockConfig", "MViT", "MViT_V1_B_Weights", "MViT_V2_S_Weights", "mvit_v1_b", "mvit_v2_s"]
 
@@ -443,9 +443,6 @@ _TRAINED_SIZE: Final = {
     "temporal_size": lambda meta: meta["min_temporal_size"],
 }
 """Position embeddings are of the size that weights were trained with."""
-
-MViT_V1_B_Weights = define_weights("MViT_V1_B_Weights")
-MViT_V2_S_Weights = define_weights("MViT_V2_S_Weights")
 
 
 @register_model(weights=MViT_V1_B_Weights, fixed=_TRAINED_SIZE)

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MC3_18_Weights, R2Plus1D_18_Weights, R3D_18_Weights
 
 __all__ = [
     "MC3_18_Weights",
@@ -192,11 +192,6 @@ def _video_resnet(
     **kwargs: Any,
 ) -> VideoResNet:
     return VideoResNet(stem=stem(), conv_makers=conv_makers, layers=(2, 2, 2, 2), **kwargs)
-
-
-R3D_18_Weights = define_weights("R3D_18_Weights")
-MC3_18_Weights = define_weights("MC3_18_Weights")
-R2Plus1D_18_Weights = define_weights("R2Plus1D_18_Weights")
 
 
 @register_model(weights=R3D_18_Weights)

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv3dNormActivation, Layer
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import S3D_Weights
 
 __all__ = ["S3D", "S3D_Weights", "s3d"]
 
@@ -162,9 +162,6 @@ class S3D(nn.Module):
         maps = self.classifier(self.avgpool(self.features(x)))  # (N, num_classes, T', H', W')
         logits: Tensor = maps.mean((2, 3, 4))
         return logits
-
-
-S3D_Weights = define_weights("S3D_Weights")
 
 
 @register_model(weights=S3D_Weights)

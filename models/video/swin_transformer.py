@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Layer
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import Swin3D_B_Weights, Swin3D_S_Weights, Swin3D_T_Weights
 from zoofleet.models.swin_transformer import (
     PatchMerging,
     ShiftedWindowAttention,
@@ -176,11 +176,6 @@ def _swin3d(
     **kwargs: Any,
 ) -> SwinTransformer3d:
     return SwinTransformer3d((2, 4, 4), embed_dim, depths, num_heads, (8, 7, 7), **kwargs)
-
-
-Swin3D_T_Weights = define_weights("Swin3D_T_Weights")
-Swin3D_S_Weights = define_weights("Swin3D_S_Weights")
-Swin3D_B_Weights = define_weights("Swin3D_B_Weights")
 
 
 @register_model(weights=Swin3D_T_Weights)

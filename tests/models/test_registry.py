@@ -26,6 +26,8 @@ from zoofleet.models import (
     ResNet50_Weights,
     WeightsEnum,
     _registry,
+    _weight_sets,
+    _weights,
     get_model,
     get_model_builder,
     get_model_weights,
@@ -36,7 +38,6 @@ from zoofleet.models import (
     register_model,
     resnet50,
 )
-from zoofleet.models._weights import define_weights
 from zoofleet.models.quantization import MobileNet_V2_QuantizedWeights
 
 V1, V2 = ResNet50_Weights.IMAGENET1K_V1, ResNet50_Weights.IMAGENET1K_V2
@@ -222,11 +223,12 @@ def test_members_survive_pickling_and_copying() -> None:
     assert repr(V2) == "ResNet50_Weights.IMAGENET1K_V2"
 
 
-def test_an_enum_is_defined_once_and_from_the_catalog() -> None:
-    with pytest.raises(InternalError, match="defined already"):
-        define_weights("ResNet50_Weights")
-    with pytest.raises(InternalError, match="not in the catalog"):
-        define_weights("ResNet51_Weights")
+def test_an_enum_is_made_once_and_belongs_to_its_builders_module() -> None:
+    assert _weights.weights_enum("ResNet50_Weights") is _weight_sets.ResNet50_Weights is ResNet50_Weights
+    for name in list_models():
+        assert get_model_weights(name).__module__ == get_model_builder(name).__module__
+    with pytest.raises(ImportError, match="ResNet51_Weights"):
+        from zoofleet.models._weight_sets import ResNet51_Weights  # type: ignore[attr-defined]  # noqa: F401
 
 
 def test_presets_take_further_options() -> None:

@@ -40,9 +40,12 @@ class BasicConv2d(nn.Module):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: of the convolution.
+        kernel_size: height and width of the convolution.
         **kwargs: passed to the convolution.
     """
+
+    fused = (("conv", "bn", "relu"),)
+    """The runs of children that quantization joins to one INT8 layer, see `Quantizable.fuse_model`."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], **kwargs: Any) -> None:
         super().__init__()

@@ -42,6 +42,8 @@ __all__ = [
 class QuantizableBasicBlock(BasicBlock):
     """Two 3x3 convolutions with a shortcut, whose sum has a scale of its own."""
 
+    fused = (("conv1", "bn1", "relu"), ("conv2", "bn2"))
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.add_relu = FloatFunctional()
@@ -77,8 +79,10 @@ class QuantizableResNet(Quantizable, ResNet):
     Args:
         block: `QuantizableBasicBlock` or `QuantizableBottleneck`.
         layers: number of blocks in each of the four stages.
-        **kwargs: passed to `ResNet`, such as `num_classes`.
+        **kwargs: options of `ResNet`, such as `num_classes`.
     """
+
+    fused = (("conv1", "bn1", "relu"),)
 
 
 _INT8: Final = (quantized("fbgemm"),)

@@ -1,6 +1,8 @@
 """AlexNet in its single-column form.
 
 Source: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014, arXiv:1404.5997.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
@@ -71,6 +73,6 @@ def alexnet(**kwargs: Any) -> AlexNet:
     """Build AlexNet (61.1 M parameters).
 
     Args:
-        **kwargs: passed to `AlexNet`, such as `num_classes`.
+        **kwargs: options of `AlexNet`: `num_classes` and `dropout`.
     """
     return AlexNet(**kwargs)

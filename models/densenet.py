@@ -2,6 +2,9 @@
 
 Source: Huang et al., "Densely Connected Convolutional Networks", CVPR 2017, arXiv:1608.06993. Recomputing the
 concatenations in the backward pass follows Pleiss et al., arXiv:1707.06990.
+
+In shapes, N is the number of images, C the number of channels, and H and W are the height and width of an image or a
+map.
 """
 
 from __future__ import annotations
@@ -166,23 +169,39 @@ def rename_legacy_keys(module: nn.Module, state_dict: dict[str, Any], *_: object
 
 @register_model(weights=DenseNet121_Weights)
 def densenet121(**kwargs: Any) -> DenseNet:
-    """Build DenseNet-121 (8.0 M parameters); `kwargs` are passed to `DenseNet`."""
+    """Build DenseNet-121 (8.0 M parameters).
+
+    Args:
+        **kwargs: options of `DenseNet`: `num_classes`, `bn_size`, `drop_rate` and `memory_efficient`.
+    """
     return DenseNet(32, (6, 12, 24, 16), 64, **kwargs)
 
 
 @register_model(weights=DenseNet161_Weights)
 def densenet161(**kwargs: Any) -> DenseNet:
-    """Build DenseNet-161 (28.7 M parameters); `kwargs` are passed to `DenseNet`."""
+    """Build DenseNet-161 (28.7 M parameters).
+
+    Args:
+        **kwargs: options of `DenseNet`: `num_classes`, `bn_size`, `drop_rate` and `memory_efficient`.
+    """
     return DenseNet(48, (6, 12, 36, 24), 96, **kwargs)
 
 
 @register_model(weights=DenseNet169_Weights)
 def densenet169(**kwargs: Any) -> DenseNet:
-    """Build DenseNet-169 (14.1 M parameters); `kwargs` are passed to `DenseNet`."""
+    """Build DenseNet-169 (14.1 M parameters).
+
+    Args:
+        **kwargs: options of `DenseNet`: `num_classes`, `bn_size`, `drop_rate` and `memory_efficient`.
+    """
     return DenseNet(32, (6, 12, 32, 32), 64, **kwargs)
 
 
 @register_model(weights=DenseNet201_Weights)
 def densenet201(**kwargs: Any) -> DenseNet:
-    """Build DenseNet-201 (20.0 M parameters); `kwargs` are passed to `DenseNet`."""
+    """Build DenseNet-201 (20.0 M parameters).
+
+    Args:
+        **kwargs: options of `DenseNet`: `num_classes`, `bn_size`, `drop_rate` and `memory_efficient`.
+    """
     return DenseNet(32, (6, 12, 48, 32), 64, **kwargs)

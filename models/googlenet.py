@@ -2,6 +2,9 @@
 
 Source: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, arXiv:1409.4842, with batch normalisation after
 each convolution (arXiv:1502.03167). The published weights were trained with 3x3 convolutions where the paper has 5x5.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map. A prime marks sizes of
+the output.
 """
 
 from __future__ import annotations
@@ -258,11 +261,11 @@ def googlenet(
     """Build GoogLeNet (13.0 M parameters, of which the auxiliary heads have 6.4 M).
 
     Args:
-        aux_logits: with auxiliary heads, which were not trained in the published weights; None for those alone that
-            have random weights.
+        aux_logits: whether the model has auxiliary heads, which were not trained in the published weights; None for
+            those alone that have random weights.
         transform_input: rescale images from ImageNet's mean and standard deviation to -1..1; None for doing so with
             published weights, which need it.
-        **kwargs: options of `GoogLeNet`: `num_classes`, `init_weights`, `blocks`, `dropout` and `dropout_aux`.
+        **kwargs: options of `GoogLeNet`: `num_classes`, `init_weights`, `dropout` and `dropout_aux`.
     """
     # The published file has the heads, so they must be there to load it.
     heads = weights is not None or aux_logits is not False

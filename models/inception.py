@@ -1,6 +1,8 @@
 """Inception v3.
 
 Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016, arXiv:1512.00567.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
@@ -298,7 +300,7 @@ def inception_v3(
     """Build Inception v3 (27.2 M parameters, of which the auxiliary head has 3.3 M).
 
     Args:
-        aux_logits: with the auxiliary head.
+        aux_logits: whether the model has the auxiliary head.
         transform_input: rescale images from ImageNet's mean and standard deviation to -1..1; None for doing so with
             published weights, which need it.
         **kwargs: options of `Inception3`: `num_classes`, `init_weights` and `dropout`.

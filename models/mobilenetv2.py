@@ -1,6 +1,8 @@
 """MobileNetV2.
 
 Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, arXiv:1801.04381.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
@@ -37,10 +39,10 @@ class InvertedResidual(nn.Module):
     Args:
         inp: channels of the input.
         oup: channels of the output.
-        stride: of the 3x3 convolution, 1 or 2.
+        stride: stride of the 3x3 convolution, 1 or 2.
         expand_ratio: widening between the 1x1 convolutions; 1 leaves the first of them out.
-        norm_layer: made with the number of channels; None for batch norm.
-        activation_layer: made with `inplace=True`.
+        norm_layer: makes a normalisation layer from its number of channels; None for batch norm.
+        activation_layer: makes an activation, called with `inplace=True`.
     """
 
     def __init__(
@@ -95,9 +97,9 @@ class MobileNetV2(nn.Module):
             paper's.
         round_nearest: channels are multiples of this.
         block: makes a block from the arguments of `InvertedResidual`, which is what None means.
-        norm_layer: made with the number of channels; None for batch norm.
+        norm_layer: makes a normalisation layer from its number of channels; None for batch norm.
         dropout: probability before the classifier.
-        activation_layer: made with `inplace=True`.
+        activation_layer: makes an activation, called with `inplace=True`.
 
     Raises:
         InvalidArgumentError: no stages, or a stage of other than four numbers.
@@ -180,6 +182,7 @@ def mobilenet_v2(**kwargs: Any) -> MobileNetV2:
     """Build MobileNetV2 (3.5 M parameters).
 
     Args:
-        **kwargs: passed to `MobileNetV2`, such as `num_classes`.
+        **kwargs: options of `MobileNetV2`: `num_classes`, `width_mult`, `inverted_residual_setting`, `round_nearest`,
+            `block`, `norm_layer`, `dropout` and `activation_layer`.
     """
     return MobileNetV2(**kwargs)

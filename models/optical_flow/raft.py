@@ -213,7 +213,7 @@ class RecurrentBlock(nn.Module):
     Args:
         input_size: channels of the input.
         hidden_size: channels of the hidden state.
-        kernel_sizes: of the convolutions of each GRU, odd.
+        kernel_sizes: kernel size of the convolutions of each GRU, odd.
     """
 
     def __init__(
@@ -282,7 +282,7 @@ class MaskPredictor(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(N, in_channels, h, w) -> logits (N, 9 * 8 * 8, h, w): neighbour, then the image pixel's row and column."""
-        # The paper does not mention the factor. Its authors' code has it so that this branch's gradients stay in balance
+        # The paper does not mention the factor. Its authors' code has it to keep this branch's gradients in balance
         # with the others' (core/update.py in github.com/princeton-vl/RAFT), and the published weights were trained so.
         out: Tensor = 0.25 * self.conv(self.convrelu(hidden))
         return out

@@ -1,4 +1,7 @@
-"""What the float form of every quantized model has."""
+"""What the float form of every quantized model has.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
+"""
 
 from __future__ import annotations
 

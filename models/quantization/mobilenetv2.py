@@ -1,6 +1,8 @@
 """MobileNetV2 whose float form can be quantized to INT8.
 
 It has ReLU where the float model has ReLU6: the quantized range cuts off above anyway, and ReLU can be fused.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class QuantizableMobileNetV2(Quantizable, MobileNetV2):
     """MobileNetV2 with the marks between which activations are INT8.
 
     Args:
-        **kwargs: passed to `MobileNetV2`, such as `num_classes`.
+        **kwargs: options of `MobileNetV2`: `num_classes`, `width_mult`, `inverted_residual_setting`, `round_nearest`,
+            `block`, `norm_layer`, `dropout` and `activation_layer`.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -53,6 +56,7 @@ def mobilenet_v2(**kwargs: Any) -> QuantizableMobileNetV2:
     """Build MobileNetV2 (3.5 M parameters), in float ready for quantization or in INT8.
 
     Args:
-        **kwargs: passed to `QuantizableMobileNetV2`, such as `num_classes`.
+        **kwargs: options of `QuantizableMobileNetV2`: `num_classes`, `width_mult`, `inverted_residual_setting`,
+            `round_nearest`, `norm_layer` and `dropout`.
     """
     return QuantizableMobileNetV2(**kwargs)

@@ -1,4 +1,7 @@
-"""ResNets whose float form can be quantized to INT8."""
+"""ResNets whose float form can be quantized to INT8.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,8 @@ def resnet18(**kwargs: Any) -> QuantizableResNet:
     """Build ResNet-18 (11.7 M parameters), in float ready for quantization or in INT8.
 
     Args:
-        **kwargs: passed to `QuantizableResNet`, such as `num_classes`.
+        **kwargs: options of `QuantizableResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation`
+            and `norm_layer`.
     """
     return QuantizableResNet(QuantizableBasicBlock, (2, 2, 2, 2), **kwargs)
 
@@ -110,7 +114,12 @@ def resnet18(**kwargs: Any) -> QuantizableResNet:
     finish=_INT8,
 )
 def resnet50(**kwargs: Any) -> QuantizableResNet:
-    """Build ResNet-50 (25.6 M parameters); the arguments are those of `resnet18`."""
+    """Build ResNet-50 (25.6 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        **kwargs: options of `QuantizableResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation`
+            and `norm_layer`.
+    """
     return QuantizableResNet(QuantizableBottleneck, (3, 4, 6, 3), **kwargs)
 
 
@@ -121,7 +130,12 @@ def resnet50(**kwargs: Any) -> QuantizableResNet:
     finish=_INT8,
 )
 def resnext101_32x8d(**kwargs: Any) -> QuantizableResNet:
-    """Build ResNeXt-101 32x8d (88.8 M parameters); the arguments are those of `resnet18`."""
+    """Build ResNeXt-101 32x8d (88.8 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        **kwargs: options of `QuantizableResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation`
+            and `norm_layer`.
+    """
     return QuantizableResNet(QuantizableBottleneck, (3, 4, 23, 3), groups=32, width_per_group=8, **kwargs)
 
 
@@ -132,5 +146,10 @@ def resnext101_32x8d(**kwargs: Any) -> QuantizableResNet:
     finish=_INT8,
 )
 def resnext101_64x4d(**kwargs: Any) -> QuantizableResNet:
-    """Build ResNeXt-101 64x4d (83.5 M parameters); the arguments are those of `resnet18`."""
+    """Build ResNeXt-101 64x4d (83.5 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        **kwargs: options of `QuantizableResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation`
+            and `norm_layer`.
+    """
     return QuantizableResNet(QuantizableBottleneck, (3, 4, 23, 3), groups=64, width_per_group=4, **kwargs)

@@ -1,4 +1,7 @@
-"""ShuffleNets V2 whose float form can be quantized to INT8."""
+"""ShuffleNets V2 whose float form can be quantized to INT8.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ class QuantizableShuffleNetV2(Quantizable, ShuffleNetV2):
 
     Args:
         *args: passed to `ShuffleNetV2`.
-        **kwargs: passed to `ShuffleNetV2`, such as `num_classes`.
+        **kwargs: options of `ShuffleNetV2`: `num_classes` and `inverted_residual`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -77,7 +80,7 @@ def shufflenet_v2_x0_5(**kwargs: Any) -> QuantizableShuffleNetV2:
     """Build ShuffleNet V2 0.5x (1.4 M parameters), in float ready for quantization or in INT8.
 
     Args:
-        **kwargs: passed to `QuantizableShuffleNetV2`, such as `num_classes`.
+        **kwargs: `num_classes`, the option of `QuantizableShuffleNetV2`.
     """
     return QuantizableShuffleNetV2((4, 8, 4), (24, 48, 96, 192, 1024), **kwargs)
 
@@ -89,7 +92,11 @@ def shufflenet_v2_x0_5(**kwargs: Any) -> QuantizableShuffleNetV2:
     finish=_INT8,
 )
 def shufflenet_v2_x1_0(**kwargs: Any) -> QuantizableShuffleNetV2:
-    """Build ShuffleNet V2 1.0x (2.3 M parameters); the arguments are those of `shufflenet_v2_x0_5`."""
+    """Build ShuffleNet V2 1.0x (2.3 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        **kwargs: `num_classes`, the option of `QuantizableShuffleNetV2`.
+    """
     return QuantizableShuffleNetV2((4, 8, 4), (24, 116, 232, 464, 1024), **kwargs)
 
 
@@ -100,7 +107,11 @@ def shufflenet_v2_x1_0(**kwargs: Any) -> QuantizableShuffleNetV2:
     finish=_INT8,
 )
 def shufflenet_v2_x1_5(**kwargs: Any) -> QuantizableShuffleNetV2:
-    """Build ShuffleNet V2 1.5x (3.5 M parameters); the arguments are those of `shufflenet_v2_x0_5`."""
+    """Build ShuffleNet V2 1.5x (3.5 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        **kwargs: `num_classes`, the option of `QuantizableShuffleNetV2`.
+    """
     return QuantizableShuffleNetV2((4, 8, 4), (24, 176, 352, 704, 1024), **kwargs)
 
 
@@ -111,5 +122,9 @@ def shufflenet_v2_x1_5(**kwargs: Any) -> QuantizableShuffleNetV2:
     finish=_INT8,
 )
 def shufflenet_v2_x2_0(**kwargs: Any) -> QuantizableShuffleNetV2:
-    """Build ShuffleNet V2 2.0x (7.4 M parameters); the arguments are those of `shufflenet_v2_x0_5`."""
+    """Build ShuffleNet V2 2.0x (7.4 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        **kwargs: `num_classes`, the option of `QuantizableShuffleNetV2`.
+    """
     return QuantizableShuffleNetV2((4, 8, 4), (24, 244, 488, 976, 2048), **kwargs)

@@ -1,4 +1,8 @@
-"""What the segmentation models have in common: dilated backbones, input, output, and a second head for training."""
+"""What the segmentation models have in common: dilated backbones, input, output, and a second head for training.
+
+In shapes, N is the number of images, C the number of channels, and H and W are the height and width of an image or a
+map.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +43,7 @@ class FCNHead(nn.Sequential):
 
     Args:
         in_channels: channels of the features.
-        channels: of the logits, the number of classes.
+        channels: number of channels of the logits, which is the number of classes.
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:

@@ -2,6 +2,8 @@
 
 Source: Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", arXiv:1706.05587, section 3.3 and
 figure 5; the rates are those for an eighth of the resolution.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ class ASPPConv(nn.Sequential):
     Args:
         in_channels: channels of the features.
         out_channels: channels of the output.
-        dilation: of the convolution.
+        dilation: dilation of the convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int) -> None:
@@ -142,10 +144,10 @@ def deeplabv3_resnet50(
     """Build DeepLabV3 on a dilated ResNet-50 (39.6 M parameters, 42.0 M with the auxiliary head).
 
     Args:
-        num_classes: channels of the output, the background among them; published weights have 21.
-        aux_loss: with an auxiliary head over an earlier stage; None for what `weights` have, which is one, and for
-            none without weights.
-        weights_backbone: published weights of the backbone, used unless `weights` are given; None for random ones.
+        num_classes: number of channels of the output, the background among them; weights fix it.
+        aux_loss: whether the model has an auxiliary head over an earlier stage, for training; weights fix it to True.
+        weights_backbone: the backbone's own weights, a member of `ResNet50_Weights` or the name of one, used
+            only without `weights`; None for random ones.
     """
     return build_segmenter(
         DeepLabV3,
@@ -166,7 +168,14 @@ def deeplabv3_resnet101(
     aux_loss: bool = False,
     weights_backbone: WeightsEnum | None = ResNet101_Weights.IMAGENET1K_V1,
 ) -> DeepLabV3:
-    """Build DeepLabV3 on a dilated ResNet-101 (58.6 M parameters); arguments as of `deeplabv3_resnet50`."""
+    """Build DeepLabV3 on a dilated ResNet-101 (58.6 M parameters).
+
+    Args:
+        num_classes: number of channels of the output, the background among them; weights fix it.
+        aux_loss: whether the model has an auxiliary head over an earlier stage, for training; weights fix it to True.
+        weights_backbone: the backbone's own weights, a member of `ResNet101_Weights` or the name of one, used
+            only without `weights`; None for random ones.
+    """
     return build_segmenter(
         DeepLabV3,
         DeepLabHead,
@@ -190,7 +199,14 @@ def deeplabv3_mobilenet_v3_large(
     aux_loss: bool = False,
     weights_backbone: WeightsEnum | None = MobileNet_V3_Large_Weights.IMAGENET1K_V1,
 ) -> DeepLabV3:
-    """Build DeepLabV3 on a dilated MobileNetV3-Large (11.0 M parameters); arguments as of `deeplabv3_resnet50`."""
+    """Build DeepLabV3 on a dilated MobileNetV3-Large (11.0 M parameters).
+
+    Args:
+        num_classes: number of channels of the output, the background among them; weights fix it.
+        aux_loss: whether the model has an auxiliary head over an earlier stage, for training; weights fix it to True.
+        weights_backbone: the backbone's own weights, a member of `MobileNet_V3_Large_Weights` or the name of one, used
+            only without `weights`; None for random ones.
+    """
     return build_segmenter(
         DeepLabV3,
         DeepLabHead,

@@ -38,10 +38,10 @@ def fcn_resnet50(
     """Build FCN on a dilated ResNet-50 (33.0 M parameters, 35.3 M with the auxiliary head).
 
     Args:
-        num_classes: channels of the output, the background among them; published weights have 21.
-        aux_loss: with an auxiliary head over the third stage; None for what `weights` have, which is one, and for
-            none without weights.
-        weights_backbone: published weights of the backbone, used unless `weights` are given; None for random ones.
+        num_classes: number of channels of the output, the background among them; weights fix it.
+        aux_loss: whether the model has an auxiliary head over an earlier stage, for training; weights fix it to True.
+        weights_backbone: the backbone's own weights, a member of `ResNet50_Weights` or the name of one, used
+            only without `weights`; None for random ones.
     """
     return build_segmenter(
         FCN,
@@ -62,7 +62,14 @@ def fcn_resnet101(
     aux_loss: bool = False,
     weights_backbone: WeightsEnum | None = ResNet101_Weights.IMAGENET1K_V1,
 ) -> FCN:
-    """Build FCN on a dilated ResNet-101 (51.9 M parameters); the arguments are those of `fcn_resnet50`."""
+    """Build FCN on a dilated ResNet-101 (51.9 M parameters).
+
+    Args:
+        num_classes: number of channels of the output, the background among them; weights fix it.
+        aux_loss: whether the model has an auxiliary head over an earlier stage, for training; weights fix it to True.
+        weights_backbone: the backbone's own weights, a member of `ResNet101_Weights` or the name of one, used
+            only without `weights`; None for random ones.
+    """
     return build_segmenter(
         FCN,
         FCNHead,

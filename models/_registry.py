@@ -133,7 +133,7 @@ def register_model(
         )
         if weights.__module__ == WEIGHT_SETS:
             weights.__module__ = fn.__module__  # where users find it, and so do their pickles
-        build.__doc__ = _documentation(fn, finish, parameters, weights, unquantized)
+        build.__doc__ = _documentation(fn, finish, parameters.values(), weights, unquantized)
         _entries[key] = _Entry(build, weights)
         return build
 
@@ -143,7 +143,7 @@ def register_model(
 def _documentation(
     fn: Callable[..., Any],
     finish: Iterable[Callable[..., None]],
-    parameters: Iterable[str],
+    parameters: Iterable[inspect.Parameter],
     weights: type[WeightsEnum],
     unquantized: type[WeightsEnum] | None,
 ) -> str:
@@ -154,7 +154,8 @@ def _documentation(
     args = {name: says for step in finish for name, says in entries(step, "Args").items()}
     raises = [_REFUSALS, *(entries(step, "Raises") for step in finish)]
     args["weights"] = f'{accepted}, or the name of one, such as "DEFAULT"; None for random weights.'
-    return merged(fn, args, raises, parameters)
+    names = (f"**{p.name}" if p.kind is p.VAR_KEYWORD else p.name for p in parameters)
+    return merged(fn, args, raises, names)
 
 
 _REFUSALS: Final = {

@@ -157,6 +157,7 @@ def convnext_tiny(*, stochastic_depth_prob: float = 0.1, **kwargs: Any) -> ConvN
     """Build ConvNeXt-Tiny (28.6 M parameters).
 
     Args:
+        stochastic_depth_prob: probability with which the last block's branch is dropped in training.
         **kwargs: options of `ConvNeXt`: `num_classes`, `layer_scale` and `norm_layer`.
     """
     return ConvNeXt((3, 3, 9, 3), (96, 192, 384, 768), stochastic_depth_prob=stochastic_depth_prob, **kwargs)
@@ -167,6 +168,7 @@ def convnext_small(*, stochastic_depth_prob: float = 0.4, **kwargs: Any) -> Conv
     """Build ConvNeXt-Small (50.2 M parameters).
 
     Args:
+        stochastic_depth_prob: probability with which the last block's branch is dropped in training.
         **kwargs: options of `ConvNeXt`: `num_classes`, `layer_scale` and `norm_layer`.
     """
     return ConvNeXt((3, 3, 27, 3), (96, 192, 384, 768), stochastic_depth_prob=stochastic_depth_prob, **kwargs)
@@ -177,6 +179,7 @@ def convnext_base(*, stochastic_depth_prob: float = 0.5, **kwargs: Any) -> ConvN
     """Build ConvNeXt-Base (88.6 M parameters).
 
     Args:
+        stochastic_depth_prob: probability with which the last block's branch is dropped in training.
         **kwargs: options of `ConvNeXt`: `num_classes`, `layer_scale` and `norm_layer`.
     """
     return ConvNeXt((3, 3, 27, 3), (128, 256, 512, 1024), stochastic_depth_prob=stochastic_depth_prob, **kwargs)
@@ -187,6 +190,7 @@ def convnext_large(*, stochastic_depth_prob: float = 0.5, **kwargs: Any) -> Conv
     """Build ConvNeXt-Large (197.8 M parameters).
 
     Args:
+        stochastic_depth_prob: probability with which the last block's branch is dropped in training.
         **kwargs: options of `ConvNeXt`: `num_classes`, `layer_scale` and `norm_layer`.
     """
     return ConvNeXt((3, 3, 27, 3), (192, 384, 768, 1536), stochastic_depth_prob=stochastic_depth_prob, **kwargs)

@@ -124,7 +124,14 @@ class MBConv(_ResidualBlock):
 class FusedMBConv(_ResidualBlock):
     """Expand by a full convolution and project by 1x1; a single convolution where nothing expands.
 
-    The arguments are those of `MBConv`.
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        expand_ratio: widening before the 1x1 convolution; 1 leaves that convolution out.
+        kernel: side of the full convolution.
+        stride: stride of the full convolution.
+        stochastic_depth_prob: probability of dropping the block in training, where it has a shortcut.
+        norm_layer: makes a normalisation layer from its number of channels.
     """
 
     def __init__(

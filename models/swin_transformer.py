@@ -198,6 +198,8 @@ class ShiftedWindowAttentionV2(ShiftedWindowAttention):
     relative_coords_table: Tensor
 
     def _define_positions(self) -> None:
+        # Offsets on a logarithmic scale (the second paper's section 3.3), from -8 to 8 before it and from about -1 to 1
+        # after it (3 is the binary logarithm of 8): those ends, and 16 below, are from the authors' code.
         axes = [torch.arange(1.0 - w, w) / (w - 1) * 8 for w in self.window_size]
         offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)[None]  # (1, 2 * w1 - 1, 2 * w2 - 1, 2)
         table = offsets.sign() * torch.log2(offsets.abs() + 1.0) / 3.0
@@ -218,7 +220,7 @@ class ShiftedWindowAttentionV2(ShiftedWindowAttention):
             query, key, value = bias.chunk(3)
             bias = torch.cat([query, torch.zeros_like(key), value])  # (3 * dim)
         q, k, v = self._split_heads(F.linear(x, self.qkv.weight, bias))
-        scale = self.logit_scale.clamp(max=math.log(100)).exp()
+        scale = self.logit_scale.clamp(max=math.log(100)).exp()  # the paper's section 3.2: temperatures above 0.01
         return F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1), v
 
 

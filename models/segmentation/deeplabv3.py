@@ -8,7 +8,6 @@ In shapes, N is the number of images, and H and W are the height and width of an
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -130,7 +129,13 @@ class DeepLabHead(nn.Sequential):
 
 
 class DeepLabV3(Segmenter):
-    """DeepLabV3; arguments, input and output are those of `Segmenter`."""
+    """DeepLabV3, which gives logits (N, num_classes, H, W) for images (N, 3, H, W).
+
+    Args:
+        backbone: gives a dict with the features `out` and, with an auxiliary head, `aux`.
+        classifier: maps the features `out` to logits of their size.
+        aux_classifier: maps the features `aux` to logits of their size, whose loss helps training; None for none.
+    """
 
 
 @register_model(weights=DeepLabV3_ResNet50_Weights, weights_backbone=ResNet50_Weights, fixed=TRAINED_WITH_HEAD)
@@ -149,15 +154,8 @@ def deeplabv3_resnet50(
         weights_backbone: the backbone's own weights, a member of `ResNet50_Weights` or the name of one, used
             only without `weights`; None for random ones.
     """
-    return build_segmenter(
-        DeepLabV3,
-        DeepLabHead,
-        functools.partial(DilatedBackbone.resnet, resnet50),
-        progress=progress,
-        num_classes=num_classes,
-        aux_loss=aux_loss,
-        weights_backbone=weights_backbone,
-    )
+    dilated = DilatedBackbone.resnet(resnet50, weights_backbone, progress)
+    return build_segmenter(DeepLabV3, DeepLabHead, dilated, num_classes, aux_loss)
 
 
 @register_model(weights=DeepLabV3_ResNet101_Weights, weights_backbone=ResNet101_Weights, fixed=TRAINED_WITH_HEAD)
@@ -176,15 +174,8 @@ def deeplabv3_resnet101(
         weights_backbone: the backbone's own weights, a member of `ResNet101_Weights` or the name of one, used
             only without `weights`; None for random ones.
     """
-    return build_segmenter(
-        DeepLabV3,
-        DeepLabHead,
-        functools.partial(DilatedBackbone.resnet, resnet101),
-        progress=progress,
-        num_classes=num_classes,
-        aux_loss=aux_loss,
-        weights_backbone=weights_backbone,
-    )
+    dilated = DilatedBackbone.resnet(resnet101, weights_backbone, progress)
+    return build_segmenter(DeepLabV3, DeepLabHead, dilated, num_classes, aux_loss)
 
 
 @register_model(
@@ -207,12 +198,5 @@ def deeplabv3_mobilenet_v3_large(
         weights_backbone: the backbone's own weights, a member of `MobileNet_V3_Large_Weights` or the name of one, used
             only without `weights`; None for random ones.
     """
-    return build_segmenter(
-        DeepLabV3,
-        DeepLabHead,
-        DilatedBackbone.mobilenet_v3_large,
-        progress=progress,
-        num_classes=num_classes,
-        aux_loss=aux_loss,
-        weights_backbone=weights_backbone,
-    )
+    dilated = DilatedBackbone.mobilenet_v3_large(weights_backbone, progress)
+    return build_segmenter(DeepLabV3, DeepLabHead, dilated, num_classes, aux_loss)

@@ -2,11 +2,11 @@
 
 Source: Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015,
 arXiv:1411.4038. Dilation in the place of strides keeps an eighth of the resolution, so there are no skips.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
-
-import functools
 
 from zoofleet.models._registry import register_model
 from zoofleet.models._weight_sets import FCN_ResNet50_Weights, FCN_ResNet101_Weights
@@ -24,7 +24,13 @@ __all__ = ["FCN", "FCNHead", "FCN_ResNet50_Weights", "FCN_ResNet101_Weights", "f
 
 
 class FCN(Segmenter):
-    """FCN; arguments, input and output are those of `Segmenter`."""
+    """FCN, which gives logits (N, num_classes, H, W) for images (N, 3, H, W).
+
+    Args:
+        backbone: gives a dict with the features `out` and, with an auxiliary head, `aux`.
+        classifier: maps the features `out` to logits of their size.
+        aux_classifier: maps the features `aux` to logits of their size, whose loss helps training; None for none.
+    """
 
 
 @register_model(weights=FCN_ResNet50_Weights, weights_backbone=ResNet50_Weights, fixed=TRAINED_WITH_HEAD)
@@ -43,15 +49,8 @@ def fcn_resnet50(
         weights_backbone: the backbone's own weights, a member of `ResNet50_Weights` or the name of one, used
             only without `weights`; None for random ones.
     """
-    return build_segmenter(
-        FCN,
-        FCNHead,
-        functools.partial(DilatedBackbone.resnet, resnet50),
-        progress=progress,
-        num_classes=num_classes,
-        aux_loss=aux_loss,
-        weights_backbone=weights_backbone,
-    )
+    dilated = DilatedBackbone.resnet(resnet50, weights_backbone, progress)
+    return build_segmenter(FCN, FCNHead, dilated, num_classes, aux_loss)
 
 
 @register_model(weights=FCN_ResNet101_Weights, weights_backbone=ResNet101_Weights, fixed=TRAINED_WITH_HEAD)
@@ -70,12 +69,5 @@ def fcn_resnet101(
         weights_backbone: the backbone's own weights, a member of `ResNet101_Weights` or the name of one, used
             only without `weights`; None for random ones.
     """
-    return build_segmenter(
-        FCN,
-        FCNHead,
-        functools.partial(DilatedBackbone.resnet, resnet101),
-        progress=progress,
-        num_classes=num_classes,
-        aux_loss=aux_loss,
-        weights_backbone=weights_backbone,
-    )
+    dilated = DilatedBackbone.resnet(resnet101, weights_backbone, progress)
+    return build_segmenter(FCN, FCNHead, dilated, num_classes, aux_loss)

@@ -123,7 +123,7 @@ class MultiscaleAttention(nn.Module):
         output_dim: length of a token after it.
         config: heads and pooling.
         residual_pool: add the pooled queries to the result.
-        residual_with_cls_embed: also that of the class token.
+        residual_with_cls_embed: add that of the class token too.
         rel_pos_embed: let a query's products with learned vectors, one for each distance, bias its attention.
         dropout: probability on the output.
         norm_layer: makes a normalisation layer from its number of channels.
@@ -201,9 +201,9 @@ class MultiscaleBlock(nn.Module):
     Args:
         input_size: size of the map for which relative positions are made.
         config: channels, heads and pooling.
-        residual_pool: as in `MultiscaleAttention`.
-        residual_with_cls_embed: as in `MultiscaleAttention`.
-        rel_pos_embed: as in `MultiscaleAttention`.
+        residual_pool: add the pooled queries to the attention's result.
+        residual_with_cls_embed: add that of the class token too.
+        rel_pos_embed: let a query's products with learned vectors, one for each distance, bias its attention.
         proj_after_attn: change the number of channels in the attention rather than in the MLP.
         dropout: probability after the attention and after each layer of the MLP.
         stochastic_depth_prob: probability with which either branch is dropped.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -214,6 +215,73 @@ def test_a_quantizable_builder_takes_the_weights_of_the_form_it_builds() -> None
         quantization.mobilenet_v2(weights=MobileNet_V2_QuantizedWeights.DEFAULT)
     with pytest.raises(InvalidArgumentError, match="member of MobileNet_V2_QuantizedWeights"):
         quantization.mobilenet_v2(weights=MobileNet_V2_Weights.DEFAULT, quantize=True)
+
+
+def test_a_body_only_builds_and_steps_do_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_registry, "_entries", {})
+    done: list[Any] = []
+    monkeypatch.setattr(_registry, "load_weights", lambda model, weights, progress: done.append((weights, progress)))
+
+    def then(_model: nn.Module, *, heads: bool = False, weights: WeightsEnum | None = None) -> None:
+        """Note what the step got.
+
+        Args:
+            heads: keep them.
+
+        Raises:
+            InvalidArgumentError: never.
+        """
+        done.append((heads, weights))
+
+    @register_model(
+        weights=ResNet50_Weights,
+        fixed={"size": lambda meta: meta["min_size"][0]},
+        finish=(_registry.load_published, then),
+    )
+    def resnet50(*, size: int = 224, heads: bool = True, **kwargs: Any) -> _Received:
+        """Build a stand-in.
+
+        Args:
+            size: of the images.
+            **kwargs: anything.
+
+        Raises:
+            InvalidArgumentError: sometimes.
+        """
+        return _Received(size=size, heads=heads, **kwargs)
+
+    assert resnet50(size=None, num_classes=None, other=3).kwargs == {"size": 224, "heads": True, "other": 3}
+    assert done == [(True, None)]
+    done.clear()
+    made = resnet50(weights="IMAGENET1K_V1", progress=False, heads=False)
+    assert made.kwargs == {"size": 1, "heads": False, "num_classes": 1000}
+    assert done == [(V1, False), (False, V1)]
+    with pytest.raises(InvalidArgumentError, match="has size=1, got 32; build with weights=None"):
+        resnet50(weights=V1, size=32)
+
+    assert list(inspect.signature(resnet50).parameters) == ["weights", "progress", "heads", "size", "kwargs"]
+    assert inspect.getdoc(resnet50) == (
+        "Build a stand-in.\n\nArgs:\n"
+        '    weights: a member of `ResNet50_Weights`, or the name of one, such as "DEFAULT"; None for random\n'
+        "        weights.\n"
+        "    progress: write a progress line to stderr while the weights are downloaded.\n"
+        "    heads: keep them.\n    size: of the images.\n    **kwargs: anything.\n\nRaises:\n"
+        "    InvalidArgumentError: sometimes; or the weights belong to another model, or fix an option that\n"
+        "        was given another value; or never.\n"
+        "    UnknownWeightsError: there are no weights of that name.\n"
+        "    WeightsUnavailableError: neither the cache nor the URL, checkout or mirror has the file.\n"
+        "    InvalidWeightsError: the file is not the published one, holds code, or does not fit the model."
+    )
+
+
+@pytest.mark.parametrize("name", list(_catalog.builders()))
+def test_each_builder_describes_all_its_parameters(name: str) -> None:
+    builder = get_model_builder(name)
+    described = inspect.getdoc(builder) or ""
+    assert described.index("\nArgs:\n") < described.index("\nRaises:\n")
+    for parameter in inspect.signature(builder).parameters.values():
+        prefix = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+        assert f"\n    {prefix}{parameter.name}: " in described
 
 
 def test_members_survive_pickling_and_copying() -> None:

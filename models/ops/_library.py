@@ -27,7 +27,7 @@ __all__ = [
     "cuda",
 ]
 
-_ABI: Final = 4
+_ABI: Final = 5
 _OK, _INVALID_BATCH_INDEX, _OUT_OF_MEMORY, _CUDA_ERROR = 0, 2, 3, 1000
 
 OVERRIDE: Final = "ZOOFLEET_OPS_LIBRARY"
@@ -109,7 +109,6 @@ _PASTE = (ctypes.POINTER(PasteParams), c_void_p, c_void_p)
 _CORRELATION = (ctypes.POINTER(CorrelationParams), c_void_p, c_void_p, c_void_p)
 _GRADIENTS = (c_void_p, c_void_p, c_void_p)
 _RESIZE = (ctypes.POINTER(ResizeParams), ctypes.POINTER(ResizeTaps), c_void_p, c_void_p)
-_MASKS = (c_void_p, c_int64, c_int64, c_int64)
 _ENCODED = (c_int32, c_void_p, c_int64, c_void_p)
 _NMS = (c_void_p, c_void_p, c_void_p, c_int64, c_double, c_int32)
 _CPU_SIGNATURES: Final = {
@@ -120,8 +119,7 @@ _CPU_SIGNATURES: Final = {
     "zoofleet_correlation_lookup": (c_int32, (*_CORRELATION, c_int32, c_void_p)),
     "zoofleet_correlation_lookup_backward": (c_int32, (*_CORRELATION, c_void_p, c_int32, *_GRADIENTS)),
     "zoofleet_resize_normalize": (c_int32, (*_RESIZE, c_int32, c_void_p)),
-    "zoofleet_rle_encode": (c_int32, (*_MASKS, *_ENCODED)),
-    "zoofleet_rle_encode_labels": (c_int32, (c_void_p, c_int64, c_int64, *_ENCODED)),
+    "zoofleet_compress_runs": (c_int32, (c_void_p, c_void_p, c_int64, *_ENCODED)),
 }
 _CUDA_SIGNATURES: Final = {
     "zoofleet_nms_cuda_workspace": (c_int64, (c_int64, c_int32)),
@@ -132,7 +130,6 @@ _CUDA_SIGNATURES: Final = {
     "zoofleet_correlation_lookup_cuda": (c_int32, (*_CORRELATION, c_void_p, c_void_p)),
     "zoofleet_correlation_lookup_backward_cuda": (c_int32, (*_CORRELATION, c_void_p, *_GRADIENTS, c_void_p)),
     "zoofleet_resize_normalize_cuda": (c_int32, (*_RESIZE, c_void_p, c_void_p, c_void_p)),
-    "zoofleet_rle_runs_cuda": (c_int32, (*_MASKS, c_void_p, c_void_p, c_void_p)),
     "zoofleet_cuda_error": (c_char_p, (c_int32,)),
 }
 

@@ -6,10 +6,13 @@ import ctypes
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["correlation_lookup", "nms", "paste_masks_to_rle", "resize", "rle_encode", "roi_align"]
+from zoofleet import _rle
+
+__all__ = ["correlation_lookup", "nms", "paste_masks_to_rle", "resize", "roi_align"]
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, idxs: Tensor | None = None) -> Tensor:
@@ -90,12 +93,12 @@ def paste_masks_to_rle(masks: Tensor, boxes: Tensor, size: tuple[int, int], thre
         x1, y1, x2, y2 = box
         finite = bool(mask.isfinite().all())
         across = _stretched(x1, x2, width, side)
-        bits = [[False] * width for _ in range(height)]
+        bits = np.zeros(size, np.bool_)
         for y, rows in _stretched(y1, y2, height, side).items():
             line = [_float32(sum(w * float(mask[i, j]) for i, w in rows)) for j in range(side)]
             for x, columns in across.items():
-                bits[y][x] = finite and _float32(sum(w * line[j] for j, w in columns)) > _float32(threshold)
-        encoded.append(rle_encode(bits))
+                bits[y, x] = finite and _float32(sum(w * line[j] for j, w in columns)) > _float32(threshold)
+        encoded.append(_rle.encode(bits))
     return encoded
 
 
@@ -116,29 +119,6 @@ def _stretched(low: Tensor, high: Tensor, length: int, side: int) -> dict[int, l
         weights = [_float32(1 - abs(_float32(source - sample))) for sample in range(1, side + 1)]
         pixels[pixel] = [(i, weight) for i, weight in enumerate(weights) if weight > 0]
     return pixels
-
-
-def rle_encode(mask: Sequence[Sequence[int]]) -> bytes:
-    """One mask of `zoofleet::rle_encode`, as COCO's tools do it: runs column by column, then their characters."""
-    runs = [0]
-    before = 0
-    for column in range(len(mask[0]) if mask else 0):
-        for row in mask:
-            pixel = int(row[column] != 0)
-            if pixel != before:
-                runs.append(0)
-            runs[-1] += 1
-            before = pixel
-    characters = bytearray()
-    for i, run in enumerate(runs):
-        number = run - runs[i - 2] if i > 2 else run
-        more = True
-        while more:
-            group = number & 31
-            number >>= 5
-            more = number != (-1 if group & 16 else 0)
-            characters.append(48 + group + 32 * more)
-    return bytes(characters)
 
 
 def resize(image: Tensor, size: tuple[int, int], bicubic: bool) -> Tensor:

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weights import define_weights
 
 __all__ = ["AlexNet", "AlexNet_Weights", "alexnet"]
 
@@ -71,15 +70,10 @@ AlexNet_Weights = define_weights("AlexNet_Weights")
 
 
 @register_model(weights=AlexNet_Weights)
-def alexnet(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> AlexNet:
+def alexnet(**kwargs: Any) -> AlexNet:
     """Build AlexNet (61.1 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         **kwargs: passed to `AlexNet`, such as `num_classes`.
     """
-    model = AlexNet(**kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return AlexNet(**kwargs)

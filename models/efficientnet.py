@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import (
     Conv2dNormActivation,
     Layer,
@@ -25,7 +24,7 @@ from zoofleet.models._layers import (
     make_divisible,
 )
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weights import define_weights
 
 __all__ = [
     "EfficientNet",
@@ -296,112 +295,107 @@ def _scaled(width_mult: float, depth_mult: float) -> list[StageConfig]:
 
 def _efficientnet(
     stages: Sequence[StageConfig],
-    weights: WeightsEnum | None,
-    progress: bool,
     kwargs: dict[str, Any],
     **defaults: Any,
 ) -> EfficientNet:
     """Build one size; `kwargs`, the caller's arguments of `EfficientNet`, go before the `defaults` of this size."""
-    model = EfficientNet(stages, **(defaults | kwargs))
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return EfficientNet(stages, **(defaults | kwargs))
 
 
 EfficientNet_B0_Weights = define_weights("EfficientNet_B0_Weights")
 
 
 @register_model(weights=EfficientNet_B0_Weights)
-def efficientnet_b0(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> EfficientNet:
+def efficientnet_b0(**kwargs: Any) -> EfficientNet:
     """Build EfficientNet-B0 (5.3 M parameters); `kwargs` are passed to `EfficientNet`."""
-    return _efficientnet(_scaled(1.0, 1.0), weights, progress, kwargs, dropout=0.2)
+    return _efficientnet(_scaled(1.0, 1.0), kwargs, dropout=0.2)
 
 
 EfficientNet_B1_Weights = define_weights("EfficientNet_B1_Weights")
 
 
 @register_model(weights=EfficientNet_B1_Weights)
-def efficientnet_b1(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> EfficientNet:
+def efficientnet_b1(**kwargs: Any) -> EfficientNet:
     """Build EfficientNet-B1 (7.8 M parameters); `kwargs` are passed to `EfficientNet`."""
-    return _efficientnet(_scaled(1.0, 1.1), weights, progress, kwargs, dropout=0.2)
+    return _efficientnet(_scaled(1.0, 1.1), kwargs, dropout=0.2)
 
 
 EfficientNet_B2_Weights = define_weights("EfficientNet_B2_Weights")
 
 
 @register_model(weights=EfficientNet_B2_Weights)
-def efficientnet_b2(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> EfficientNet:
+def efficientnet_b2(**kwargs: Any) -> EfficientNet:
     """Build EfficientNet-B2 (9.1 M parameters); `kwargs` are passed to `EfficientNet`."""
-    return _efficientnet(_scaled(1.1, 1.2), weights, progress, kwargs, dropout=0.3)
+    return _efficientnet(_scaled(1.1, 1.2), kwargs, dropout=0.3)
 
 
 EfficientNet_B3_Weights = define_weights("EfficientNet_B3_Weights")
 
 
 @register_model(weights=EfficientNet_B3_Weights)
-def efficientnet_b3(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> EfficientNet:
+def efficientnet_b3(**kwargs: Any) -> EfficientNet:
     """Build EfficientNet-B3 (12.2 M parameters); `kwargs` are passed to `EfficientNet`."""
-    return _efficientnet(_scaled(1.2, 1.4), weights, progress, kwargs, dropout=0.3)
+    return _efficientnet(_scaled(1.2, 1.4), kwargs, dropout=0.3)
 
 
 EfficientNet_B4_Weights = define_weights("EfficientNet_B4_Weights")
 
 
 @register_model(weights=EfficientNet_B4_Weights)
-def efficientnet_b4(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> EfficientNet:
+def efficientnet_b4(**kwargs: Any) -> EfficientNet:
     """Build EfficientNet-B4 (19.3 M parameters); `kwargs` are passed to `EfficientNet`."""
-    return _efficientnet(_scaled(1.4, 1.8), weights, progress, kwargs, dropout=0.4)
+    return _efficientnet(_scaled(1.4, 1.8), kwargs, dropout=0.4)
 
 
 EfficientNet_B5_Weights = define_weights("EfficientNet_B5_Weights")
 
 
 @register_model(weights=EfficientNet_B5_Weights)
-def efficientnet_b5(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> EfficientNet:
+def efficientnet_b5(**kwargs: Any) -> EfficientNet:
     """Build EfficientNet-B5 (30.4 M parameters); `kwargs` are passed to `EfficientNet`."""
-    return _efficientnet(_scaled(1.6, 2.2), weights, progress, kwargs, dropout=0.4, norm_layer=_SLOW_NORM)
+    return _efficientnet(_scaled(1.6, 2.2), kwargs, dropout=0.4, norm_layer=_SLOW_NORM)
 
 
 EfficientNet_B6_Weights = define_weights("EfficientNet_B6_Weights")
 
 
 @register_model(weights=EfficientNet_B6_Weights)
-def efficientnet_b6(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> EfficientNet:
+def efficientnet_b6(**kwargs: Any) -> EfficientNet:
     """Build EfficientNet-B6 (43.0 M parameters); `kwargs` are passed to `EfficientNet`."""
-    return _efficientnet(_scaled(1.8, 2.6), weights, progress, kwargs, dropout=0.5, norm_layer=_SLOW_NORM)
+    return _efficientnet(_scaled(1.8, 2.6), kwargs, dropout=0.5, norm_layer=_SLOW_NORM)
 
 
 EfficientNet_B7_Weights = define_weights("EfficientNet_B7_Weights")
 
 
 @register_model(weights=EfficientNet_B7_Weights)
-def efficientnet_b7(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> EfficientNet:
+def efficientnet_b7(**kwargs: Any) -> EfficientNet:
     """Build EfficientNet-B7 (66.3 M parameters); `kwargs` are passed to `EfficientNet`."""
-    return _efficientnet(_scaled(2.0, 3.1), weights, progress, kwargs, dropout=0.5, norm_layer=_SLOW_NORM)
+    return _efficientnet(_scaled(2.0, 3.1), kwargs, dropout=0.5, norm_layer=_SLOW_NORM)
 
 
 EfficientNet_V2_S_Weights = define_weights("EfficientNet_V2_S_Weights")
 
 
 @register_model(weights=EfficientNet_V2_S_Weights)
-def efficientnet_v2_s(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> EfficientNet:
+def efficientnet_v2_s(**kwargs: Any) -> EfficientNet:
     """Build EfficientNetV2-S (21.5 M parameters); `kwargs` are passed to `EfficientNet`."""
-    return _efficientnet(_V2_S, weights, progress, kwargs, dropout=0.2, **_V2)
+    return _efficientnet(_V2_S, kwargs, dropout=0.2, **_V2)
 
 
 EfficientNet_V2_M_Weights = define_weights("EfficientNet_V2_M_Weights")
 
 
 @register_model(weights=EfficientNet_V2_M_Weights)
-def efficientnet_v2_m(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> EfficientNet:
+def efficientnet_v2_m(**kwargs: Any) -> EfficientNet:
     """Build EfficientNetV2-M (54.1 M parameters); `kwargs` are passed to `EfficientNet`."""
-    return _efficientnet(_V2_M, weights, progress, kwargs, dropout=0.3, **_V2)
+    return _efficientnet(_V2_M, kwargs, dropout=0.3, **_V2)
 
 
 EfficientNet_V2_L_Weights = define_weights("EfficientNet_V2_L_Weights")
 
 
 @register_model(weights=EfficientNet_V2_L_Weights)
-def efficientnet_v2_l(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> EfficientNet:
+def efficientnet_v2_l(**kwargs: Any) -> EfficientNet:
     """Build EfficientNetV2-L (118.5 M parameters); `kwargs` are passed to `EfficientNet`."""
-    return _efficientnet(_V2_L, weights, progress, kwargs, dropout=0.4, **_V2)
+    return _efficientnet(_V2_L, kwargs, dropout=0.4, **_V2)

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation, Layer, SqueezeExcitation, StochasticDepth
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights, fixed_by_weights
+from zoofleet.models._weights import define_weights
 from zoofleet.models.swin_transformer import join_windows, relative_position_index, split_windows
 
 __all__ = ["MaxVit", "MaxVit_T_Weights", "maxvit_t"]
@@ -395,28 +394,22 @@ def _check_divides(input_size: Sequence[int], stages: int, partition_size: int) 
 MaxVit_T_Weights = define_weights("MaxVit_T_Weights")
 
 
-@register_model(weights=MaxVit_T_Weights)
+@register_model(weights=MaxVit_T_Weights, fixed={"input_size": lambda meta: tuple(meta["min_size"])})
 def maxvit_t(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    input_size: tuple[int, int] | None = None,
+    input_size: tuple[int, int] = (224, 224),
     stochastic_depth_prob: float = 0.2,
     **kwargs: Any,
 ) -> MaxVit:
     """Build MaxViT-T (30.9 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
-        input_size: height and width of the images in pixels, multiples of 224; None for 224 or what the weights need.
+        input_size: height and width of the images in pixels, multiples of 224; weights fix them.
         stochastic_depth_prob: probability with which the last layer's branches are dropped in training.
         **kwargs: passed to `MaxVit`, such as `num_classes`.
     """
-    if weights is not None:
-        input_size = fixed_by_weights(weights, "input_size", input_size, tuple(weights.meta["min_size"]))
-    model = MaxVit(
-        (224, 224) if input_size is None else input_size,
+    return MaxVit(
+        input_size,
         stem_channels=64,
         partition_size=7,
         block_channels=(64, 128, 256, 512),
@@ -425,6 +418,3 @@ def maxvit_t(
         stochastic_depth_prob=stochastic_depth_prob,
         **kwargs,
     )
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model

@@ -12,10 +12,9 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError, InvalidWeightsError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import make_divisible
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weights import define_weights
 
 __all__ = [
     "MNASNet",
@@ -153,44 +152,37 @@ class MNASNet(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
-def _mnasnet(alpha: float, weights: WeightsEnum | None, progress: bool, **kwargs: Any) -> MNASNet:
-    model = MNASNet(alpha, **kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
-
-
 MNASNet0_5_Weights = define_weights("MNASNet0_5_Weights")
 
 
 @register_model(weights=MNASNet0_5_Weights)
-def mnasnet0_5(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> MNASNet:
+def mnasnet0_5(**kwargs: Any) -> MNASNet:
     """Build MNASNet with 0.5 times the channels (2.2 M parameters); `kwargs` are passed to `MNASNet`."""
-    return _mnasnet(0.5, weights, progress, **kwargs)
+    return MNASNet(0.5, **kwargs)
 
 
 MNASNet0_75_Weights = define_weights("MNASNet0_75_Weights")
 
 
 @register_model(weights=MNASNet0_75_Weights)
-def mnasnet0_75(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> MNASNet:
+def mnasnet0_75(**kwargs: Any) -> MNASNet:
     """Build MNASNet with 0.75 times the channels (3.2 M parameters); `kwargs` are passed to `MNASNet`."""
-    return _mnasnet(0.75, weights, progress, **kwargs)
+    return MNASNet(0.75, **kwargs)
 
 
 MNASNet1_0_Weights = define_weights("MNASNet1_0_Weights")
 
 
 @register_model(weights=MNASNet1_0_Weights)
-def mnasnet1_0(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> MNASNet:
+def mnasnet1_0(**kwargs: Any) -> MNASNet:
     """Build MNASNet with 1.0 times the channels (4.4 M parameters); `kwargs` are passed to `MNASNet`."""
-    return _mnasnet(1.0, weights, progress, **kwargs)
+    return MNASNet(1.0, **kwargs)
 
 
 MNASNet1_3_Weights = define_weights("MNASNet1_3_Weights")
 
 
 @register_model(weights=MNASNet1_3_Weights)
-def mnasnet1_3(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> MNASNet:
+def mnasnet1_3(**kwargs: Any) -> MNASNet:
     """Build MNASNet with 1.3 times the channels (6.3 M parameters); `kwargs` are passed to `MNASNet`."""
-    return _mnasnet(1.3, weights, progress, **kwargs)
+    return MNASNet(1.3, **kwargs)

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation, Layer, make_divisible
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weights import define_weights
 
 __all__ = ["InvertedResidual", "MobileNetV2", "MobileNet_V2_Weights", "mobilenet_v2"]
 
@@ -180,15 +179,10 @@ MobileNet_V2_Weights = define_weights("MobileNet_V2_Weights")
 
 
 @register_model(weights=MobileNet_V2_Weights)
-def mobilenet_v2(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> MobileNetV2:
+def mobilenet_v2(**kwargs: Any) -> MobileNetV2:
     """Build MobileNetV2 (3.5 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         **kwargs: passed to `MobileNetV2`, such as `num_classes`.
     """
-    model = MobileNetV2(**kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return MobileNetV2(**kwargs)

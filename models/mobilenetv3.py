@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation, Layer, SqueezeExcitation, make_divisible
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weights import define_weights
 from zoofleet.models.mobilenetv2 import init_mobilenet
 
 __all__ = [
@@ -257,8 +256,6 @@ MobileNet_V3_Large_Weights = define_weights("MobileNet_V3_Large_Weights")
 @register_model(weights=MobileNet_V3_Large_Weights)
 def mobilenet_v3_large(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
     width_mult: float = 1.0,
     dilated: bool = False,
     reduced_tail: bool = False,
@@ -267,18 +264,13 @@ def mobilenet_v3_large(
     """Build MobileNetV3-Large (5.5 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         width_mult: scales all channels; published weights fit 1.
         dilated: dilate the last stage rather than stride; takes the same weights.
         reduced_tail: halve the channels of the last stage; no published weights fit.
         **kwargs: passed to `MobileNetV3`, such as `num_classes`.
     """
     configs, last_channel = large_config(width_mult=width_mult, dilated=dilated, reduced_tail=reduced_tail)
-    model = MobileNetV3(configs, last_channel, **kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return MobileNetV3(configs, last_channel, **kwargs)
 
 
 MobileNet_V3_Small_Weights = define_weights("MobileNet_V3_Small_Weights")
@@ -287,8 +279,6 @@ MobileNet_V3_Small_Weights = define_weights("MobileNet_V3_Small_Weights")
 @register_model(weights=MobileNet_V3_Small_Weights)
 def mobilenet_v3_small(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
     width_mult: float = 1.0,
     dilated: bool = False,
     reduced_tail: bool = False,
@@ -296,7 +286,4 @@ def mobilenet_v3_small(
 ) -> MobileNetV3:
     """Build MobileNetV3-Small (2.5 M parameters); the arguments are those of `mobilenet_v3_large`."""
     configs, last_channel = small_config(width_mult=width_mult, dilated=dilated, reduced_tail=reduced_tail)
-    model = MobileNetV3(configs, last_channel, **kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return MobileNetV3(configs, last_channel, **kwargs)

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Layer
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weights import define_weights
 
 __all__ = [
     "BasicBlock",
@@ -265,104 +264,95 @@ class ResNet(nn.Module):
         return logits
 
 
-def _resnet(block: Block, layers: Sequence[int], weights: WeightsEnum | None, progress: bool, **kwargs: Any) -> ResNet:
-    model = ResNet(block, layers, **kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
-
-
 ResNet18_Weights = define_weights("ResNet18_Weights")
 
 
 @register_model(weights=ResNet18_Weights)
-def resnet18(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+def resnet18(**kwargs: Any) -> ResNet:
     """Build ResNet-18 (11.7 M parameters); `kwargs` are passed to `ResNet`."""
-    return _resnet(BasicBlock, (2, 2, 2, 2), weights, progress, **kwargs)
+    return ResNet(BasicBlock, (2, 2, 2, 2), **kwargs)
 
 
 ResNet34_Weights = define_weights("ResNet34_Weights")
 
 
 @register_model(weights=ResNet34_Weights)
-def resnet34(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+def resnet34(**kwargs: Any) -> ResNet:
     """Build ResNet-34 (21.8 M parameters); `kwargs` are passed to `ResNet`."""
-    return _resnet(BasicBlock, (3, 4, 6, 3), weights, progress, **kwargs)
+    return ResNet(BasicBlock, (3, 4, 6, 3), **kwargs)
 
 
 ResNet50_Weights = define_weights("ResNet50_Weights")
 
 
 @register_model(weights=ResNet50_Weights)
-def resnet50(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+def resnet50(**kwargs: Any) -> ResNet:
     """Build ResNet-50 (25.6 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         **kwargs: passed to `ResNet`, such as `num_classes`.
     """
-    return _resnet(Bottleneck, (3, 4, 6, 3), weights, progress, **kwargs)
+    return ResNet(Bottleneck, (3, 4, 6, 3), **kwargs)
 
 
 ResNet101_Weights = define_weights("ResNet101_Weights")
 
 
 @register_model(weights=ResNet101_Weights)
-def resnet101(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+def resnet101(**kwargs: Any) -> ResNet:
     """Build ResNet-101 (44.5 M parameters); `kwargs` are passed to `ResNet`."""
-    return _resnet(Bottleneck, (3, 4, 23, 3), weights, progress, **kwargs)
+    return ResNet(Bottleneck, (3, 4, 23, 3), **kwargs)
 
 
 ResNet152_Weights = define_weights("ResNet152_Weights")
 
 
 @register_model(weights=ResNet152_Weights)
-def resnet152(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+def resnet152(**kwargs: Any) -> ResNet:
     """Build ResNet-152 (60.2 M parameters); `kwargs` are passed to `ResNet`."""
-    return _resnet(Bottleneck, (3, 8, 36, 3), weights, progress, **kwargs)
+    return ResNet(Bottleneck, (3, 8, 36, 3), **kwargs)
 
 
 ResNeXt50_32X4D_Weights = define_weights("ResNeXt50_32X4D_Weights")
 
 
 @register_model(weights=ResNeXt50_32X4D_Weights)
-def resnext50_32x4d(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+def resnext50_32x4d(**kwargs: Any) -> ResNet:
     """Build ResNeXt-50 32x4d (25.0 M parameters); `kwargs` are passed to `ResNet`."""
-    return _resnet(Bottleneck, (3, 4, 6, 3), weights, progress, groups=32, width_per_group=4, **kwargs)
+    return ResNet(Bottleneck, (3, 4, 6, 3), groups=32, width_per_group=4, **kwargs)
 
 
 ResNeXt101_32X8D_Weights = define_weights("ResNeXt101_32X8D_Weights")
 
 
 @register_model(weights=ResNeXt101_32X8D_Weights)
-def resnext101_32x8d(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+def resnext101_32x8d(**kwargs: Any) -> ResNet:
     """Build ResNeXt-101 32x8d (88.8 M parameters); `kwargs` are passed to `ResNet`."""
-    return _resnet(Bottleneck, (3, 4, 23, 3), weights, progress, groups=32, width_per_group=8, **kwargs)
+    return ResNet(Bottleneck, (3, 4, 23, 3), groups=32, width_per_group=8, **kwargs)
 
 
 ResNeXt101_64X4D_Weights = define_weights("ResNeXt101_64X4D_Weights")
 
 
 @register_model(weights=ResNeXt101_64X4D_Weights)
-def resnext101_64x4d(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+def resnext101_64x4d(**kwargs: Any) -> ResNet:
     """Build ResNeXt-101 64x4d (83.5 M parameters); `kwargs` are passed to `ResNet`."""
-    return _resnet(Bottleneck, (3, 4, 23, 3), weights, progress, groups=64, width_per_group=4, **kwargs)
+    return ResNet(Bottleneck, (3, 4, 23, 3), groups=64, width_per_group=4, **kwargs)
 
 
 Wide_ResNet50_2_Weights = define_weights("Wide_ResNet50_2_Weights")
 
 
 @register_model(weights=Wide_ResNet50_2_Weights)
-def wide_resnet50_2(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+def wide_resnet50_2(**kwargs: Any) -> ResNet:
     """Build Wide ResNet-50-2 (68.9 M parameters); `kwargs` are passed to `ResNet`."""
-    return _resnet(Bottleneck, (3, 4, 6, 3), weights, progress, width_per_group=128, **kwargs)
+    return ResNet(Bottleneck, (3, 4, 6, 3), width_per_group=128, **kwargs)
 
 
 Wide_ResNet101_2_Weights = define_weights("Wide_ResNet101_2_Weights")
 
 
 @register_model(weights=Wide_ResNet101_2_Weights)
-def wide_resnet101_2(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+def wide_resnet101_2(**kwargs: Any) -> ResNet:
     """Build Wide ResNet-101-2 (126.9 M parameters); `kwargs` are passed to `ResNet`."""
-    return _resnet(Bottleneck, (3, 4, 23, 3), weights, progress, width_per_group=128, **kwargs)
+    return ResNet(Bottleneck, (3, 4, 23, 3), width_per_group=128, **kwargs)

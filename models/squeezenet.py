@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weights import define_weights
 
 __all__ = [
     "Fire",
@@ -129,26 +128,19 @@ class SqueezeNet(nn.Module):
         return torch.flatten(self.classifier(self.features(x)), 1)  # (N, num_classes, 1, 1) -> (N, num_classes)
 
 
-def _squeezenet(version: str, weights: WeightsEnum | None, progress: bool, **kwargs: Any) -> SqueezeNet:
-    model = SqueezeNet(version, **kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
-
-
 SqueezeNet1_0_Weights = define_weights("SqueezeNet1_0_Weights")
 
 
 @register_model(weights=SqueezeNet1_0_Weights)
-def squeezenet1_0(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> SqueezeNet:
+def squeezenet1_0(**kwargs: Any) -> SqueezeNet:
     """Build SqueezeNet 1.0 (1.2 M parameters); `kwargs` are passed to `SqueezeNet`."""
-    return _squeezenet("1_0", weights, progress, **kwargs)
+    return SqueezeNet("1_0", **kwargs)
 
 
 SqueezeNet1_1_Weights = define_weights("SqueezeNet1_1_Weights")
 
 
 @register_model(weights=SqueezeNet1_1_Weights)
-def squeezenet1_1(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> SqueezeNet:
+def squeezenet1_1(**kwargs: Any) -> SqueezeNet:
     """Build SqueezeNet 1.1 (1.2 M parameters); `kwargs` are passed to `SqueezeNet`."""
-    return _squeezenet("1_1", weights, progress, **kwargs)
+    return SqueezeNet("1_1", **kwargs)

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import MLP, Layer, Permute, StochasticDepth
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weights import define_weights
 
 __all__ = [
     "PatchMerging",
@@ -464,16 +463,11 @@ def _swin(
     *,
     depths: Sequence[int],
     num_heads: Sequence[int],
-    weights: WeightsEnum | None,
-    progress: bool,
     embed_dim: int = 96,
     window_size: Sequence[int] = (7, 7),
     **kwargs: Any,
 ) -> SwinTransformer:
-    model = SwinTransformer((4, 4), embed_dim, depths, num_heads, window_size, **kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return SwinTransformer((4, 4), embed_dim, depths, num_heads, window_size, **kwargs)
 
 
 def _swin_v2(**kwargs: Any) -> SwinTransformer:
@@ -491,16 +485,12 @@ Swin_V2_B_Weights = define_weights("Swin_V2_B_Weights")
 @register_model(weights=Swin_T_Weights)
 def swin_t(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
     stochastic_depth_prob: float = 0.2,
     **kwargs: Any,
 ) -> SwinTransformer:
     """Build Swin-T (28.3 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
         **kwargs: passed to `SwinTransformer`, such as `num_classes`.
     """
@@ -508,8 +498,6 @@ def swin_t(
         depths=(2, 2, 6, 2),
         num_heads=(3, 6, 12, 24),
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )
 
@@ -517,16 +505,12 @@ def swin_t(
 @register_model(weights=Swin_S_Weights)
 def swin_s(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
     stochastic_depth_prob: float = 0.3,
     **kwargs: Any,
 ) -> SwinTransformer:
     """Build Swin-S (49.6 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
         **kwargs: passed to `SwinTransformer`, such as `num_classes`.
     """
@@ -534,8 +518,6 @@ def swin_s(
         depths=(2, 2, 18, 2),
         num_heads=(3, 6, 12, 24),
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )
 
@@ -543,16 +525,12 @@ def swin_s(
 @register_model(weights=Swin_B_Weights)
 def swin_b(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
     stochastic_depth_prob: float = 0.5,
     **kwargs: Any,
 ) -> SwinTransformer:
     """Build Swin-B (87.8 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
         **kwargs: passed to `SwinTransformer`, such as `num_classes`.
     """
@@ -561,8 +539,6 @@ def swin_b(
         depths=(2, 2, 18, 2),
         num_heads=(4, 8, 16, 32),
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )
 
@@ -570,16 +546,12 @@ def swin_b(
 @register_model(weights=Swin_V2_T_Weights)
 def swin_v2_t(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
     stochastic_depth_prob: float = 0.2,
     **kwargs: Any,
 ) -> SwinTransformer:
     """Build Swin-T of the second version (28.4 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
         **kwargs: passed to `SwinTransformer`, such as `num_classes`.
     """
@@ -587,8 +559,6 @@ def swin_v2_t(
         depths=(2, 2, 6, 2),
         num_heads=(3, 6, 12, 24),
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )
 
@@ -596,16 +566,12 @@ def swin_v2_t(
 @register_model(weights=Swin_V2_S_Weights)
 def swin_v2_s(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
     stochastic_depth_prob: float = 0.3,
     **kwargs: Any,
 ) -> SwinTransformer:
     """Build Swin-S of the second version (49.7 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
         **kwargs: passed to `SwinTransformer`, such as `num_classes`.
     """
@@ -613,8 +579,6 @@ def swin_v2_s(
         depths=(2, 2, 18, 2),
         num_heads=(3, 6, 12, 24),
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )
 
@@ -622,16 +586,12 @@ def swin_v2_s(
 @register_model(weights=Swin_V2_B_Weights)
 def swin_v2_b(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
     stochastic_depth_prob: float = 0.5,
     **kwargs: Any,
 ) -> SwinTransformer:
     """Build Swin-B of the second version (87.9 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
         **kwargs: passed to `SwinTransformer`, such as `num_classes`.
     """
@@ -640,7 +600,5 @@ def swin_v2_b(
         depths=(2, 2, 18, 2),
         num_heads=(4, 8, 16, 32),
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )

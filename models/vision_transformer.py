@@ -11,17 +11,16 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import MLP, Conv2dNormActivation, Layer
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights, fixed_by_weights
+from zoofleet.models._weights import define_weights
 
 __all__ = [
     "ConvStemConfig",
@@ -312,26 +311,8 @@ def interpolate_embeddings(
     return state
 
 
-def _vit(
-    patch_size: int,
-    num_layers: int,
-    num_heads: int,
-    hidden_dim: int,
-    mlp_dim: int,
-    weights: WeightsEnum | None,
-    progress: bool,
-    image_size: int | None = None,
-    **kwargs: Any,
-) -> VisionTransformer:
-    if weights is not None:
-        image_size = fixed_by_weights(weights, "image_size", image_size, weights.meta["min_size"][0])
-    model = VisionTransformer(
-        224 if image_size is None else image_size, patch_size, num_layers, num_heads, hidden_dim, mlp_dim, **kwargs
-    )
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
-
+_TRAINED_SIZE: Final = {"image_size": lambda meta: meta["min_size"][0]}
+"""Position embeddings are of the size that weights were trained with."""
 
 ViT_B_16_Weights = define_weights("ViT_B_16_Weights")
 ViT_B_32_Weights = define_weights("ViT_B_32_Weights")
@@ -340,61 +321,61 @@ ViT_L_32_Weights = define_weights("ViT_L_32_Weights")
 ViT_H_14_Weights = define_weights("ViT_H_14_Weights")
 
 
-@register_model(weights=ViT_B_16_Weights)
-def vit_b_16(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> VisionTransformer:
+@register_model(weights=ViT_B_16_Weights, fixed=_TRAINED_SIZE)
+def vit_b_16(*, image_size: int = 224, **kwargs: Any) -> VisionTransformer:
     """Build ViT-B/16 (86.6 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
-        **kwargs: passed to `VisionTransformer`, such as `num_classes`; `image_size` is 224 or what the weights need.
+        image_size: height and width of the images in pixels, a multiple of the patches'; weights fix it.
+        **kwargs: options of `VisionTransformer`: `num_classes`, `dropout`, `attention_dropout`, `representation_size`,
+            `norm_layer` and `conv_stem_configs`.
     """
-    return _vit(16, 12, 12, 768, 3072, weights, progress, **kwargs)
+    return VisionTransformer(image_size, 16, 12, 12, 768, 3072, **kwargs)
 
 
-@register_model(weights=ViT_B_32_Weights)
-def vit_b_32(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> VisionTransformer:
+@register_model(weights=ViT_B_32_Weights, fixed=_TRAINED_SIZE)
+def vit_b_32(*, image_size: int = 224, **kwargs: Any) -> VisionTransformer:
     """Build ViT-B/32 (88.2 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
-        **kwargs: passed to `VisionTransformer`, such as `num_classes`; `image_size` is 224 or what the weights need.
+        image_size: height and width of the images in pixels, a multiple of the patches'; weights fix it.
+        **kwargs: options of `VisionTransformer`: `num_classes`, `dropout`, `attention_dropout`, `representation_size`,
+            `norm_layer` and `conv_stem_configs`.
     """
-    return _vit(32, 12, 12, 768, 3072, weights, progress, **kwargs)
+    return VisionTransformer(image_size, 32, 12, 12, 768, 3072, **kwargs)
 
 
-@register_model(weights=ViT_L_16_Weights)
-def vit_l_16(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> VisionTransformer:
+@register_model(weights=ViT_L_16_Weights, fixed=_TRAINED_SIZE)
+def vit_l_16(*, image_size: int = 224, **kwargs: Any) -> VisionTransformer:
     """Build ViT-L/16 (304.3 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
-        **kwargs: passed to `VisionTransformer`, such as `num_classes`; `image_size` is 224 or what the weights need.
+        image_size: height and width of the images in pixels, a multiple of the patches'; weights fix it.
+        **kwargs: options of `VisionTransformer`: `num_classes`, `dropout`, `attention_dropout`, `representation_size`,
+            `norm_layer` and `conv_stem_configs`.
     """
-    return _vit(16, 24, 16, 1024, 4096, weights, progress, **kwargs)
+    return VisionTransformer(image_size, 16, 24, 16, 1024, 4096, **kwargs)
 
 
-@register_model(weights=ViT_L_32_Weights)
-def vit_l_32(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> VisionTransformer:
+@register_model(weights=ViT_L_32_Weights, fixed=_TRAINED_SIZE)
+def vit_l_32(*, image_size: int = 224, **kwargs: Any) -> VisionTransformer:
     """Build ViT-L/32 (306.5 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
-        **kwargs: passed to `VisionTransformer`, such as `num_classes`; `image_size` is 224 or what the weights need.
+        image_size: height and width of the images in pixels, a multiple of the patches'; weights fix it.
+        **kwargs: options of `VisionTransformer`: `num_classes`, `dropout`, `attention_dropout`, `representation_size`,
+            `norm_layer` and `conv_stem_configs`.
     """
-    return _vit(32, 24, 16, 1024, 4096, weights, progress, **kwargs)
+    return VisionTransformer(image_size, 32, 24, 16, 1024, 4096, **kwargs)
 
 
-@register_model(weights=ViT_H_14_Weights)
-def vit_h_14(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> VisionTransformer:
+@register_model(weights=ViT_H_14_Weights, fixed=_TRAINED_SIZE)
+def vit_h_14(*, image_size: int = 224, **kwargs: Any) -> VisionTransformer:
     """Build ViT-H/14 (632.0 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
-        **kwargs: passed to `VisionTransformer`, such as `num_classes`; `image_size` is 224 or what the weights need.
+        image_size: height and width of the images in pixels, a multiple of the patches'; weights fix it.
+        **kwargs: options of `VisionTransformer`: `num_classes`, `dropout`, `attention_dropout`, `representation_size`,
+            `norm_layer` and `conv_stem_configs`.
     """
-    return _vit(14, 32, 16, 1280, 5120, weights, progress, **kwargs)
+    return VisionTransformer(image_size, 14, 32, 16, 1280, 5120, **kwargs)

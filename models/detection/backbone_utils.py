@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._registry import by_name, get_model, get_model_builder, get_model_weights, resolve
+from zoofleet.models._legacy import by_name, resolve
+from zoofleet.models._registry import get_model, get_model_builder, get_model_weights
 from zoofleet.models._utils import IntermediateLayerGetter
 from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.mobilenetv2 import MobileNetV2

@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weights import define_weights
 from zoofleet.models.ops import correlation_lookup
 
 __all__ = [
@@ -496,8 +495,6 @@ def _upsample_convex(flow: Tensor, mask: Tensor) -> Tensor:
 
 
 def _raft(
-    weights: WeightsEnum | None,
-    progress: bool,
     replaced: dict[str, Any],
     *,
     block: Callable[..., nn.Module],
@@ -535,27 +532,20 @@ def _raft(
     }
     if mask_predictor_size is not None:
         parts["mask_predictor"] = MaskPredictor(in_channels=hidden_size, hidden_size=mask_predictor_size)
-    model = RAFT(**(parts | replaced))
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return RAFT(**(parts | replaced))
 
 
 Raft_Large_Weights = define_weights("Raft_Large_Weights")
 
 
 @register_model(weights=Raft_Large_Weights)
-def raft_large(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> RAFT:
+def raft_large(**kwargs: Any) -> RAFT:
     """Build RAFT (5.3 M parameters): residual encoders, GRUs of 1x5 and 5x1, and learned upsampling.
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         **kwargs: arguments of `RAFT` that replace this model's own parts.
     """
     return _raft(
-        weights,
-        progress,
         kwargs,
         block=ResidualBlock,
         layers=(64, 64, 96, 128),
@@ -577,17 +567,13 @@ Raft_Small_Weights = define_weights("Raft_Small_Weights")
 
 
 @register_model(weights=Raft_Small_Weights)
-def raft_small(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> RAFT:
+def raft_small(**kwargs: Any) -> RAFT:
     """Build RAFT-small (1.0 M parameters): narrow encoders of bottleneck blocks and one 3x3 GRU.
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         **kwargs: arguments of `RAFT` that replace this model's own parts.
     """
     return _raft(
-        weights,
-        progress,
         kwargs,
         block=BottleneckBlock,
         layers=(32, 32, 64, 96),

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.ao.nn.quantized import FloatFunctional
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weights import define_weights
 from zoofleet.models.mobilenetv2 import InvertedResidual, MobileNet_V2_Weights, MobileNetV2
-from zoofleet.models.quantization._convert import finish
+from zoofleet.models.quantization._convert import quantized
 from zoofleet.models.quantization._quantizable import Quantizable
 
 __all__ = ["MobileNet_V2_QuantizedWeights", "QuantizableMobileNetV2", "mobilenet_v2"]
@@ -50,27 +50,12 @@ MobileNet_V2_QuantizedWeights = define_weights("MobileNet_V2_QuantizedWeights")
     name="quantized_mobilenet_v2",
     weights=MobileNet_V2_QuantizedWeights,
     unquantized=MobileNet_V2_Weights,
+    finish=(quantized("qnnpack"),),
 )
-def mobilenet_v2(
-    *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    quantize: bool = False,
-    backend: str | None = None,
-    **kwargs: Any,
-) -> QuantizableMobileNetV2:
+def mobilenet_v2(**kwargs: Any) -> QuantizableMobileNetV2:
     """Build MobileNetV2 (3.5 M parameters), in float ready for quantization or in INT8.
 
     Args:
-        weights: `MobileNet_V2_QuantizedWeights` with `quantize`, `MobileNet_V2_Weights` without, None for random ones.
-        progress: show a progress line while downloading.
-        quantize: convert to INT8.
-        backend: the engine for INT8, of x86, fbgemm, qnnpack and onednn; None for the one that suits this processor.
         **kwargs: passed to `QuantizableMobileNetV2`, such as `num_classes`.
-
-    Raises:
-        FailedPreconditionError: this processor or build of PyTorch lacks the engine.
     """
-    model = QuantizableMobileNetV2(**kwargs)
-    finish(model, weights, progress, quantize=quantize, backend=backend, layout="qnnpack")
-    return model
+    return QuantizableMobileNetV2(**kwargs)

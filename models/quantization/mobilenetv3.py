@@ -9,7 +9,7 @@ from torch.ao.nn.quantized import FloatFunctional
 
 from zoofleet.models._layers import Layer, SqueezeExcitation
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weights import define_weights
 from zoofleet.models.mobilenetv3 import (
     InvertedResidual,
     InvertedResidualConfig,
@@ -17,7 +17,7 @@ from zoofleet.models.mobilenetv3 import (
     MobileNetV3,
     large_config,
 )
-from zoofleet.models.quantization._convert import finish
+from zoofleet.models.quantization._convert import quantized
 from zoofleet.models.quantization._quantizable import Quantizable
 
 __all__ = ["MobileNet_V3_Large_QuantizedWeights", "QuantizableMobileNetV3", "mobilenet_v3_large"]
@@ -77,13 +77,10 @@ MobileNet_V3_Large_QuantizedWeights = define_weights("MobileNet_V3_Large_Quantiz
     name="quantized_mobilenet_v3_large",
     weights=MobileNet_V3_Large_QuantizedWeights,
     unquantized=MobileNet_V3_Large_Weights,
+    finish=(quantized("qnnpack", trained_rounding=True),),
 )
 def mobilenet_v3_large(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    quantize: bool = False,
-    backend: str | None = None,
     width_mult: float = 1.0,
     dilated: bool = False,
     reduced_tail: bool = False,
@@ -92,22 +89,12 @@ def mobilenet_v3_large(
     """Build MobileNetV3-Large (5.5 M parameters), in float ready for quantization or in INT8.
 
     Args:
-        weights: `MobileNet_V3_Large_QuantizedWeights` with `quantize`, `MobileNet_V3_Large_Weights` without, None for
-            random ones.
-        progress: show a progress line while downloading.
         quantize: convert to INT8. With random weights all scales are 1, as in the reference: only training with
             rounding, which the published weights have had, measures them. `convert` measures them on images.
-        backend: the engine for INT8, of x86, fbgemm, qnnpack and onednn; None for the one that suits this processor.
         width_mult: scales all channels; published weights fit 1.
         dilated: dilate the last stage rather than stride; takes the same weights.
         reduced_tail: halve the channels of the last stage; no published weights fit.
         **kwargs: passed to `QuantizableMobileNetV3`, such as `num_classes`.
-
-    Raises:
-        FailedPreconditionError: this processor or build of PyTorch lacks the engine.
     """
     configs, last_channel = large_config(width_mult=width_mult, dilated=dilated, reduced_tail=reduced_tail)
-    model = QuantizableMobileNetV3(configs, last_channel, **kwargs)
-    # The published file was saved in training: 21.6 MB, four bytes for each parameter.
-    finish(model, weights, progress, quantize=quantize, backend=backend, layout="qnnpack", trained_rounding=True)
-    return model
+    return QuantizableMobileNetV3(configs, last_channel, **kwargs)

@@ -5,21 +5,31 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._utils import IntermediateLayerGetter
-from zoofleet.models._weights import WeightsEnum, fixed_by_weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.mobilenetv3 import mobilenet_v3_large
 from zoofleet.models.resnet import ResNet
 
-__all__ = ["DilatedBackbone", "FCNHead", "Segmenter", "build_segmenter", "check_images", "upsample"]
+__all__ = [
+    "TRAINED_WITH_HEAD",
+    "DilatedBackbone",
+    "FCNHead",
+    "Segmenter",
+    "build_segmenter",
+    "check_images",
+    "upsample",
+]
 
 S = TypeVar("S", bound="Segmenter")
+
+TRAINED_WITH_HEAD: Final = {"aux_loss": lambda _meta: True}
+"""What the weights of all models with an auxiliary head fix, as `register_model` takes it."""
 
 fx.wrap("check_images")  # a branch that torch.fx would not trace
 
@@ -128,22 +138,15 @@ def build_segmenter(
     head: Callable[[int, int], nn.Module],
     backbone: Callable[[WeightsEnum | None, bool], DilatedBackbone],
     *,
-    weights: WeightsEnum | None,
     progress: bool,
     num_classes: int,
-    aux_loss: bool | None,
+    aux_loss: bool,
     weights_backbone: WeightsEnum | None,
 ) -> S:
     """Build a model with `head(channels, num_classes)` over a backbone; the other arguments are the builders'."""
-    if weights is not None:
-        weights_backbone = None
-        aux_loss = fixed_by_weights(weights, "aux_loss", aux_loss, True)
     dilated = backbone(weights_backbone, progress)
-    model = model_class(
+    return model_class(
         backbone=dilated.giving(early="aux" if aux_loss else None, last="out"),
         aux_classifier=FCNHead(dilated.early[1], num_classes) if aux_loss else None,
         classifier=head(dilated.last[1], num_classes),
     )
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model

@@ -16,7 +16,13 @@ from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
 from zoofleet.models.mobilenetv3 import MobileNet_V3_Large_Weights
 from zoofleet.models.resnet import ResNet50_Weights, ResNet101_Weights, resnet50, resnet101
-from zoofleet.models.segmentation._segmenter import DilatedBackbone, Segmenter, build_segmenter, upsample
+from zoofleet.models.segmentation._segmenter import (
+    TRAINED_WITH_HEAD,
+    DilatedBackbone,
+    Segmenter,
+    build_segmenter,
+    upsample,
+)
 
 __all__ = [
     "ASPP",
@@ -123,20 +129,17 @@ class DeepLabV3(Segmenter):
 DeepLabV3_ResNet50_Weights = define_weights("DeepLabV3_ResNet50_Weights")
 
 
-@register_model(weights=DeepLabV3_ResNet50_Weights, weights_backbone=ResNet50_Weights)
+@register_model(weights=DeepLabV3_ResNet50_Weights, weights_backbone=ResNet50_Weights, fixed=TRAINED_WITH_HEAD)
 def deeplabv3_resnet50(
     *,
-    weights: WeightsEnum | None = None,
     progress: bool = True,
     num_classes: int = 21,
-    aux_loss: bool | None = None,
+    aux_loss: bool = False,
     weights_backbone: WeightsEnum | None = ResNet50_Weights.IMAGENET1K_V1,
 ) -> DeepLabV3:
     """Build DeepLabV3 on a dilated ResNet-50 (39.6 M parameters, 42.0 M with the auxiliary head).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         num_classes: channels of the output, the background among them; published weights have 21.
         aux_loss: with an auxiliary head over an earlier stage; None for what `weights` have, which is one, and for
             none without weights.
@@ -146,7 +149,6 @@ def deeplabv3_resnet50(
         DeepLabV3,
         DeepLabHead,
         functools.partial(DilatedBackbone.resnet, resnet50),
-        weights=weights,
         progress=progress,
         num_classes=num_classes,
         aux_loss=aux_loss,
@@ -157,13 +159,12 @@ def deeplabv3_resnet50(
 DeepLabV3_ResNet101_Weights = define_weights("DeepLabV3_ResNet101_Weights")
 
 
-@register_model(weights=DeepLabV3_ResNet101_Weights, weights_backbone=ResNet101_Weights)
+@register_model(weights=DeepLabV3_ResNet101_Weights, weights_backbone=ResNet101_Weights, fixed=TRAINED_WITH_HEAD)
 def deeplabv3_resnet101(
     *,
-    weights: WeightsEnum | None = None,
     progress: bool = True,
     num_classes: int = 21,
-    aux_loss: bool | None = None,
+    aux_loss: bool = False,
     weights_backbone: WeightsEnum | None = ResNet101_Weights.IMAGENET1K_V1,
 ) -> DeepLabV3:
     """Build DeepLabV3 on a dilated ResNet-101 (58.6 M parameters); arguments as of `deeplabv3_resnet50`."""
@@ -171,7 +172,6 @@ def deeplabv3_resnet101(
         DeepLabV3,
         DeepLabHead,
         functools.partial(DilatedBackbone.resnet, resnet101),
-        weights=weights,
         progress=progress,
         num_classes=num_classes,
         aux_loss=aux_loss,
@@ -182,13 +182,16 @@ def deeplabv3_resnet101(
 DeepLabV3_MobileNet_V3_Large_Weights = define_weights("DeepLabV3_MobileNet_V3_Large_Weights")
 
 
-@register_model(weights=DeepLabV3_MobileNet_V3_Large_Weights, weights_backbone=MobileNet_V3_Large_Weights)
+@register_model(
+    weights=DeepLabV3_MobileNet_V3_Large_Weights,
+    weights_backbone=MobileNet_V3_Large_Weights,
+    fixed=TRAINED_WITH_HEAD,
+)
 def deeplabv3_mobilenet_v3_large(
     *,
-    weights: WeightsEnum | None = None,
     progress: bool = True,
     num_classes: int = 21,
-    aux_loss: bool | None = None,
+    aux_loss: bool = False,
     weights_backbone: WeightsEnum | None = MobileNet_V3_Large_Weights.IMAGENET1K_V1,
 ) -> DeepLabV3:
     """Build DeepLabV3 on a dilated MobileNetV3-Large (11.0 M parameters); arguments as of `deeplabv3_resnet50`."""
@@ -196,7 +199,6 @@ def deeplabv3_mobilenet_v3_large(
         DeepLabV3,
         DeepLabHead,
         DilatedBackbone.mobilenet_v3_large,
-        weights=weights,
         progress=progress,
         num_classes=num_classes,
         aux_loss=aux_loss,

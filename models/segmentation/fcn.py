@@ -11,7 +11,13 @@ import functools
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
 from zoofleet.models.resnet import ResNet50_Weights, ResNet101_Weights, resnet50, resnet101
-from zoofleet.models.segmentation._segmenter import DilatedBackbone, FCNHead, Segmenter, build_segmenter
+from zoofleet.models.segmentation._segmenter import (
+    TRAINED_WITH_HEAD,
+    DilatedBackbone,
+    FCNHead,
+    Segmenter,
+    build_segmenter,
+)
 
 __all__ = ["FCN", "FCNHead", "FCN_ResNet50_Weights", "FCN_ResNet101_Weights", "fcn_resnet50", "fcn_resnet101"]
 
@@ -23,20 +29,17 @@ class FCN(Segmenter):
 FCN_ResNet50_Weights = define_weights("FCN_ResNet50_Weights")
 
 
-@register_model(weights=FCN_ResNet50_Weights, weights_backbone=ResNet50_Weights)
+@register_model(weights=FCN_ResNet50_Weights, weights_backbone=ResNet50_Weights, fixed=TRAINED_WITH_HEAD)
 def fcn_resnet50(
     *,
-    weights: WeightsEnum | None = None,
     progress: bool = True,
     num_classes: int = 21,
-    aux_loss: bool | None = None,
+    aux_loss: bool = False,
     weights_backbone: WeightsEnum | None = ResNet50_Weights.IMAGENET1K_V1,
 ) -> FCN:
     """Build FCN on a dilated ResNet-50 (33.0 M parameters, 35.3 M with the auxiliary head).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         num_classes: channels of the output, the background among them; published weights have 21.
         aux_loss: with an auxiliary head over the third stage; None for what `weights` have, which is one, and for
             none without weights.
@@ -46,7 +49,6 @@ def fcn_resnet50(
         FCN,
         FCNHead,
         functools.partial(DilatedBackbone.resnet, resnet50),
-        weights=weights,
         progress=progress,
         num_classes=num_classes,
         aux_loss=aux_loss,
@@ -57,13 +59,12 @@ def fcn_resnet50(
 FCN_ResNet101_Weights = define_weights("FCN_ResNet101_Weights")
 
 
-@register_model(weights=FCN_ResNet101_Weights, weights_backbone=ResNet101_Weights)
+@register_model(weights=FCN_ResNet101_Weights, weights_backbone=ResNet101_Weights, fixed=TRAINED_WITH_HEAD)
 def fcn_resnet101(
     *,
-    weights: WeightsEnum | None = None,
     progress: bool = True,
     num_classes: int = 21,
-    aux_loss: bool | None = None,
+    aux_loss: bool = False,
     weights_backbone: WeightsEnum | None = ResNet101_Weights.IMAGENET1K_V1,
 ) -> FCN:
     """Build FCN on a dilated ResNet-101 (51.9 M parameters); the arguments are those of `fcn_resnet50`."""
@@ -71,7 +72,6 @@ def fcn_resnet101(
         FCN,
         FCNHead,
         functools.partial(DilatedBackbone.resnet, resnet101),
-        weights=weights,
         progress=progress,
         num_classes=num_classes,
         aux_loss=aux_loss,

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
 from zoofleet.models._weights import WeightsEnum, define_weights
 from zoofleet.models.mobilenetv3 import MobileNet_V3_Large_Weights
@@ -94,7 +93,6 @@ LRASPP_MobileNet_V3_Large_Weights = define_weights("LRASPP_MobileNet_V3_Large_We
 @register_model(weights=LRASPP_MobileNet_V3_Large_Weights, weights_backbone=MobileNet_V3_Large_Weights)
 def lraspp_mobilenet_v3_large(
     *,
-    weights: WeightsEnum | None = None,
     progress: bool = True,
     num_classes: int = 21,
     weights_backbone: WeightsEnum | None = MobileNet_V3_Large_Weights.IMAGENET1K_V1,
@@ -103,16 +101,9 @@ def lraspp_mobilenet_v3_large(
     """Build LR-ASPP on a dilated MobileNetV3-Large (3.2 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         num_classes: channels of the output, the background among them; the weights' where they are given.
         weights_backbone: published weights of the backbone, used unless `weights` are given; None for random ones.
         **kwargs: `inter_channels` of `LRASPP`.
     """
-    if weights is not None:
-        weights_backbone = None
     dilated = DilatedBackbone.mobilenet_v3_large(weights_backbone, progress)
-    model = LRASPP(dilated.giving(early="low", last="high"), dilated.early[1], dilated.last[1], num_classes, **kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return LRASPP(dilated.giving(early="low", last="high"), dilated.early[1], dilated.last[1], num_classes, **kwargs)

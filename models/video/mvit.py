@@ -12,17 +12,16 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import MLP, Layer, StochasticDepth
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights, fixed_by_weights
+from zoofleet.models._weights import define_weights
 
 __all__ = ["MSBlockConfig", "MViT", "MViT_V1_B_Weights", "MViT_V2_S_Weights", "mvit_v1_b", "mvit_v2_s"]
 
@@ -404,26 +403,14 @@ def _mvit(
     rel_pos_embed: bool,
     proj_after_attn: bool,
     kernel_q: Size,
-    spatial_size: tuple[int, int] | None,
-    temporal_size: int | None,
-    weights: WeightsEnum | None,
-    progress: bool,
     **kwargs: Any,
 ) -> MViT:
-    if weights is not None:
-        spatial_size = fixed_by_weights(weights, "spatial_size", spatial_size, tuple(weights.meta["min_size"]))
-        temporal_size = fixed_by_weights(weights, "temporal_size", temporal_size, weights.meta["min_temporal_size"])
-    model = MViT(
-        (224, 224) if spatial_size is None else spatial_size,
-        16 if temporal_size is None else temporal_size,
-        _block_setting(proj_after_attn, kernel_q),
+    return MViT(
+        block_setting=_block_setting(proj_after_attn, kernel_q),
         rel_pos_embed=rel_pos_embed,
         proj_after_attn=proj_after_attn,
         **kwargs,
     )
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
 
 
 def _block_setting(proj_after_attn: bool, kernel_q: Size) -> list[MSBlockConfig]:
@@ -451,27 +438,29 @@ def _block_setting(proj_after_attn: bool, kernel_q: Size) -> list[MSBlockConfig]
     ]
 
 
+_TRAINED_SIZE: Final = {
+    "spatial_size": lambda meta: tuple(meta["min_size"]),
+    "temporal_size": lambda meta: meta["min_temporal_size"],
+}
+"""Position embeddings are of the size that weights were trained with."""
+
 MViT_V1_B_Weights = define_weights("MViT_V1_B_Weights")
 MViT_V2_S_Weights = define_weights("MViT_V2_S_Weights")
 
 
-@register_model(weights=MViT_V1_B_Weights)
+@register_model(weights=MViT_V1_B_Weights, fixed=_TRAINED_SIZE)
 def mvit_v1_b(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    spatial_size: tuple[int, int] | None = None,
-    temporal_size: int | None = None,
+    spatial_size: tuple[int, int] = (224, 224),
+    temporal_size: int = 16,
     stochastic_depth_prob: float = 0.2,
     **kwargs: Any,
 ) -> MViT:
     """Build MViT-B of the first version (36.6 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
-        spatial_size: height and width of the clips in pixels; None for 224 or what the weights need.
-        temporal_size: their length in frames; None for 16 or what the weights need.
+        spatial_size: height and width of the clips in pixels; weights fix them.
+        temporal_size: length of the clips in frames; weights fix it.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
         **kwargs: passed to `MViT`, such as `num_classes`.
     """
@@ -484,29 +473,23 @@ def mvit_v1_b(
         spatial_size=spatial_size,
         temporal_size=temporal_size,
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )
 
 
-@register_model(weights=MViT_V2_S_Weights)
+@register_model(weights=MViT_V2_S_Weights, fixed=_TRAINED_SIZE)
 def mvit_v2_s(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    spatial_size: tuple[int, int] | None = None,
-    temporal_size: int | None = None,
+    spatial_size: tuple[int, int] = (224, 224),
+    temporal_size: int = 16,
     stochastic_depth_prob: float = 0.2,
     **kwargs: Any,
 ) -> MViT:
     """Build MViT-S of the second version (34.5 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
-        spatial_size: height and width of the clips in pixels; None for 224 or what the weights need.
-        temporal_size: their length in frames; None for 16 or what the weights need.
+        spatial_size: height and width of the clips in pixels; weights fix them.
+        temporal_size: length of the clips in frames; weights fix it.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
         **kwargs: passed to `MViT`, such as `num_classes`.
     """
@@ -519,7 +502,5 @@ def mvit_v2_s(
         spatial_size=spatial_size,
         temporal_size=temporal_size,
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )

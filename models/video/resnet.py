@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weights import define_weights
 
 __all__ = [
     "MC3_18_Weights",
@@ -190,14 +189,9 @@ def _video_resnet(
     *,
     stem: Callable[[], nn.Module],
     conv_makers: Sequence[ConvMaker],
-    weights: WeightsEnum | None,
-    progress: bool,
     **kwargs: Any,
 ) -> VideoResNet:
-    model = VideoResNet(stem=stem(), conv_makers=conv_makers, layers=(2, 2, 2, 2), **kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return VideoResNet(stem=stem(), conv_makers=conv_makers, layers=(2, 2, 2, 2), **kwargs)
 
 
 R3D_18_Weights = define_weights("R3D_18_Weights")
@@ -206,45 +200,35 @@ R2Plus1D_18_Weights = define_weights("R2Plus1D_18_Weights")
 
 
 @register_model(weights=R3D_18_Weights)
-def r3d_18(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> VideoResNet:
+def r3d_18(**kwargs: Any) -> VideoResNet:
     """Build R3D-18 (33.4 M parameters): 3x3x3 convolutions throughout.
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         **kwargs: passed to `VideoResNet`, such as `num_classes`.
     """
-    return _video_resnet(stem=basic_stem, conv_makers=[conv3d_simple] * 4, weights=weights, progress=progress, **kwargs)
+    return _video_resnet(stem=basic_stem, conv_makers=[conv3d_simple] * 4, **kwargs)
 
 
 @register_model(weights=MC3_18_Weights)
-def mc3_18(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> VideoResNet:
+def mc3_18(**kwargs: Any) -> VideoResNet:
     """Build MC3-18 (11.7 M parameters): 3x3x3 convolutions in the first stage, 1x3x3 ones in the others.
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         **kwargs: passed to `VideoResNet`, such as `num_classes`.
     """
     return _video_resnet(
         stem=basic_stem,
         conv_makers=[conv3d_simple] + [conv3d_no_temporal] * 3,
         stride=(1, 2, 2),
-        weights=weights,
-        progress=progress,
         **kwargs,
     )
 
 
 @register_model(weights=R2Plus1D_18_Weights)
-def r2plus1d_18(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> VideoResNet:
+def r2plus1d_18(**kwargs: Any) -> VideoResNet:
     """Build R(2+1)D-18 (31.5 M parameters): each convolution is one over space and one over time.
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         **kwargs: passed to `VideoResNet`, such as `num_classes`.
     """
-    return _video_resnet(
-        stem=r2plus1d_stem, conv_makers=[conv2plus1d] * 4, weights=weights, progress=progress, **kwargs
-    )
+    return _video_resnet(stem=r2plus1d_stem, conv_makers=[conv2plus1d] * 4, **kwargs)

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv3dNormActivation, Layer
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weights import define_weights
 
 __all__ = ["S3D", "S3D_Weights", "s3d"]
 
@@ -169,15 +168,10 @@ S3D_Weights = define_weights("S3D_Weights")
 
 
 @register_model(weights=S3D_Weights)
-def s3d(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> S3D:
+def s3d(**kwargs: Any) -> S3D:
     """Build S3D (8.3 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         **kwargs: passed to `S3D`, such as `num_classes`.
     """
-    model = S3D(**kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return S3D(**kwargs)

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Layer
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weights import define_weights
 from zoofleet.models.swin_transformer import (
     PatchMerging,
     ShiftedWindowAttention,
@@ -173,15 +172,10 @@ def _swin3d(
     *,
     depths: Sequence[int],
     num_heads: Sequence[int] = (3, 6, 12, 24),
-    weights: WeightsEnum | None,
-    progress: bool,
     embed_dim: int = 96,
     **kwargs: Any,
 ) -> SwinTransformer3d:
-    model = SwinTransformer3d((2, 4, 4), embed_dim, depths, num_heads, (8, 7, 7), **kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return SwinTransformer3d((2, 4, 4), embed_dim, depths, num_heads, (8, 7, 7), **kwargs)
 
 
 Swin3D_T_Weights = define_weights("Swin3D_T_Weights")
@@ -190,43 +184,35 @@ Swin3D_B_Weights = define_weights("Swin3D_B_Weights")
 
 
 @register_model(weights=Swin3D_T_Weights)
-def swin3d_t(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> SwinTransformer3d:
+def swin3d_t(**kwargs: Any) -> SwinTransformer3d:
     """Build Video Swin-T (28.2 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         **kwargs: passed to `SwinTransformer3d`, such as `num_classes`.
     """
-    return _swin3d(depths=(2, 2, 6, 2), weights=weights, progress=progress, **kwargs)
+    return _swin3d(depths=(2, 2, 6, 2), **kwargs)
 
 
 @register_model(weights=Swin3D_S_Weights)
-def swin3d_s(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> SwinTransformer3d:
+def swin3d_s(**kwargs: Any) -> SwinTransformer3d:
     """Build Video Swin-S (49.8 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         **kwargs: passed to `SwinTransformer3d`, such as `num_classes`.
     """
-    return _swin3d(depths=(2, 2, 18, 2), weights=weights, progress=progress, **kwargs)
+    return _swin3d(depths=(2, 2, 18, 2), **kwargs)
 
 
 @register_model(weights=Swin3D_B_Weights)
-def swin3d_b(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> SwinTransformer3d:
+def swin3d_b(**kwargs: Any) -> SwinTransformer3d:
     """Build Video Swin-B (88.0 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         **kwargs: passed to `SwinTransformer3d`, such as `num_classes`.
     """
     return _swin3d(
         depths=(2, 2, 18, 2),
         embed_dim=128,
         num_heads=(4, 8, 16, 32),
-        weights=weights,
-        progress=progress,
         **kwargs,
     )

@@ -67,7 +67,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[..., _Re
             return _Received(weights=weights, progress=progress, weights_backbone=weights_backbone, **kwargs)
 
         builder.__name__ = function
-        arguments: dict[str, Any] = {"weights": ResNet50_Weights, "name": name} | options
+        arguments: dict[str, Any] = {"weights": ResNet50_Weights, "name": name, "finish": ()} | options
         return register_model(**arguments)(builder)
 
     return register

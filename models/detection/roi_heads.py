@@ -33,7 +33,7 @@ _MIN_SIDE = 1e-2
 """Least length in pixels of a detection's sides: removes what clipping leaves nothing of. The reference's value."""
 
 _BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-"""Factors of the box codes: 1 over the deviations 0.1 and 0.2 by which Fast R-CNN's published code normalises them."""
+"""Factors of the box codes: 1 over the deviations 0.1 and 0.2 by which Faster R-CNN's published code divides them."""
 
 Sizes = Sequence[tuple[int, int]]
 Features = dict[str, Tensor]

@@ -257,8 +257,8 @@ class SSDVGGBackbone(nn.Module):
 
     Args:
         network: the VGG-16; it is taken apart, and its first parts are frozen.
-        trainable_layers: how many of its five parts, each of which ends with a pooling, counted from the last, are left
-            to train; 0 to 5.
+        trainable_layers: how many of its five parts, counted from the last, are left to train; 0 to 5. All parts but
+            the first begin with a pooling.
     """
 
     def __init__(self, network: VGG, trainable_layers: int) -> None:
@@ -357,8 +357,8 @@ def ssd300_vgg16(
     is_trained = weights is not None or weights_backbone is not None
     trainable = num_trainable_layers(trainable_backbone_layers, is_trained=is_trained, most=5, default=4)
     backbone = SSDVGGBackbone(vgg16(weights=weights_backbone, progress=progress), trainable)
-    # Table 2 and figure 2 of arXiv:1512.02325 for the boxes' shapes. Sizes and steps are those of SSD's published code
-    # for COCO: of 300 pixels the first map's boxes have 7 %, the second map's 15 %, and each further one 18 % more.
+    # arXiv:1512.02325, section 3.1, for the ratios, and section 3.4, on COCO, for the sizes; the steps are those of its
+    # published code.
     anchors = DefaultBoxGenerator(
         [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
         scales=[0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],

@@ -1,8 +1,8 @@
-"""Operators of the detectors, on Zoofleet's own kernels.
+"""Operators and layers of detectors and of RAFT, on Zoofleet's own kernels.
 
-The functions on boxes, masks and features beyond plain tensor arithmetic are registered with torch as `zoofleet::`
-operators, so they trace, compile and differentiate like any other. Importing this package loads `libzoofleet_ops` and
-raises `KernelLibraryError` where it does not load.
+Functions that are more than tensor arithmetic are registered with torch as `zoofleet::` operators, so that they trace,
+compile and, where they have a derivative, differentiate like any other. Importing this package loads `libzoofleet_ops`,
+and raises `KernelLibraryError` where it does not load.
 """
 
 from zoofleet.models._layers import StochasticDepth, stochastic_depth

@@ -31,11 +31,11 @@ _ABI: Final = 5
 _OK, _INVALID_BATCH_INDEX, _OUT_OF_MEMORY, _CUDA_ERROR = 0, 2, 3, 1000
 
 OVERRIDE: Final = "ZOOFLEET_OPS_LIBRARY"
-"""Environment variable naming the CPU library to load instead; the CUDA library is then looked for beside it."""
+"""The environment variable with the path of a CPU library to load; the CUDA library is then looked for beside it."""
 
 
 class RoIAlignParams(ctypes.Structure):
-    """`zoofleet_roi_align_params`."""
+    """The C structure `zoofleet_roi_align_params`."""
 
     _fields_ = (
         ("batch", c_int64),
@@ -53,7 +53,7 @@ class RoIAlignParams(ctypes.Structure):
 
 
 class PasteParams(ctypes.Structure):
-    """`zoofleet_paste_params`."""
+    """The C structure `zoofleet_paste_params`."""
 
     _fields_ = (
         ("masks", c_int64),
@@ -65,7 +65,7 @@ class PasteParams(ctypes.Structure):
 
 
 class CorrelationParams(ctypes.Structure):
-    """`zoofleet_correlation_params`."""
+    """The C structure `zoofleet_correlation_params`."""
 
     _fields_ = (
         ("batch", c_int64),
@@ -80,7 +80,7 @@ class CorrelationParams(ctypes.Structure):
 
 
 class ResizeParams(ctypes.Structure):
-    """`zoofleet_resize_params`."""
+    """The C structure `zoofleet_resize_params`."""
 
     _fields_ = (
         ("height", c_int64),
@@ -94,7 +94,7 @@ class ResizeParams(ctypes.Structure):
 
 
 class ResizeTaps(ctypes.Structure):
-    """`zoofleet_resize_taps`."""
+    """The C structure `zoofleet_resize_taps`."""
 
     _fields_ = (
         ("row_firsts", c_void_p),
@@ -177,7 +177,7 @@ cpu: Final = _load(
 
 @cache
 def cuda() -> ctypes.CDLL:
-    """The CUDA kernels.
+    """Return the CUDA kernels, which are loaded by the first call.
 
     Raises:
         KernelLibraryError: they were not built, or do not load.
@@ -190,7 +190,13 @@ def cuda() -> ctypes.CDLL:
 
 
 def check(status: int) -> None:
-    """Raise what a kernel's status stands for."""
+    """Raise the error that a kernel's status stands for; do nothing where it stands for success.
+
+    Raises:
+        InvalidArgumentError: a batch index names no image.
+        MemoryError: the kernel found no memory.
+        InternalError: the kernel refused its arguments, or CUDA reported an error.
+    """
     if status == _OK:
         return
     if status == _INVALID_BATCH_INDEX:

@@ -72,7 +72,7 @@ typedef struct {
     double threshold;
 } zoofleet_paste_params;
 
-// ZOOFLEET_OPS_ABI of the library.
+// Returns the ZOOFLEET_OPS_ABI that the library was built with.
 ZOOFLEET_API int32_t zoofleet_ops_abi(void);
 
 // Greedy non-maximum suppression.
@@ -98,10 +98,10 @@ ZOOFLEET_API int32_t zoofleet_roi_align_backward(const zoofleet_roi_align_params
                                                  const void* grad_output, const void* rois, int32_t threads,
                                                  void* grad_input);
 
-// The functions below write COCO's compressed run lengths (`counts` of pycocotools) of several masks, one
-// after the other: those of mask i are counts[offsets[i]] to counts[offsets[i + 1]]. Where offsets' last is
-// above `capacity`, the bytes in counts, nothing is written there, and the call is to be repeated with so
-// many.
+// The next two functions write COCO's compressed run lengths (`counts` of pycocotools) of several masks, one
+// after the other: those of mask i are counts[offsets[i]] to counts[offsets[i + 1]]. `capacity` is the size
+// of counts in bytes. Where the last of the offsets is above it, nothing is written to counts, and the call
+// is to be repeated with a capacity of so many bytes.
 
 // Run lengths of where masks over boxes are above the threshold, in the image.
 //
@@ -142,7 +142,7 @@ ZOOFLEET_API int32_t zoofleet_correlation_lookup_backward(const zoofleet_correla
                                                           int32_t threads, void* grad1, void* grad2,
                                                           void* grad_coords);
 
-// The twins in libzoofleet_ops_cuda.
+// The functions of libzoofleet_ops_cuda, which do the same on a CUDA device.
 
 // Bytes of scratch memory that zoofleet_nms_cuda needs for `count` boxes.
 ZOOFLEET_API int64_t zoofleet_nms_cuda_workspace(int64_t count, int32_t dtype);
@@ -163,10 +163,10 @@ ZOOFLEET_API int32_t zoofleet_roi_align_backward_cuda(const zoofleet_roi_align_p
                                                       const void* grad_output, const void* rois,
                                                       void* grad_input, void* stream);
 
-// The pixels at which pasted masks change, column by column. With `ends` NULL, changes (masks, width) receives
-// how many there are in each column. Otherwise changes holds the sums of those up to and with each column, and
-// ends receives the ends of all runs, those of a mask closed by height * width: zoofleet_compress_runs takes
-// them.
+// The pixels at which pasted masks change, column by column. With `ends` NULL, changes (masks, width)
+// receives how many there are in each column. Otherwise changes holds the sums of those up to and with each
+// column, and ends receives the ends of all runs, those of a mask closed by height * width:
+// zoofleet_compress_runs takes them.
 ZOOFLEET_API int32_t zoofleet_paste_masks_runs_cuda(const zoofleet_paste_params* params, const float* masks,
                                                     const int64_t* extents, int64_t* changes, int64_t* ends,
                                                     void* stream);
@@ -189,7 +189,7 @@ ZOOFLEET_API int32_t zoofleet_correlation_lookup_backward_cuda(const zoofleet_co
                                                                void* grad1, void* grad2, void* grad_coords,
                                                                void* stream);
 
-// The CUDA runtime's words for a status of ZOOFLEET_CUDA_ERROR and above.
+// Returns the CUDA runtime's message for a status of ZOOFLEET_CUDA_ERROR or above.
 ZOOFLEET_API const char* zoofleet_cuda_error(int32_t status);
 
 #ifdef __cplusplus

@@ -20,8 +20,8 @@ from zoofleet.models.transforms._image import (
     to_float,
 )
 
-_IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
-_IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 _KINETICS_MEAN: Final = (0.43216, 0.394666, 0.37645)
 _KINETICS_STD: Final = (0.22803, 0.22145, 0.216989)
 
@@ -48,8 +48,8 @@ class ImageClassification(_Preset):
         *,
         crop_size: int,
         resize_size: int = 256,
-        mean: Sequence[float] = _IMAGENET_MEAN,
-        std: Sequence[float] = _IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         interpolation: Interpolation = "bilinear",
         antialias: bool = True,
     ) -> None:
@@ -89,8 +89,8 @@ class SemanticSegmentation(_Preset):
         self,
         *,
         resize_size: int | None = 520,
-        mean: Sequence[float] = _IMAGENET_MEAN,
-        std: Sequence[float] = _IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         interpolation: Interpolation = "bilinear",
         antialias: bool = True,
     ) -> None:

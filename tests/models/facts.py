@@ -51,7 +51,11 @@ def missing_names(name: str) -> list[str]:
         return [f"{_path(package.__file__)}: an import of {info.function}, which needs @register_model"]
     exported = (info.function, models.get_model_weights(name).__name__)
     home = importlib.import_module(models.get_model_builder(name).__module__)
-    return [line for module in (home, package) for line in _not_exported(module, exported)]
+    lacking = [line for module in (home, package) for line in _not_exported(module, exported)]
+    stub = ROOT / "models" / "_weight_sets.pyi"
+    if f"class {exported[1]}(" not in stub.read_text():
+        lacking.append(f"{_path(stub)}: {exported[1]}; run scripts/weights")
+    return lacking
 
 
 def _not_exported(module: ModuleType, names: tuple[str, ...]) -> list[str]:
@@ -69,7 +73,7 @@ def missing_numbers(built: Built) -> list[str]:
     return (lacking if said != found else []) + [
         f'{sets}: "{fact}" in the meta of {row.enum}.{row.member}'
         for row in _catalog.weights(built.name)
-        for fact in ("num_params", "_metrics", "_ops", "_file_size")
+        for fact in ("num_params", "recipe", "_metrics", "_ops", "_file_size")
         if fact not in row.meta
     ]
 

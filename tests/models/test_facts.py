@@ -21,15 +21,18 @@ MODULE = f'''
 from torch import nn
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import TinyNet_Weights
 
 __all__ = ["TinyNet_Weights", "{NAME}"]
 
-TinyNet_Weights = define_weights("TinyNet_Weights")
-
 
 @register_model(weights=TinyNet_Weights)
-def {NAME}(*, weights=None, progress=True, num_classes=2):
+def {NAME}(*, num_classes: int = 2) -> nn.Sequential:
+    """Build a network that is quick.
+
+    Args:
+        num_classes: length of the output.
+    """
     return nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
 '''
 NUM_PARAMS = 3 * 4 * 9 + 4 + 4 * 2 + 2
@@ -40,7 +43,14 @@ WEIGHTS: dict[str, Any] = {
     "default": True,
     "url": "https://example.org/tinynet-01234567.pth",
     "transforms": {"preset": "ImageClassification", "crop_size": 64},
-    "meta": {"num_params": NUM_PARAMS, "categories": "halves", "_metrics": {}, "_ops": 0.001, "_file_size": 0.001},
+    "meta": {
+        "num_params": NUM_PARAMS,
+        "categories": "halves",
+        "recipe": "",
+        "_metrics": {},
+        "_ops": 0.1,
+        "_file_size": 0.1,
+    },
 }
 
 
@@ -52,7 +62,10 @@ class Checkout:
         self.catalog, self.zoo = root / "catalog", root / "tests" / "data" / "zoo"
         shutil.copytree(_catalog._DATA, self.catalog)
         shutil.copytree(reference.ZOO, self.zoo)
-        (root / "CHANGELOG.md").touch()
+        (root / "models").mkdir()
+        self.stub, self.changelog = root / "models" / "_weight_sets.pyi", root / "CHANGELOG.md"
+        self.stub.touch()
+        self.changelog.touch()
 
     def edit(self, path: Path, change: Callable[[Any], Any]) -> None:
         """Replace what a JSON file holds; the catalog is read again."""
@@ -65,6 +78,11 @@ class Checkout:
         self.edit(self.catalog / "builders.json", lambda rows: rows | {NAME: row})
         self.edit(self.catalog / "categories.json", lambda lists: lists | {"halves": ["left", "right"]})
         self.edit(self.catalog / "weights.json", lambda rows: [*rows, WEIGHTS])
+
+    def note(self) -> None:
+        """Name the builder and its weights where no test runs."""
+        self.stub.write_text("class TinyNet_Weights(WeightsEnum):")
+        self.changelog.write_text(f"- `{NAME}`")
 
     def register(self, monkeypatch: pytest.MonkeyPatch) -> Any:
         """Add the builder's module; gives it."""
@@ -107,7 +125,7 @@ def newcomer(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> Checkout:
     """A new builder, complete, with its facts."""
     checkout.describe()
     checkout.export(checkout.register(monkeypatch), monkeypatch)
-    (checkout.root / "CHANGELOG.md").write_text(NAME)
+    checkout.note()
     assert facts.main([NAME]) == 0
     return checkout
 
@@ -131,7 +149,7 @@ def test_what_is_missing_is_said_with_its_file(
     default, categories, _ = missing()
     assert default.startswith('catalog/weights.json: "default": true in one') and "categories.json" in categories
 
-    unmeasured = WEIGHTS | {"meta": {"num_params": NUM_PARAMS, "categories": "halves", "_metrics": {}, "_ops": 1.0}}
+    unmeasured = WEIGHTS | {"meta": {key: value for key, value in WEIGHTS["meta"].items() if key != "_file_size"}}
     checkout.edit(checkout.catalog / "weights.json", lambda rows: [*rows[:-1], unmeasured])
     (importing, _) = missing()
     assert importing.endswith("models/__init__.py: an import of tinynet, which needs @register_model")
@@ -145,6 +163,7 @@ def test_what_is_missing_is_said_with_its_file(
         "TinyNet_Weights in __all__",
     ]
     assert lines[4:] == [
+        "models/_weight_sets.pyi: TinyNet_Weights; run scripts/weights",
         'catalog/builders.json: "num_params": 122 of tinynet, not 0',
         'catalog/weights.json: "_file_size" in the meta of TinyNet_Weights.SHAPES_V1',
         changes,
@@ -153,7 +172,7 @@ def test_what_is_missing_is_said_with_its_file(
     checkout.export(module, monkeypatch)
     checkout.describe()
     checkout.edit(checkout.catalog / "weights.json", lambda rows: [*rows[:-2], WEIGHTS])
-    (checkout.root / "CHANGELOG.md").write_text(f"- {NAME}")
+    checkout.note()
     assert facts.main([NAME]) == 0
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"unchanged"}
 

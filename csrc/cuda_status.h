@@ -11,8 +11,8 @@
 
 namespace zoofleet {
 
-// Of the launches since the last call on this thread; what goes wrong while they run shows when torch
-// synchronises.
+// Returns the status of the launches since the last call on this thread. What goes wrong while kernels run
+// shows when torch synchronises.
 inline int32_t launch_status() {
     const cudaError_t error = cudaGetLastError();
     return error == cudaSuccess ? ZOOFLEET_OK : ZOOFLEET_CUDA_ERROR + static_cast<int32_t>(error);

@@ -81,10 +81,6 @@ inline int32_t store(const std::vector<std::vector<uint8_t>>& encoded, uint8_t* 
     return ZOOFLEET_OK;
 }
 
-inline bool valid_image(int64_t height, int64_t width) {
-    return height >= 0 && height <= INT32_MAX && width >= 0 && width <= INT32_MAX;
-}
-
 }  // namespace zoofleet
 
 #endif  // ZOOFLEET_RLE_H_

@@ -14,7 +14,7 @@
 
 // Raised with every change below, so that a stale library is refused instead of called with the wrong
 // arguments.
-#define ZOOFLEET_OPS_ABI 4
+#define ZOOFLEET_OPS_ABI 5
 
 #define ZOOFLEET_API __attribute__((visibility("default")))
 
@@ -72,7 +72,7 @@ typedef struct {
     double threshold;
 } zoofleet_paste_params;
 
-// ZOOFLEET_OPS_ABI of the library.
+// Returns the ZOOFLEET_OPS_ABI that the library was built with.
 ZOOFLEET_API int32_t zoofleet_ops_abi(void);
 
 // Greedy non-maximum suppression.
@@ -98,10 +98,10 @@ ZOOFLEET_API int32_t zoofleet_roi_align_backward(const zoofleet_roi_align_params
                                                  const void* grad_output, const void* rois, int32_t threads,
                                                  void* grad_input);
 
-// The functions below write COCO's compressed run lengths (`counts` of pycocotools) of several masks, one
-// after the other: those of mask i are counts[offsets[i]] to counts[offsets[i + 1]]. Where offsets' last is
-// above `capacity`, the bytes in counts, nothing is written there, and the call is to be repeated with so
-// many.
+// The next two functions write COCO's compressed run lengths (`counts` of pycocotools) of several masks, one
+// after the other: those of mask i are counts[offsets[i]] to counts[offsets[i + 1]]. `capacity` is the size
+// of counts in bytes. Where the last of the offsets is above it, nothing is written to counts, and the call
+// is to be repeated with a capacity of so many bytes.
 
 // Run lengths of where masks over boxes are above the threshold, in the image.
 //
@@ -113,16 +113,12 @@ ZOOFLEET_API int32_t zoofleet_paste_masks_to_rle(const zoofleet_paste_params* pa
                                                  const int64_t* extents, int32_t threads, uint8_t* counts,
                                                  int64_t capacity, int64_t* offsets);
 
-// Run lengths of masks (count, height, width), in which all but 0 counts as 1.
-ZOOFLEET_API int32_t zoofleet_rle_encode(const uint8_t* masks, int64_t count, int64_t height, int64_t width,
-                                         int32_t threads, uint8_t* counts, int64_t capacity,
-                                         int64_t* offsets);
-
-// Run lengths of each of the 256 labels of a label map (height, width); none, not even an empty mask's, for a
-// label that is not there.
-ZOOFLEET_API int32_t zoofleet_rle_encode_labels(const uint8_t* labels, int64_t height, int64_t width,
-                                                int32_t threads, uint8_t* counts, int64_t capacity,
-                                                int64_t* offsets);
+// Run lengths of `count` masks whose runs, of zeros and ones in turn and beginning with zeros, are given by
+// where they end: ends holds runs[0] positions of the first mask, then runs[1] of the second, and so on. The
+// last of a mask is its number of pixels.
+ZOOFLEET_API int32_t zoofleet_compress_runs(const int64_t* ends, const int64_t* runs, int64_t count,
+                                            int32_t threads, uint8_t* counts, int64_t capacity,
+                                            int64_t* offsets);
 
 // Resizes an image of bytes and looks the result up: output (3, out_height, out_width) holds values of table
 // (3, 256). Rows are narrowed first; each of the two sums is rounded to the nearest byte.
@@ -146,7 +142,7 @@ ZOOFLEET_API int32_t zoofleet_correlation_lookup_backward(const zoofleet_correla
                                                           int32_t threads, void* grad1, void* grad2,
                                                           void* grad_coords);
 
-// The twins in libzoofleet_ops_cuda.
+// The functions of libzoofleet_ops_cuda, which do the same on a CUDA device.
 
 // Bytes of scratch memory that zoofleet_nms_cuda needs for `count` boxes.
 ZOOFLEET_API int64_t zoofleet_nms_cuda_workspace(int64_t count, int32_t dtype);
@@ -167,15 +163,13 @@ ZOOFLEET_API int32_t zoofleet_roi_align_backward_cuda(const zoofleet_roi_align_p
                                                       const void* grad_output, const void* rois,
                                                       void* grad_input, void* stream);
 
-// The pixels at which pasted masks, or masks (count, height, width), change, column by column. With `ends`
-// NULL, changes (count, width) receives how many there are in each column. Otherwise changes holds the sums
-// of those up to and with each column, and ends receives the ends of all runs, those of a mask closed by
-// height * width. These are compressed elsewhere.
+// The pixels at which pasted masks change, column by column. With `ends` NULL, changes (masks, width)
+// receives how many there are in each column. Otherwise changes holds the sums of those up to and with each
+// column, and ends receives the ends of all runs, those of a mask closed by height * width:
+// zoofleet_compress_runs takes them.
 ZOOFLEET_API int32_t zoofleet_paste_masks_runs_cuda(const zoofleet_paste_params* params, const float* masks,
                                                     const int64_t* extents, int64_t* changes, int64_t* ends,
                                                     void* stream);
-ZOOFLEET_API int32_t zoofleet_rle_runs_cuda(const uint8_t* masks, int64_t count, int64_t height,
-                                            int64_t width, int64_t* changes, int64_t* ends, void* stream);
 
 // As zoofleet_resize_normalize, with the arrays of taps on the device too; workspace (height, out_width, 3).
 ZOOFLEET_API int32_t zoofleet_resize_normalize_cuda(const zoofleet_resize_params* params,
@@ -195,7 +189,7 @@ ZOOFLEET_API int32_t zoofleet_correlation_lookup_backward_cuda(const zoofleet_co
                                                                void* grad1, void* grad2, void* grad_coords,
                                                                void* stream);
 
-// The CUDA runtime's words for a status of ZOOFLEET_CUDA_ERROR and above.
+// Returns the CUDA runtime's message for a status of ZOOFLEET_CUDA_ERROR or above.
 ZOOFLEET_API const char* zoofleet_cuda_error(int32_t status);
 
 #ifdef __cplusplus

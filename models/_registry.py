@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import functools
 import inspect
-import re
-import warnings
-from collections.abc import Callable, Iterable
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from types import MappingProxyType, ModuleType
+from typing import Any, Final, Protocol, TypeVar
 
 from torch import nn
 
@@ -21,19 +19,19 @@ from zoofleet.errors import (
     InternalError,
     InvalidArgumentError,
     UnknownModelError,
-    UnknownWeightsError,
 )
-from zoofleet.models._weights import WeightsEnum, defined_weights, fixed_by_weights
+from zoofleet.models._docs import entries, merged
+from zoofleet.models._hub import load_weights
+from zoofleet.models._legacy import by_name, resolve
+from zoofleet.models._weights import WEIGHT_SETS, WeightsEnum, hint, weights_enum
 
 __all__ = [
-    "by_name",
     "get_model",
     "get_model_builder",
     "get_model_weights",
     "get_weight",
     "list_models",
     "register_model",
-    "resolve",
 ]
 
 M = TypeVar("M", bound=nn.Module)
@@ -56,8 +54,21 @@ class _Entry:
 
 _entries: dict[str, _Entry] = {}
 
-# What `pretrained=True` meant before there was more than one weight set for a builder.
-_FIRST_PUBLISHED = re.compile(r"(IMAGENET1K|COCO|COCO_WITH_VOC_LABELS|KINETICS400)(_FBGEMM|_QNNPACK)?_V1")
+
+def load_published(model: nn.Module, *, weights: WeightsEnum | None = None, progress: bool = True) -> None:
+    """Load the weights that a builder was called with into the model that it built.
+
+    Args:
+        model: its parameters and buffers are overwritten.
+        weights: the weight set; None for leaving the model as it is.
+        progress: write a progress line to stderr while the weights are downloaded.
+
+    Raises:
+        WeightsUnavailableError: neither the cache nor the URL, checkout or mirror has the file.
+        InvalidWeightsError: the file is not the published one, holds code, or does not fit the model.
+    """
+    if weights is not None:
+        load_weights(model, weights, progress=progress)
 
 
 def register_model(
@@ -66,17 +77,28 @@ def register_model(
     weights_backbone: type[WeightsEnum] | None = None,
     unquantized: type[WeightsEnum] | None = None,
     name: str | None = None,
+    fixed: Mapping[str, Callable[[Mapping[str, Any]], Any]] = MappingProxyType({}),
+    finish: Sequence[Callable[..., None]] = (load_published,),
 ) -> Callable[[Callable[..., M]], Builder[M]]:
-    """Register a builder; the function's body then receives members or None for its weights, never names.
+    """Register a builder, whose body only builds: the registry loads the weights into the model that it returns.
 
-    The registered builder also accepts what code written for older releases passes: positional arguments in the order
-    of the signature, and `pretrained` and `pretrained_backbone`, each with a UserWarning that names the replacement.
+    The registered builder takes the body's parameters and those of the steps in `finish`: by default `weights` and
+    `progress`. The body declares those alone that it needs: `weights` where the model depends on them, as a member or
+    None and never as a name, and `progress` where it downloads a backbone. It gets `weights_backbone=None` where there
+    are `weights`. It gets `num_classes` and the options of `fixed` as the weights have them, and does not get those
+    that the caller gave as None, so that its own defaults are the numbers themselves.
+
+    The registered builder may also be called as `zoofleet.models._legacy` says. Its docstring is the body's, which
+    describes the body's own parameters, with entries for the steps' parameters and errors.
 
     Args:
         weights: the builder's weight sets.
-        weights_backbone: those of its backbone, where the builder takes `weights_backbone`.
-        unquantized: those it takes instead of `weights` unless it is called with `quantize=True`.
+        weights_backbone: the weight sets of its backbone, where the body declares `weights_backbone`.
+        unquantized: the weight sets it takes instead of `weights` unless it is called with `quantize=True`.
         name: registered name, where it is not the function's.
+        fixed: the options that weights fix, beside `num_classes`, each with what takes its value from their `meta`.
+        finish: what is done, in order, with the model that the body returned. Each step is called with the model and,
+            by name, those of the builder's arguments that it declares, with the body's defaults before its own.
 
     Raises:
         AlreadyExistsError: the name is registered already.
@@ -85,82 +107,90 @@ def register_model(
 
     def register(fn: Callable[..., M]) -> Builder[M]:
         key = name or fn.__name__
-        if key in _entries:
-            raise AlreadyExistsError(f"a model named {key!r} is registered already")
-        info = _catalog.builders().get(key)
-        if info is None or info.function != fn.__name__:
-            raise InternalError(f"the catalog has no builder {key!r} with a function named {fn.__name__!r}")
-        enums = {row.enum for row in _catalog.weights(key)}
-        if enums != {weights.__name__}:
-            raise InternalError(f"the catalog gives {key} the weights {sorted(enums)}, not {weights.__name__}")
-        parameters = list(inspect.signature(fn).parameters)
+        _check_catalog(key, fn.__name__, weights)
+        own = inspect.signature(fn).parameters
+        steps = [dict(list(inspect.signature(step).parameters.items())[1:]) for step in finish]  # but for the model
+        parameters = functools.reduce(operator.or_, [*steps, own])
+        positions = [p.name for p in parameters.values() if p.kind is not p.VAR_KEYWORD]
 
         @functools.wraps(fn)
         def build(*args: Any, **kwargs: Any) -> M:
-            kwargs |= by_name(fn.__name__, parameters, args, kwargs)
-            quantize = bool(kwargs.get("quantize"))
-            enum = weights if unquantized is None or quantize else unquantized
-            resolve(kwargs, "weights", "pretrained", enum)
+            kwargs |= by_name(fn.__name__, positions, args, kwargs)
+            resolve(kwargs, "weights", "pretrained", weights if kwargs.get("quantize") else unquantized or weights)
             if weights_backbone is not None:
                 resolve(kwargs, "weights_backbone", "pretrained_backbone", weights_backbone)
-            _fix_num_classes(kwargs)
-            return fn(**kwargs)
+                if kwargs.get("weights") is not None:
+                    kwargs["weights_backbone"] = None
+            _fix(kwargs, fixed)
+            model = fn(**{key: kwargs[key] for key in kwargs if key in own or key not in parameters})
+            for step, accepted in zip(finish, steps, strict=True):
+                step(model, **{key: kwargs.get(key, parameters[key].default) for key in accepted})
+            return model
 
+        build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            list(parameters.values()), return_annotation=inspect.signature(fn).return_annotation
+        )
+        if weights.__module__ == WEIGHT_SETS:
+            weights.__module__ = fn.__module__  # where users find it, and so do their pickles
+        build.__doc__ = _documentation(fn, finish, parameters.values(), weights, unquantized)
         _entries[key] = _Entry(build, weights)
         return build
 
     return register
 
 
-def by_name(function: str, parameters: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Name positional arguments: builders took them until the weight enums came."""
-    if not args:
-        return {}
-    named = dict(zip(parameters, args, strict=False))
-    clash = sorted(named.keys() & kwargs.keys())
-    if len(args) > len(named) or clash:
-        raise InvalidArgumentError(
-            f"{function} got {len(args)} positional arguments"
-            + (f" and {', '.join(clash)} by name too" if clash else "")
-            + f"; its parameters are {', '.join(parameters)}"
-        )
-    # A boolean in the place of weights is the old `pretrained`, which gets its own warning.
-    if not isinstance(args[0], bool) or len(args) > 1:
-        shown = ", ".join(f"{k}=..." for k in named)
-        warnings.warn(f"positional arguments of {function} are deprecated; call {function}({shown})", stacklevel=3)
-    return named
+def _documentation(
+    fn: Callable[..., Any],
+    finish: Iterable[Callable[..., None]],
+    parameters: Iterable[inspect.Parameter],
+    weights: type[WeightsEnum],
+    unquantized: type[WeightsEnum] | None,
+) -> str:
+    """The docstring of a builder's body, with what the registry and the steps after it add."""
+    accepted = f"a member of `{weights.__name__}`"
+    if unquantized is not None:
+        accepted += f" with `quantize` and of `{unquantized.__name__}` without"
+    args = {name: says for step in finish for name, says in entries(step, "Args").items()}
+    raises = [_REFUSALS, *(entries(step, "Raises") for step in finish)]
+    args["weights"] = f'{accepted}, or the name of one, such as "DEFAULT"; None for random weights.'
+    names = (f"**{p.name}" if p.kind is p.VAR_KEYWORD else p.name for p in parameters)
+    return merged(fn, args, raises, names)
 
 
-def resolve(kwargs: dict[str, Any], param: str, old: str, enum: type[WeightsEnum]) -> None:
-    """Replace `kwargs[param]`, or its predecessor `kwargs[old]`, by a member of `enum` or None."""
-    if old in kwargs or isinstance(kwargs.get(param), bool):
-        if old in kwargs and param in kwargs:
-            raise InvalidArgumentError(f"{param!r} replaces the deprecated {old!r}; give only one of them")
-        pretrained = kwargs.pop(old) if old in kwargs else kwargs.pop(param)
-        if not isinstance(pretrained, bool):
-            raise InvalidArgumentError(f"{old!r} is deprecated and takes True or False, got {pretrained!r}")
-        kwargs[param] = _first_published(enum) if pretrained else None
-        instead = f"{param}={kwargs[param]!r}"
-        newest = f", or {param}={enum.__name__}.DEFAULT for the best weights" if pretrained else ""
-        warnings.warn(
-            f"the parameter {old!r} is deprecated, use {param!r}: {old}={pretrained} is {instead}{newest}",
-            UserWarning,
-            stacklevel=3,
-        )
-    if param in kwargs:
-        kwargs[param] = enum.verify(kwargs[param])
+_REFUSALS: Final = {
+    "UnknownWeightsError": "there are no weights of that name.",
+    "InvalidArgumentError": "the weights belong to another model, or fix an option that was given another value.",
+}
 
 
-def _fix_num_classes(kwargs: dict[str, Any]) -> None:
-    """Build for as many classes as the weights have, and refuse another number before they are downloaded."""
+def _check_catalog(name: str, function: str, weights: type[WeightsEnum]) -> None:
+    if name in _entries:
+        raise AlreadyExistsError(f"a model named {name!r} is registered already")
+    info = _catalog.builders().get(name)
+    if info is None or info.function != function:
+        raise InternalError(f"the catalog has no builder {name!r} with a function named {function!r}")
+    enums = {row.enum for row in _catalog.weights(name)}
+    if enums != {weights.__name__}:
+        raise InternalError(f"the catalog gives {name} the weights {sorted(enums)}, not {weights.__name__}")
+
+
+def _fix(kwargs: dict[str, Any], fixed: Mapping[str, Callable[[Mapping[str, Any]], Any]]) -> None:
+    """Set the options that the weights fix, and refuse what contradicts them before they are downloaded."""
     weights = kwargs.get("weights")
-    if weights is not None and "categories" in weights.meta:
-        given, has = kwargs.get("num_classes"), len(weights.meta["categories"])
-        kwargs["num_classes"] = fixed_by_weights(weights, "num_classes", given, has)
-
-
-def _first_published(enum: type[WeightsEnum]) -> WeightsEnum:
-    return next((w for w in enum if _FIRST_PUBLISHED.fullmatch(w.name)), enum.DEFAULT)
+    if weights is not None:
+        published = {option: value(weights.meta) for option, value in fixed.items()}
+        if "categories" in weights.meta:
+            published["num_classes"] = len(weights.meta["categories"])
+        for option, value in published.items():
+            given = kwargs.get(option)
+            if given is not None and given != value:
+                raise InvalidArgumentError(
+                    f"{weights!r} has {option}={value!r}, got {given!r}; build with weights=None"
+                )
+            kwargs[option] = value
+    for option in fixed.keys() | {"num_classes"}:
+        if option in kwargs and kwargs[option] is None:
+            del kwargs[option]
 
 
 def list_models(
@@ -239,19 +269,11 @@ def get_weight(name: str) -> WeightsEnum:
     enum_name, dot, member = name.partition(".")
     if not dot or not member:
         raise InvalidArgumentError(f"weight name {name[:80]!r} is not written 'ResNet50_Weights.IMAGENET1K_V2'")
-    enum = defined_weights().get(enum_name)
-    if enum is None:
-        raise UnknownWeightsError(f"no weights are named {enum_name[:80]!r}{_hint(enum_name, defined_weights())}")
-    return enum.named(member)
+    return weights_enum(enum_name).named(member)
 
 
 def _entry(name: str) -> _Entry:
     entry = _entries.get(name.lower())
     if entry is None:
-        raise UnknownModelError(f"no model is named {name[:80]!r}{_hint(name.lower(), _entries)}")
+        raise UnknownModelError(f"no model is named {name[:80]!r}{hint(name.lower(), _entries)}")
     return entry
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name[:80], list(known), n=3)
-    return f"; did you mean {', '.join(near)}?" if near else ""

@@ -2,6 +2,9 @@
 
 Source: Huang et al., "Densely Connected Convolutional Networks", CVPR 2017, arXiv:1608.06993. Recomputing the
 concatenations in the backward pass follows Pleiss et al., arXiv:1707.06990.
+
+In shapes, N is the number of images, C the number of channels, and H and W are the height and width of an image or a
+map.
 """
 
 from __future__ import annotations
@@ -15,9 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import checkpoint
 
-from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import (
+    DenseNet121_Weights,
+    DenseNet161_Weights,
+    DenseNet169_Weights,
+    DenseNet201_Weights,
+)
 
 __all__ = [
     "DenseNet",
@@ -160,52 +167,41 @@ def rename_legacy_keys(module: nn.Module, state_dict: dict[str, Any], *_: object
             state_dict[renamed] = state_dict.pop(key)
 
 
-def _densenet(
-    growth_rate: int,
-    block_config: Sequence[int],
-    num_init_features: int,
-    weights: WeightsEnum | None,
-    progress: bool,
-    **kwargs: Any,
-) -> DenseNet:
-    """Build a column of the paper's table 1; the public builders' `kwargs` are the constructor's."""
-    model = DenseNet(growth_rate, block_config, num_init_features, **kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
-
-
-DenseNet121_Weights = define_weights("DenseNet121_Weights")
-
-
 @register_model(weights=DenseNet121_Weights)
-def densenet121(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
-    """Build DenseNet-121 (8.0 M parameters); `kwargs` are passed to `DenseNet`."""
-    return _densenet(32, (6, 12, 24, 16), 64, weights, progress, **kwargs)
+def densenet121(**kwargs: Any) -> DenseNet:
+    """Build DenseNet-121 (8.0 M parameters).
 
-
-DenseNet161_Weights = define_weights("DenseNet161_Weights")
+    Args:
+        **kwargs: options of `DenseNet`: `num_classes`, `bn_size`, `drop_rate` and `memory_efficient`.
+    """
+    return DenseNet(32, (6, 12, 24, 16), 64, **kwargs)
 
 
 @register_model(weights=DenseNet161_Weights)
-def densenet161(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
-    """Build DenseNet-161 (28.7 M parameters); `kwargs` are passed to `DenseNet`."""
-    return _densenet(48, (6, 12, 36, 24), 96, weights, progress, **kwargs)
+def densenet161(**kwargs: Any) -> DenseNet:
+    """Build DenseNet-161 (28.7 M parameters).
 
-
-DenseNet169_Weights = define_weights("DenseNet169_Weights")
+    Args:
+        **kwargs: options of `DenseNet`: `num_classes`, `bn_size`, `drop_rate` and `memory_efficient`.
+    """
+    return DenseNet(48, (6, 12, 36, 24), 96, **kwargs)
 
 
 @register_model(weights=DenseNet169_Weights)
-def densenet169(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
-    """Build DenseNet-169 (14.1 M parameters); `kwargs` are passed to `DenseNet`."""
-    return _densenet(32, (6, 12, 32, 32), 64, weights, progress, **kwargs)
+def densenet169(**kwargs: Any) -> DenseNet:
+    """Build DenseNet-169 (14.1 M parameters).
 
-
-DenseNet201_Weights = define_weights("DenseNet201_Weights")
+    Args:
+        **kwargs: options of `DenseNet`: `num_classes`, `bn_size`, `drop_rate` and `memory_efficient`.
+    """
+    return DenseNet(32, (6, 12, 32, 32), 64, **kwargs)
 
 
 @register_model(weights=DenseNet201_Weights)
-def densenet201(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
-    """Build DenseNet-201 (20.0 M parameters); `kwargs` are passed to `DenseNet`."""
-    return _densenet(32, (6, 12, 48, 32), 64, weights, progress, **kwargs)
+def densenet201(**kwargs: Any) -> DenseNet:
+    """Build DenseNet-201 (20.0 M parameters).
+
+    Args:
+        **kwargs: options of `DenseNet`: `num_classes`, `bn_size`, `drop_rate` and `memory_efficient`.
+    """
+    return DenseNet(32, (6, 12, 48, 32), 64, **kwargs)

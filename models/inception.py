@@ -1,6 +1,8 @@
 """Inception v3.
 
 Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016, arXiv:1512.00567.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoofleet.models._hub import load_weights
-from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.googlenet import BasicConv2d, Concat, from_imagenet_scale
+from zoofleet.models._registry import load_published, register_model
+from zoofleet.models._weight_sets import Inception_V3_Weights
+from zoofleet.models._weights import WeightsEnum
+from zoofleet.models.googlenet import BasicConv2d, Concat, following, from_imagenet_scale
 
 __all__ = ["Inception3", "InceptionAux", "InceptionOutputs", "Inception_V3_Weights", "inception_v3"]
 
@@ -281,14 +283,16 @@ class Inception3(nn.Module):
         return logits if aux is None else InceptionOutputs(logits, aux)
 
 
-Inception_V3_Weights = define_weights("Inception_V3_Weights")
+def drop_head(model: Inception3, *, weights: WeightsEnum | None = None, aux_logits: bool | None = None) -> None:
+    """Take the auxiliary head away that a published file has and the caller did not ask for."""
+    if weights is not None and not aux_logits:
+        model.AuxLogits = None
 
 
-@register_model(weights=Inception_V3_Weights)
+@register_model(weights=Inception_V3_Weights, finish=(load_published, drop_head))
 def inception_v3(
     *,
     weights: WeightsEnum | None = None,
-    progress: bool = True,
     aux_logits: bool = True,
     transform_input: bool | None = None,
     **kwargs: Any,
@@ -296,23 +300,11 @@ def inception_v3(
     """Build Inception v3 (27.2 M parameters, of which the auxiliary head has 3.3 M).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
-        aux_logits: with the auxiliary head.
-        transform_input: passed to `Inception3`; None for what the weights need.
-        **kwargs: passed to `Inception3`, such as `num_classes`.
+        aux_logits: whether the model has the auxiliary head.
+        transform_input: rescale images from ImageNet's mean and standard deviation to -1..1; None for doing so with
+            published weights, which need it.
+        **kwargs: options of `Inception3`: `num_classes`, `init_weights` and `dropout`.
     """
-    published = weights is not None
-    if published:
-        kwargs["init_weights"] = False
     # The published file has the head, so it must be there to load it.
-    model = Inception3(
-        aux_logits=published or aux_logits,
-        transform_input=published if transform_input is None else transform_input,
-        **kwargs,
-    )
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-        if not aux_logits:
-            model.AuxLogits = None
-    return model
+    heads = weights is not None or aux_logits
+    return Inception3(aux_logits=heads, **(kwargs | following(weights, transform_input)))

@@ -4,6 +4,9 @@ Sources: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Sh
 arXiv:2103.14030; Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", CVPR 2022, arXiv:2111.09883.
 
 Windows are written for any number of axes, so that Video Swin builds on them; feature maps have their channels last.
+
+In shapes, N is the number of images, C the number of channels, H and W are the height and width of an image or a map,
+with a prime for those of the last map, and L is the number of tokens in a window.
 """
 
 from __future__ import annotations
@@ -17,10 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import MLP, Layer, Permute, StochasticDepth
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import (
+    Swin_B_Weights,
+    Swin_S_Weights,
+    Swin_T_Weights,
+    Swin_V2_B_Weights,
+    Swin_V2_S_Weights,
+    Swin_V2_T_Weights,
+)
 
 __all__ = [
     "PatchMerging",
@@ -45,7 +54,8 @@ __all__ = [
 ]
 
 _MASKED = -100.0
-"""Added to the attention between tokens that only the cyclic shift made neighbours; the published value."""
+"""Added to the attention between tokens that only the cyclic shift made neighbours. The value is that of the authors'
+code (models/swin_transformer.py in github.com/microsoft/Swin-Transformer), with which the weights were trained."""
 
 
 def relative_position_index(window_size: Sequence[int]) -> Tensor:
@@ -188,6 +198,8 @@ class ShiftedWindowAttentionV2(ShiftedWindowAttention):
     relative_coords_table: Tensor
 
     def _define_positions(self) -> None:
+        # Offsets on a logarithmic scale (the second paper's section 3.3), from -8 to 8 before it and from about -1 to 1
+        # after it (3 is the binary logarithm of 8): those ends, and 16 below, are from the authors' code.
         axes = [torch.arange(1.0 - w, w) / (w - 1) * 8 for w in self.window_size]
         offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)[None]  # (1, 2 * w1 - 1, 2 * w2 - 1, 2)
         table = offsets.sign() * torch.log2(offsets.abs() + 1.0) / 3.0
@@ -208,7 +220,7 @@ class ShiftedWindowAttentionV2(ShiftedWindowAttention):
             query, key, value = bias.chunk(3)
             bias = torch.cat([query, torch.zeros_like(key), value])  # (3 * dim)
         q, k, v = self._split_heads(F.linear(x, self.qkv.weight, bias))
-        scale = self.logit_scale.clamp(max=math.log(100)).exp()
+        scale = self.logit_scale.clamp(max=math.log(100)).exp()  # the paper's section 3.2: temperatures above 0.01
         return F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1), v
 
 
@@ -224,7 +236,7 @@ class SwinTransformerBlock(nn.Module):
         dropout: probability after the attention and after each layer of the MLP.
         attention_dropout: probability on the attention's weights.
         stochastic_depth_prob: probability with which either branch is dropped.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
     """
 
     _attention: ClassVar[type[ShiftedWindowAttention]] = ShiftedWindowAttention
@@ -282,7 +294,7 @@ class PatchMerging(nn.Module):
 
     Args:
         dim: channels of the input.
-        norm_layer: made with `4 * dim`, before the reduction.
+        norm_layer: makes a normalisation layer from its number of channels, `4 * dim`, before the reduction.
     """
 
     def __init__(self, dim: int, norm_layer: Layer = nn.LayerNorm) -> None:
@@ -301,7 +313,7 @@ class PatchMergingV2(nn.Module):
 
     Args:
         dim: channels of the input.
-        norm_layer: made with `2 * dim`.
+        norm_layer: makes a normalisation layer from its number of channels, `2 * dim`.
     """
 
     def __init__(self, dim: int, norm_layer: Layer = nn.LayerNorm) -> None:
@@ -334,16 +346,16 @@ def swin_stages(
     Args:
         embed_dim: channels of the first stage; they double from stage to stage.
         depths: number of blocks in each stage.
-        num_heads: of the attention in each stage.
+        num_heads: number of attention heads in each stage.
         window_size: sides of a window.
         stochastic_depth_prob: that of the last block.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
         block: makes a block; takes the arguments of `SwinTransformerBlock`.
-        downsample_layer: made with the number of channels and `norm_layer`.
+        downsample_layer: makes the layer between two stages from the number of channels and `norm_layer`.
         **options: passed to each block.
 
     Raises:
-        InvalidArgumentError: as many depths as heads are needed.
+        InvalidArgumentError: there are not as many depths as heads.
     """
     if len(depths) != len(num_heads) or not depths:
         raise InvalidArgumentError(
@@ -388,16 +400,16 @@ class SwinTransformer(nn.Module):
         patch_size: height and width of a patch in pixels.
         embed_dim: channels of the first stage; they double from stage to stage.
         depths: number of blocks in each stage.
-        num_heads: of the attention in each stage.
+        num_heads: number of attention heads in each stage.
         window_size: height and width of a window in patches.
         mlp_ratio: channels between the MLPs' layers as a multiple of a stage's.
         dropout: probability after the attention and after each layer of the MLPs.
         attention_dropout: probability on the attention's weights.
         stochastic_depth_prob: that of the last block; it grows evenly from 0 at the first.
         num_classes: length of the output.
-        norm_layer: made with the number of channels; None for layer norm.
+        norm_layer: makes a normalisation layer from its number of channels; None for layer norm.
         block: makes a block; takes the arguments of `SwinTransformerBlock`, which is what None means.
-        downsample_layer: made with the number of channels and `norm_layer`.
+        downsample_layer: makes the layer between two stages from the number of channels and `norm_layer`.
 
     Raises:
         InvalidArgumentError: not as many depths as heads.
@@ -464,52 +476,34 @@ def _swin(
     *,
     depths: Sequence[int],
     num_heads: Sequence[int],
-    weights: WeightsEnum | None,
-    progress: bool,
     embed_dim: int = 96,
     window_size: Sequence[int] = (7, 7),
     **kwargs: Any,
 ) -> SwinTransformer:
-    model = SwinTransformer((4, 4), embed_dim, depths, num_heads, window_size, **kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return SwinTransformer((4, 4), embed_dim, depths, num_heads, window_size, **kwargs)
 
 
 def _swin_v2(**kwargs: Any) -> SwinTransformer:
     return _swin(window_size=(8, 8), block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2, **kwargs)
 
 
-Swin_T_Weights = define_weights("Swin_T_Weights")
-Swin_S_Weights = define_weights("Swin_S_Weights")
-Swin_B_Weights = define_weights("Swin_B_Weights")
-Swin_V2_T_Weights = define_weights("Swin_V2_T_Weights")
-Swin_V2_S_Weights = define_weights("Swin_V2_S_Weights")
-Swin_V2_B_Weights = define_weights("Swin_V2_B_Weights")
-
-
 @register_model(weights=Swin_T_Weights)
 def swin_t(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
     stochastic_depth_prob: float = 0.2,
     **kwargs: Any,
 ) -> SwinTransformer:
     """Build Swin-T (28.3 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `SwinTransformer`, such as `num_classes`.
+        **kwargs: options of `SwinTransformer`: `num_classes`, `mlp_ratio`, `dropout`, `attention_dropout` and
+            `norm_layer`.
     """
     return _swin(
         depths=(2, 2, 6, 2),
         num_heads=(3, 6, 12, 24),
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )
 
@@ -517,25 +511,20 @@ def swin_t(
 @register_model(weights=Swin_S_Weights)
 def swin_s(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
     stochastic_depth_prob: float = 0.3,
     **kwargs: Any,
 ) -> SwinTransformer:
     """Build Swin-S (49.6 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `SwinTransformer`, such as `num_classes`.
+        **kwargs: options of `SwinTransformer`: `num_classes`, `mlp_ratio`, `dropout`, `attention_dropout` and
+            `norm_layer`.
     """
     return _swin(
         depths=(2, 2, 18, 2),
         num_heads=(3, 6, 12, 24),
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )
 
@@ -543,26 +532,21 @@ def swin_s(
 @register_model(weights=Swin_B_Weights)
 def swin_b(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
     stochastic_depth_prob: float = 0.5,
     **kwargs: Any,
 ) -> SwinTransformer:
     """Build Swin-B (87.8 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `SwinTransformer`, such as `num_classes`.
+        **kwargs: options of `SwinTransformer`: `num_classes`, `mlp_ratio`, `dropout`, `attention_dropout` and
+            `norm_layer`.
     """
     return _swin(
         embed_dim=128,
         depths=(2, 2, 18, 2),
         num_heads=(4, 8, 16, 32),
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )
 
@@ -570,25 +554,20 @@ def swin_b(
 @register_model(weights=Swin_V2_T_Weights)
 def swin_v2_t(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
     stochastic_depth_prob: float = 0.2,
     **kwargs: Any,
 ) -> SwinTransformer:
     """Build Swin-T of the second version (28.4 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `SwinTransformer`, such as `num_classes`.
+        **kwargs: options of `SwinTransformer`: `num_classes`, `mlp_ratio`, `dropout`, `attention_dropout` and
+            `norm_layer`.
     """
     return _swin_v2(
         depths=(2, 2, 6, 2),
         num_heads=(3, 6, 12, 24),
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )
 
@@ -596,25 +575,20 @@ def swin_v2_t(
 @register_model(weights=Swin_V2_S_Weights)
 def swin_v2_s(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
     stochastic_depth_prob: float = 0.3,
     **kwargs: Any,
 ) -> SwinTransformer:
     """Build Swin-S of the second version (49.7 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `SwinTransformer`, such as `num_classes`.
+        **kwargs: options of `SwinTransformer`: `num_classes`, `mlp_ratio`, `dropout`, `attention_dropout` and
+            `norm_layer`.
     """
     return _swin_v2(
         depths=(2, 2, 18, 2),
         num_heads=(3, 6, 12, 24),
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )
 
@@ -622,25 +596,20 @@ def swin_v2_s(
 @register_model(weights=Swin_V2_B_Weights)
 def swin_v2_b(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
     stochastic_depth_prob: float = 0.5,
     **kwargs: Any,
 ) -> SwinTransformer:
     """Build Swin-B of the second version (87.9 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `SwinTransformer`, such as `num_classes`.
+        **kwargs: options of `SwinTransformer`: `num_classes`, `mlp_ratio`, `dropout`, `attention_dropout` and
+            `norm_layer`.
     """
     return _swin_v2(
         embed_dim=128,
         depths=(2, 2, 18, 2),
         num_heads=(4, 8, 16, 32),
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )

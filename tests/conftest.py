@@ -24,9 +24,15 @@ def pytest_configure() -> None:
 
 
 def pytest_report_header() -> str:
-    """Say which of the zoo's large models this run has."""
+    """Say which of the zoo's tests this run has."""
+    return f"zoo: {parts.VARIABLE}={parts.chosen()}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of this run's part."""
     part = parts.chosen()
-    return f"zoo: {parts.VARIABLE}={part}; of the large models {', '.join(parts.large(part))}"
+    config.hook.pytest_deselected(items=[item for item in items if not parts.takes(part, item)])
+    items[:] = [item for item in items if parts.takes(part, item)]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Object detection models: images of any sizes in, boxes, masks and keypoints in their own coordinates out."""
+"""Detectors, which find boxes, masks and keypoints in images of any sizes, in each image's own coordinates."""
 
 from zoofleet.models.detection._detector import Detector
 from zoofleet.models.detection._masks import paste_masks

@@ -1,4 +1,7 @@
-"""Box regression codes, and the matching and sampling of anchors against ground truth."""
+"""Box regression codes, and the matching and sampling of anchors against ground truth.
+
+Letters in shapes: A anchors, G true boxes of an image. Boxes are xyxy: x0, y0, x1, y1 in pixels.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from torch import Tensor
 __all__ = [
     "BELOW_LOW",
     "BETWEEN",
+    "SMOOTH_L1_BETA",
     "BoxCoder",
     "LinearBoxCoder",
     "at_least_float32",
@@ -22,32 +26,50 @@ __all__ = [
 ]
 
 BELOW_LOW: Final = -1
-"""Match of an anchor that overlaps no ground truth enough: background."""
+"""The match of an anchor that overlaps no true box enough, and is background."""
 
 BETWEEN: Final = -2
-"""Match of an anchor that is neither clearly background nor clearly an object: ignored."""
+"""The match of an anchor that is neither clearly background nor clearly an object, and is ignored."""
 
-# An untrained head may ask for any growth; exp() of it must stay finite.
+# An untrained head may ask for any growth, of which exp() must stay finite. The bound is Detectron's BBOX_XFORM_CLIP,
+# which the published weights were trained with: a side of 16 pixels grows to 1000.
 _MAX_LOG_SCALE: Final = math.log(1000 / 16)
+
+SMOOTH_L1_BETA: Final = 1 / 9
+"""The distance of box codes at which their loss in the R-CNN family turns from quadratic to linear.
+
+Faster R-CNN's published code writes it as sigma = 3, of which this is 1 / sigma squared.
+"""
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """The tensor in float32, or in float64 where it is: boxes and scores lose too much in half precision."""
+    """Return a tensor in float32, or in float64 where it is that: boxes and scores lose too much in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @dataclass(frozen=True, slots=True)
 class BoxCoder:
-    """The (dx, dy, dw, dh) parametrisation of a box relative to an anchor (R-CNN, arXiv:1311.2524, appendix C).
+    """Converts between boxes and their codes (dx, dy, dw, dh) relative to anchors.
+
+    dx and dy are the distance of the centres in units of the anchor's width and height; dw and dh are the logarithms of
+    the ratios of width and height. Source: Girshick et al., R-CNN, arXiv:1311.2524, appendix C.
 
     Attributes:
-        weights: factors of dx, dy, dw and dh.
+        weights: factors that dx, dy, dw and dh are multiplied by.
     """
 
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """Codes of `boxes` relative to `anchors`, both float xyxy of one shape (..., 4); the same shape."""
+        """Return the codes of boxes relative to anchors.
+
+        Args:
+            boxes: float xyxy (..., 4), of positive width and height.
+            anchors: float xyxy of the same shape, of positive width and height.
+
+        Returns:
+            Codes of the same shape.
+        """
         wx, wy, ww, wh = self.weights
         cx, cy, w, h = _center_size(boxes)
         anchor_cx, anchor_cy, anchor_w, anchor_h = _center_size(anchors)
@@ -56,7 +78,15 @@ class BoxCoder:
         return torch.stack((dx, dy, ww * torch.log(w / anchor_w), wh * torch.log(h / anchor_h)), dim=-1)
 
     def decode(self, codes: Tensor, anchors: Tensor) -> Tensor:
-        """Boxes (..., 4) as float xyxy of `codes` (..., 4) relative to `anchors`, whose shape broadcasts to it."""
+        """Return the boxes that codes stand for.
+
+        Args:
+            codes: float (..., 4), of any dtype, as `encode` returns them.
+            anchors: float xyxy, of a shape that broadcasts to that of the codes.
+
+        Returns:
+            Boxes xyxy (..., 4), float32 or float64.
+        """
         wx, wy, ww, wh = self.weights
         dx, dy, dw, dh = at_least_float32(codes).unbind(-1)
         anchor_cx, anchor_cy, anchor_w, anchor_h = _center_size(anchors)
@@ -69,19 +99,36 @@ class BoxCoder:
 
 @dataclass(frozen=True, slots=True)
 class LinearBoxCoder:
-    """Distances of a box's four sides from an anchor's centre, in units of the anchor's (FCOS, arXiv:1904.01355)."""
+    """Converts between boxes and the distances of their four sides from an anchor's centre.
+
+    The distances are in units of the anchor's width and height. Source: Tian et al., FCOS, arXiv:1904.01355, section
+    3.1.
+    """
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """Distances left, up, right and down of `boxes` from `anchors`, both float xyxy (..., 4); the same shape.
+        """Return the distances to the left, top, right and bottom side of boxes from the centres of anchors.
 
-        They are negative where the centre lies outside the box.
+        Args:
+            boxes: float xyxy (..., 4).
+            anchors: float xyxy of the same shape, of positive width and height.
+
+        Returns:
+            Distances of the same shape, negative where the centre lies outside the box.
         """
         cx, cy, w, h = _center_size(anchors)
         x0, y0, x1, y1 = boxes.unbind(-1)
         return torch.stack(((cx - x0) / w, (cy - y0) / h, (x1 - cx) / w, (y1 - cy) / h), dim=-1)
 
     def decode(self, codes: Tensor, anchors: Tensor) -> Tensor:
-        """Boxes (..., 4) as float xyxy of `codes` (..., 4) relative to `anchors`, whose shape broadcasts to it."""
+        """Return the boxes that distances stand for.
+
+        Args:
+            codes: float (..., 4), of any dtype, as `encode` returns them.
+            anchors: float xyxy, of a shape that broadcasts to that of the codes.
+
+        Returns:
+            Boxes xyxy (..., 4), float32 or float64.
+        """
         cx, cy, w, h = _center_size(anchors)
         left, up, right, down = at_least_float32(codes).unbind(-1)
         return torch.stack((cx - left * w, cy - up * h, cx + right * w, cy + down * h), dim=-1)
@@ -94,15 +141,15 @@ def _center_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def match(iou: Tensor, low: float, high: float) -> Tensor:
-    """Give each anchor the ground truth that it overlaps most.
+    """Match each anchor with the true box that it overlaps most.
 
     Args:
-        iou: float (G, A), overlap of each ground truth with each anchor.
-        low: below it an anchor is background.
-        high: from it on an anchor is an object.
+        iou: float (G, A), the overlap (IoU) of each true box with each anchor.
+        low: an anchor whose greatest overlap is below this is background.
+        high: an anchor whose greatest overlap is this or more is an object.
 
     Returns:
-        int64 (A,): index of the ground truth, `BELOW_LOW` or `BETWEEN`.
+        int64 (A,): the index of the true box, `BELOW_LOW` or `BETWEEN`.
     """
     if iou.shape[0] == 0:
         return torch.full((iou.shape[1],), BELOW_LOW, dtype=torch.int64, device=iou.device)
@@ -112,9 +159,17 @@ def match(iou: Tensor, low: float, high: float) -> Tensor:
 
 
 def keep_best_anchors(matches: Tensor, iou: Tensor) -> Tensor:
-    """`match`, but an anchor that overlaps some ground truth more than all others do keeps its own best match.
+    """Give every true box an anchor, however little they overlap.
 
-    So every ground truth has an anchor, however small their overlap. Faster R-CNN, section 3.1.2.
+    An anchor that overlaps some true box as much as no other anchor does is matched with the true box that it itself
+    overlaps most. Source: Ren et al., Faster R-CNN, arXiv:1506.01497, section 3.1.2.
+
+    Args:
+        matches: int64 (A,), the result of `match`.
+        iou: float (G, A), the overlap (IoU) of each true box with each anchor.
+
+    Returns:
+        int64 (A,): the matches, changed for these anchors.
     """
     if iou.shape[0] == 0:
         return matches
@@ -123,7 +178,17 @@ def keep_best_anchors(matches: Tensor, iou: Tensor) -> Tensor:
 
 
 def claim_best_anchors(matches: Tensor, iou: Tensor) -> Tensor:
-    """`match`, but each ground truth claims the one anchor that overlaps it most. SSD, section 2.2."""
+    """Match each true box with the one anchor that overlaps it most, whatever that anchor was matched with.
+
+    Source: Liu et al., SSD, arXiv:1512.02325, section 2.2.
+
+    Args:
+        matches: int64 (A,), the result of `match`.
+        iou: float (G, A), the overlap (IoU) of each true box with each anchor.
+
+    Returns:
+        int64 (A,): the matches, changed for these anchors.
+    """
     if iou.shape[0] == 0:
         return matches
     claimed = matches.clone()
@@ -132,19 +197,19 @@ def claim_best_anchors(matches: Tensor, iou: Tensor) -> Tensor:
 
 
 def sample(labels: Tensor, count: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
-    """Draw positives and negatives for a loss.
+    """Draw positive and negative anchors at random for a loss.
 
     Args:
-        labels: (A,); positive from 1 on, negative at 0, ignored below.
-        count: how many to draw in all, as far as there are enough.
-        positive_fraction: how many of these may be positives; negatives fill up the rest.
+        labels: int64 (A,); an anchor is positive from 1 on, negative at 0, and never drawn below.
+        count: how many to draw in all, where there are enough.
+        positive_fraction: greatest share of positives in these, in [0, 1]; negatives fill up the rest.
 
     Returns:
         Two bool masks (A,): the positives and the negatives drawn.
     """
     positives = torch.where(labels >= 1)[0]
     negatives = torch.where(labels == 0)[0]
-    # The order of these two draws is the reference's: equal seeds give equal losses.
+    # Positives are drawn first, as in the reference: equal seeds then give equal losses.
     num_positives = min(len(positives), int(count * positive_fraction))
     drawn_positives = positives[torch.randperm(len(positives), device=labels.device)[:num_positives]]
     order = torch.randperm(len(negatives), device=labels.device)

@@ -1,4 +1,4 @@
-"""Keys of detectors' published weights that were renamed after they were published."""
+"""Keys of the detectors' published weights whose layers were renamed after these had been published."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _MASK_LAYER = re.compile(r"roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)")
 
 
 def upgrade_keys(state_dict: dict[str, Any], prefix: str = "") -> None:
-    """Rename, in place, the keys of a detector's weights as they were named before convolutions became blocks.
+    """Rename, in place, keys of a detector's weights from the time before its convolutions became blocks.
 
     Args:
-        state_dict: with old keys, new ones, or both.
-        prefix: of the detector's keys within it.
+        state_dict: tensors by key; keys may be old, new, or both.
+        prefix: what the detector's keys within it begin with.
     """
     for key in [key for key in state_dict if key.startswith(prefix)]:
         name = _upgraded(key.removeprefix(prefix))
@@ -32,7 +32,7 @@ def upgrade_keys(state_dict: dict[str, Any], prefix: str = "") -> None:
 
 def _upgraded(name: str) -> str:
     if layer := _MASK_LAYER.fullmatch(name):
-        return f"roi_heads.mask_head.{int(layer[1]) - 1}.0.{layer[2]}"  # they were counted from 1
+        return f"roi_heads.mask_head.{int(layer[1]) - 1}.0.{layer[2]}"  # layers were counted from 1
     for old, new in _RENAMED:
         if old.fullmatch(name):
             return old.sub(new, name)
@@ -40,12 +40,15 @@ def _upgraded(name: str) -> str:
 
 
 def upgrade_keys_hook(_module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """`upgrade_keys` as a hook for `register_load_state_dict_pre_hook`."""
+    """Rename old keys before a module loads them; `register_load_state_dict_pre_hook` takes this function."""
     upgrade_keys(state_dict, prefix)
 
 
 def upgrade_retinanet_keys_hook(_module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """`upgrade_keys_hook` that also renames the layers of RetinaNet's heads, which were counted with their ReLUs."""
+    """Rename old keys before a RetinaNet loads them; `register_load_state_dict_pre_hook` takes this function.
+
+    Layers of its heads are among them: old keys count each ReLU as a layer.
+    """
     upgrade_keys(state_dict, prefix)
     for key in [key for key in state_dict if key.startswith(prefix)]:
         if layer := _RETINANET_LAYER.fullmatch(key.removeprefix(prefix)):

@@ -1,4 +1,7 @@
-"""What all detectors share: images and targets in, detections in each image's own coordinates out."""
+"""What all detectors share: images and targets go in, detections in each image's own coordinates come out.
+
+Letters in shapes: N objects of an image or images of a batch, C channels, H and W pixels, K keypoints of an object.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from zoofleet.models.detection._checks import check_images, check_targets
+from zoofleet.models.detection._inputs import check_images, check_targets
 from zoofleet.models.detection.image_list import ImageList
 from zoofleet.models.detection.transform import Detection, GeneralizedRCNNTransform, Target
 
@@ -15,11 +18,12 @@ __all__ = ["Detector"]
 
 
 class Detector(nn.Module):
-    """A detector of several families' common shape: transform, backbone, and heads that a subclass adds.
+    """The base class of all detectors: a transform, a backbone, and heads that a subclass adds.
 
     Args:
-        backbone: maps (N, C, H, W) to a dict of feature maps, finest first, or to one map.
-        transform: makes batches of images, and brings results back.
+        backbone: a network that turns images (N, C, H, W) into a dict of feature maps, the finest first, or into one
+            feature map.
+        transform: makes batches of images, and brings detections back to the images' own coordinates.
     """
 
     def __init__(self, backbone: nn.Module, transform: GeneralizedRCNNTransform) -> None:
@@ -30,7 +34,15 @@ class Detector(nn.Module):
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
     ) -> list[Detection] | dict[str, Tensor]:
-        """`losses(images, targets)` in training mode, `predict(images)` in evaluation mode."""
+        """Return `losses(images, targets)` in training mode, and `predict(images)` in evaluation mode.
+
+        Args:
+            images: float tensors (C, H, W) in [0, 1], of any sizes, on the model's device.
+            targets: what is to be found in each image, for `losses`; ignored in evaluation mode.
+
+        Raises:
+            InvalidArgumentError: images or targets are not what they must be.
+        """
         return self.losses(images, targets) if self.training else self.predict(images)
 
     def predict(self, images: Sequence[Tensor], *, paste_masks: bool = True) -> list[Detection]:
@@ -38,17 +50,17 @@ class Detector(nn.Module):
 
         Args:
             images: float tensors (C, H, W) in [0, 1], of any sizes, on the model's device.
-            paste_masks: give masks in the image; False gives them in their boxes, which takes far less memory.
+            paste_masks: whether masks cover the image; without, they cover their boxes, which takes far less memory.
 
         Returns:
-            A dict for each image, by descending score:
+            A dict for each image, with the N objects found in it by descending score:
 
             - boxes: float (N, 4), x0, y0, x1, y1 in pixels of the image as it was given.
             - labels: int64 (N,) in [0, num_classes); 0 is background, which only an untrained FCOS or RetinaNet finds.
             - scores: float (N,) in [0, 1].
-            - masks: float (N, 1, H, W), probabilities; (N, 1, 28, 28) over the box without `paste_masks`, which
-              `paste_masks(masks, boxes, (H, W))` of this package brings into the image. Mask R-CNN only.
-            - keypoints: float (N, K, 3), x, y and visibility, which is always 1. Keypoint R-CNN only.
+            - masks: float (N, 1, H, W), probabilities in [0, 1]; (N, 1, 28, 28) over the box without `paste_masks`. The
+              function `paste_masks(masks, boxes, (H, W))` of this package brings these into the image. Mask R-CNN only.
+            - keypoints: float (N, K, 3), x and y in pixels, and visibility, which is always 1. Keypoint R-CNN only.
             - keypoints_scores: float (N, K), logits. Keypoint R-CNN only.
 
         Raises:
@@ -61,11 +73,11 @@ class Detector(nn.Module):
         return self.transform.postprocess(detections, batch.image_sizes, originals, paste_masks=paste_masks)
 
     def losses(self, images: Sequence[Tensor], targets: Sequence[Target] | None) -> dict[str, Tensor]:
-        """Training losses, to be summed.
+        """Compute the training losses, whose sum is to be minimised.
 
         Args:
-            images: as `predict` takes them.
-            targets: a dict for each image:
+            images: float tensors (C, H, W) in [0, 1], of any sizes, on the model's device.
+            targets: a dict for each image, with its N objects:
 
                 - boxes: float (N, 4), x0, y0, x1, y1 in pixels, x1 > x0 and y1 > y0. N may be 0.
                 - labels: int64 (N,) in [0, num_classes).
@@ -73,7 +85,7 @@ class Detector(nn.Module):
                 - keypoints: float (N, K, 3), x, y and visibility, 0 for points to ignore. Keypoint R-CNN only.
 
         Returns:
-            Scalars by name.
+            Scalar losses by name.
 
         Raises:
             InvalidArgumentError: images or targets are not what they must be.
@@ -89,12 +101,12 @@ class Detector(nn.Module):
         return {"0": features} if isinstance(features, Tensor) else features
 
     def _check_targets(self, targets: Sequence[Target]) -> None:
-        """Demand what a family needs besides boxes and labels, and the range of the labels."""
+        """Check that targets have what a family learns from besides boxes and labels; most learn from nothing else."""
 
     @abstractmethod
     def _detect(self, batch: ImageList, features: dict[str, Tensor]) -> list[Detection]:
-        """Detections in coordinates of the batch."""
+        """Return what is found in each image, in coordinates of the batch."""
 
     @abstractmethod
     def _losses(self, batch: ImageList, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Losses against targets in coordinates of the batch."""
+        """Return the losses by name; boxes, masks and keypoints of the targets are in coordinates of the batch."""

@@ -1,4 +1,4 @@
-"""How detectors' new layers draw their first weights."""
+"""How the new layers of detectors draw their first weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ __all__ = ["normal_init", "rare_object_init", "xavier_init"]
 
 
 def normal_init(module: nn.Module, std: float = 0.01) -> None:
-    """Draw the weights of all convolutions anew, with that standard deviation; biases become 0."""
+    """Draw the weights of all convolutions within a module anew from a normal distribution; biases become 0.
+
+    Args:
+        module: the module; its other layers are left alone.
+        std: the distribution's standard deviation; its mean is 0.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, std=std)
@@ -19,7 +24,11 @@ def normal_init(module: nn.Module, std: float = 0.01) -> None:
 
 
 def xavier_init(module: nn.Module) -> None:
-    """Draw the weights of all convolutions anew, uniformly by fan-in and fan-out; biases become 0."""
+    """Draw the weights of all convolutions within a module anew from Glorot's uniform distribution; biases become 0.
+
+    Args:
+        module: the module; its other layers are left alone.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.xavier_uniform_(layer.weight)
@@ -28,9 +37,14 @@ def xavier_init(module: nn.Module) -> None:
 
 
 def rare_object_init(logits: nn.Conv2d, prior_probability: float) -> None:
-    """`normal_init` of a layer of logits, whose bias says that this share of places is an object.
+    """Draw the weights of a layer of logits by `normal_init`, with a bias that says how rare objects are.
 
-    Else the background would drown everything else when training starts: arXiv:1708.02002, section 3.3.
+    Without it the loss on background would drown everything else when training starts. Source: Lin et al., Focal Loss,
+    arXiv:1708.02002, section 3.3.
+
+    Args:
+        logits: the layer.
+        prior_probability: share of places that the untrained layer takes for an object, in (0, 1).
     """
     normal_init(logits)
     nn.init.constant_(logits.bias, -math.log((1 - prior_probability) / prior_probability))  # type: ignore[arg-type]

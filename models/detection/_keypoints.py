@@ -1,4 +1,10 @@
-"""Keypoints of Mask R-CNN's keypoint branch (arXiv:1703.06870, section 5): from heatmaps to points, and the loss."""
+"""Keypoints of Mask R-CNN's keypoint branch: from heatmaps to points, and the loss.
+
+Source: He et al., "Mask R-CNN", arXiv:1703.06870, section 5.
+
+Letters in shapes: N boxes of all images, of which Ni are of image i, Gi true objects of image i, K keypoints of an
+object, M rows and columns of a heatmap, H and W pixels of a box.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +20,15 @@ __all__ = ["keypoint_loss", "locate_keypoints"]
 
 
 def locate_keypoints(heatmaps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest point of each heatmap, stretched over its box.
+    """Find the highest point of each heatmap, stretched over its box.
 
     Args:
         heatmaps: logits (N, K, M, M).
         boxes: float xyxy (N, 4), in pixels.
 
     Returns:
-        keypoints: float (N, K, 3), x and y in pixels and visibility, which is always 1.
-        scores: float (N, K), the logit there.
+        keypoints: float (N, K, 3), x and y in pixels, and visibility, which is always 1.
+        scores: float (N, K), the logits at these points.
     """
     heatmaps = at_least_float32(heatmaps)
     extent = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)  # (N, 2), width and height
@@ -43,7 +49,7 @@ def locate_keypoints(heatmaps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _resampling(heatmaps: Tensor, length: int) -> Tensor:
-    """Weights (length, M) of a row's cells in each pixel, as bicubic interpolation of heatmaps (..., M, M) has them."""
+    """Return the weights (length, M) of a row's cells in each pixel that heatmaps (..., M, M) are stretched to."""
     side = heatmaps.shape[-1]
     cells = torch.eye(side, dtype=heatmaps.dtype, device=heatmaps.device)
     return F.interpolate(cells[None, None], (length, side), mode="bicubic", align_corners=False)[0, 0]
@@ -52,13 +58,13 @@ def _resampling(heatmaps: Tensor, length: int) -> Tensor:
 def keypoint_loss(
     logits: Tensor, proposals: Sequence[Tensor], truths: Sequence[Tensor], keypoints: Sequence[Tensor]
 ) -> Tensor:
-    """Mean cross-entropy of each visible keypoint's cell within its proposal.
+    """Return the mean cross-entropy between heatmaps and the cells that visible keypoints lie in: a scalar.
 
     Args:
-        logits: (N, K, M, M), of the proposals of all images.
-        proposals: float xyxy (Ni, 4) by image, N in all.
-        truths: int64 (Ni,) by image, indices into `keypoints`.
-        keypoints: float (Gi, K, 3) by image, x, y and visibility.
+        logits: (N, K, M, M), the heatmaps of the proposals of all images.
+        proposals: float xyxy (Ni, 4) for each image, N in all.
+        truths: int64 (Ni,) for each image, the true object of each proposal, as an index into its `keypoints`.
+        keypoints: float (Gi, K, 3) for each image, x, y and visibility, which is 0 for points to ignore.
     """
     side = logits.shape[-1]
     true = torch.cat([points[index] for points, index in zip(keypoints, truths, strict=True)])  # (N, K, 3)
@@ -69,7 +75,7 @@ def keypoint_loss(
 
 
 def _cells(keypoints: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Index of each keypoint's cell in a grid of `side` squared over its box, and whether it counts: (N, K) each."""
+    """Return the cell of each keypoint in a grid of `side` squared over its box, and whether it counts: (N, K) each."""
     places = keypoints[..., :2]
     start, end = boxes[:, None, :2], boxes[:, None, 2:]  # (N, 1, 2)
     cell = ((places - start) * (side / (end - start))).floor().long()  # (N, K, 2)

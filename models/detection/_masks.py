@@ -1,4 +1,10 @@
-"""Masks of Mask R-CNN (arXiv:1703.06870): from logits to probabilities in the image, and the loss."""
+"""Masks of Mask R-CNN: from logits to probabilities in the image, and the loss.
+
+Source: He et al., "Mask R-CNN", arXiv:1703.06870, section 3.
+
+Letters in shapes: N boxes of all images, of which Ni are of image i, Gi true objects of image i, C classes, M rows and
+columns of a mask within its box, H and W pixels of an image.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +22,11 @@ __all__ = ["mask_loss", "mask_probabilities", "paste_masks"]
 
 
 def mask_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
-    """Probabilities (N, 1, M, M) of each box's own class.
+    """Return the probabilities (N, 1, M, M) of each box's own class.
 
     Args:
-        logits: (N, C, M, M).
-        labels: int64 (N,) in [0, C).
+        logits: (N, C, M, M), a mask of every class for each box.
+        labels: int64 (N,) in [0, C), the class of each box.
     """
     rows = torch.arange(len(labels), device=labels.device)
     return at_least_float32(logits[rows, labels]).sigmoid()[:, None]  # (N, 1, M, M)
@@ -33,14 +39,14 @@ def mask_loss(
     truths: Sequence[Tensor],
     masks: Sequence[Tensor],
 ) -> Tensor:
-    """Mean binary cross-entropy between each proposal's mask and the part of the true one that it covers.
+    """Return the mean binary cross-entropy between proposals' masks and the parts of true masks they cover: a scalar.
 
     Args:
-        logits: (N, C, M, M), of the proposals of all images.
-        proposals: float xyxy (Ni, 4) by image, N in all.
-        labels: int64 (Ni,) by image, the proposals' classes.
-        truths: int64 (Ni,) by image, indices into `masks`.
-        masks: uint8 (Gi, H, W) by image, 0 or 1.
+        logits: (N, C, M, M), the masks of the proposals of all images, one of every class.
+        proposals: float xyxy (Ni, 4) for each image, N in all.
+        labels: int64 (Ni,) for each image, the class of each proposal in [0, C).
+        truths: int64 (Ni,) for each image, the true object of each proposal, as an index into its `masks`.
+        masks: uint8 (Gi, H, W) for each image, 0 or 1.
     """
     if logits.shape[0] == 0:
         return logits.sum() * 0  # nothing to learn from, but a gradient for every parameter
@@ -58,21 +64,21 @@ def mask_loss(
 
 
 def _crop(masks: Tensor, boxes: Tensor, index: Tensor, size: tuple[int, int]) -> Tensor:
-    """What `boxes` (N, 4) cut out of the masks at `index` (N,), resampled: (N, M, M)."""
+    """Cut boxes (Ni, 4) out of the masks (Gi, H, W) at `index` (Ni,), and resample them to `size`: (Ni, M, M)."""
     rois = torch.cat((index[:, None].to(boxes), boxes), dim=1)  # (N, 5)
     return roi_align(masks[:, None].to(boxes), rois, size, 1.0)[:, 0]
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resample masks from their boxes into the image, bilinearly; zero outside.
+    """Stretch masks over their boxes in the image, bilinearly; they are zero outside.
 
     Args:
         masks: float (N, 1, M, M), probabilities within the box.
         boxes: float xyxy (N, 4), in pixels of the image.
-        size: height and width of the image.
+        size: height and width of the image in pixels.
 
     Returns:
-        Probabilities (N, 1, H, W).
+        Probabilities (N, 1, H, W), of the dtype of the masks.
     """
     side = masks.shape[-1]
     extents = pasted_extents(boxes, side)  # (N, 4)
@@ -95,10 +101,14 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _resampling(begin: int, end: int, first: Tensor, scale: Tensor, side: int) -> Tensor:
-    """Weights (end - begin, side) of a mask's `side` samples in the pixels from `begin` to before `end` of an axis.
+    """Return the weights (end - begin, side) of a mask's samples in the pixels [begin, end) of an axis.
 
-    The mask and one zero on either side are stretched from pixel `first` on, `scale` samples to each. The zeros need no
-    weights of their own.
+    Args:
+        begin: the first pixel.
+        end: the pixel after the last.
+        first: the pixel, as int64 (), from which on the mask and one zero on either side are stretched.
+        scale: samples in a pixel, float ().
+        side: samples of the mask. The zeros need no weights of their own.
     """
     pixel = torch.arange(begin, end, device=first.device)
     source = (pixel - first + 0.5) * scale - 0.5  # (end - begin,), in samples of the grown mask

@@ -1,4 +1,8 @@
-"""From scored candidates to detections, for all images of a batch and all classes at once."""
+"""From scored candidates to detections, for all images of a batch and all classes at once.
+
+Letters in shapes: N images, A anchors, of which Ai are of feature map i, C classes, T best anchors or pairs of a map,
+K candidates of all images.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +21,13 @@ __all__ = ["Candidates", "best_of_classes", "best_of_maps", "choose"]
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """What may become detections, of all images of a batch.
+    """Boxes that may become detections, of all images of a batch.
 
     Attributes:
         boxes: float xyxy (K, 4), in pixels of the batch.
         scores: float (K,).
-        labels: int64 (K,): boxes of different labels do not suppress each other.
-        images: int64 (K,): the image of each, by position.
+        labels: int64 (K,); boxes of different labels do not suppress each other.
+        images: int64 (K,), the position of each box's image in the batch.
     """
 
     boxes: Tensor
@@ -32,7 +36,7 @@ class Candidates:
     images: Tensor
 
     def take(self, index: Tensor) -> Candidates:
-        """Those at `index`, of positions or of bools."""
+        """Return the candidates at `index`, which holds positions, int64 (M,), or says which to keep, bool (K,)."""
         return Candidates(self.boxes[index], self.scores[index], self.labels[index], self.images[index])
 
 
@@ -47,11 +51,11 @@ def choose(
     """Clip boxes to their images, suppress those that better ones of their label overlap, and keep the best.
 
     Args:
-        candidates: of all images.
-        sizes: height and width of each image within the batch.
-        iou_threshold: overlap above which the weaker of two boxes goes.
-        limit: most detections of an image.
-        min_side: least length in pixels of the sides of a clipped box; None for any.
+        candidates: the candidates of all images.
+        sizes: height and width in pixels of each image within the batch.
+        iou_threshold: overlap (IoU) above which the weaker of two boxes of one label and image goes.
+        limit: greatest number of detections of an image.
+        min_side: least length in pixels of both sides of a clipped box; None for any length.
 
     Returns:
         `boxes`, `labels` and `scores` of each image, by descending score.
@@ -74,15 +78,16 @@ def choose(
 
 
 def best_of_classes(scores: Tensor, *, count: int, threshold: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The best anchors for each class in each image.
+    """Find the best anchors for each class in each image.
 
     Args:
         scores: (N, A, C).
-        count: most anchors of a class in an image.
-        threshold: least score, itself excluded.
+        count: greatest number of anchors of a class in an image.
+        threshold: scores must be above this.
 
     Returns:
-        images, anchors, labels: int64 (K,), and scores: float (K,), by image.
+        images, anchors, labels: int64 (K,), positions in the three dimensions of `scores`, by image.
+        scores: float (K,).
     """
     images, anchors, classes = scores.shape
     above = scores > threshold
@@ -100,18 +105,19 @@ def best_of_classes(scores: Tensor, *, count: int, threshold: float) -> tuple[Te
 def best_of_maps(
     logits: Sequence[Tensor], qualities: Sequence[Tensor] | None, *, count: int, threshold: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The best pairs of an anchor and a class in each map of each image.
+    """Find the best pairs of an anchor and a class in each feature map of each image.
 
     A pair's score is the sigmoid of its logit or, with qualities, the root of its product with the anchor's quality.
 
     Args:
-        logits: of each map, (N, Ai, C).
-        qualities: logits of each map, (N, Ai).
-        count: pairs of a map.
-        threshold: least score, itself excluded.
+        logits: (N, Ai, C) for each map.
+        qualities: logits (N, Ai) of the anchors' qualities for each map; None where anchors have none.
+        count: greatest number of pairs of a map in an image.
+        threshold: scores must be above this.
 
     Returns:
-        images, anchors (counted through all maps), labels: int64 (K,), and scores: float (K,), by image.
+        images, anchors, labels: int64 (K,), by image; anchors are counted through all maps.
+        scores: float (K,).
     """
     scores, anchors, labels, start = [], [], [], 0
     for i, logit in enumerate(logits):
@@ -127,7 +133,7 @@ def best_of_maps(
 
 
 def _best_of_map(logits: Tensor, quality: Tensor | None, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, anchors and labels, (N, T) each, of the best pairs of one map."""
+    """Return scores, anchors and labels, (N, T) each, of the best pairs of one map's logits (N, Ai, C)."""
     classes = logits.shape[2]
     # The best pairs belong to the anchors with the best classes: the sigmoid of nearly all others is never needed.
     best = _score(logits.amax(dim=2), quality)  # (N, A)
@@ -139,5 +145,6 @@ def _best_of_map(logits: Tensor, quality: Tensor | None, count: int) -> tuple[Te
 
 
 def _score(logits: Tensor, quality: Tensor | None) -> Tensor:
+    """Return the sigmoid of logits or, with logits of quality, the root of its product with their sigmoid."""
     scores = at_least_float32(logits).sigmoid()
     return scores if quality is None else (scores * at_least_float32(quality).sigmoid()).sqrt()

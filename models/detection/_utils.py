@@ -9,7 +9,13 @@ __all__ = ["retrieve_out_channels"]
 
 
 def retrieve_out_channels(model: nn.Module, size: tuple[int, int]) -> list[int]:
-    """Channels of each feature map of a backbone, found by a run on an empty image of that height and width."""
+    """Return the number of channels of each feature map of a backbone, found by a run on an empty image.
+
+    Args:
+        model: the backbone, which turns (1, 3, height, width) into a dict of feature maps or into one; its mode is left
+            as it was.
+        size: height and width of the image in pixels.
+    """
     training = model.training
     model.eval()
     with torch.no_grad():

@@ -1,8 +1,12 @@
-"""Anchors: the boxes that detectors regress from, laid over the cells of their feature maps."""
+"""Anchors: the boxes that detectors regress from, laid over the cells of their feature maps.
+
+Letters in shapes: N images, C channels, H and W cells of a feature map, K anchors at each cell, A anchors of all maps.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -15,20 +19,76 @@ __all__ = ["AnchorGenerator", "DefaultBoxGenerator", "by_anchor"]
 
 
 def by_anchor(values: Tensor, columns: int) -> Tensor:
-    """A head's (N, A * columns, H, W) as (N, H * W * A, columns), in the order of the generators' boxes."""
+    """Reorder what a head computed for each cell into a row for each anchor, in the order of the generators' boxes.
+
+    Args:
+        values: (N, K * columns, H, W).
+        columns: values of each anchor.
+
+    Returns:
+        (N, H * W * K, columns).
+    """
     return values.permute(0, 2, 3, 1).reshape(values.shape[0], -1, columns)
 
 
-class AnchorGenerator(nn.Module):
-    """Anchors of several sizes and aspect ratios centred on each cell's top left corner (Faster R-CNN).
+class _Generator(nn.Module):
+    """Lays the same boxes over the cells of every image; a subclass says which boxes."""
+
+    @abstractmethod
+    def num_anchors_per_location(self) -> list[int]:
+        """Return the number of boxes at each cell, by feature map."""
+
+    @abstractmethod
+    def _lay(self, index: int, cells: tuple[int, int], size: tuple[int, int], device: torch.device) -> Tensor:
+        """Return the boxes of one feature map, float32 xyxy (H, W, K, 4) in pixels of the batch.
+
+        Args:
+            index: the map's position among the maps.
+            cells: rows H and columns W of the map.
+            size: height and width of the batch in pixels.
+            device: where to make them.
+        """
+
+    def forward(self, image_list: ImageList, feature_maps: Sequence[Tensor]) -> list[Tensor]:
+        """Lay the boxes of all feature maps.
+
+        Args:
+            image_list: the batch that the maps were computed from.
+            feature_maps: (N, C, H, W) each, as many as the generator was made for.
+
+        Returns:
+            The same tensor for each image: float32 xyxy (A, 4) in pixels of the batch, by map, then by row, column and
+            position within the cell.
+
+        Raises:
+            InvalidArgumentError: the number of maps is another.
+        """
+        maps = len(self.num_anchors_per_location())
+        if len(feature_maps) != maps:
+            raise InvalidArgumentError(
+                f"anchors are defined for {maps} feature maps, the backbone gave {len(feature_maps)}"
+            )
+        boxes = [
+            self._lay(index, (fmap.shape[-2], fmap.shape[-1]), image_list.size, fmap.device).reshape(-1, 4)
+            for index, fmap in enumerate(feature_maps)
+        ]
+        return [torch.cat(boxes)] * len(image_list.image_sizes)
+
+
+class AnchorGenerator(_Generator):
+    """Lays anchors of several sizes and aspect ratios, centred on each cell's top left corner.
+
+    Within a cell anchors are ordered by ratio, then by size. Source: Ren et al., "Faster R-CNN", arXiv:1506.01497,
+    section 3.1.1.
 
     Args:
-        sizes: for each feature map the square roots of its anchors' areas, in pixels; a number stands for itself alone.
-        aspect_ratios: for each feature map its anchors' ratios of height to width; numbers rather than sequences are
-            every map's.
+        sizes: for each feature map the square roots of its anchors' areas, in pixels; a number in the place of a
+            sequence is the map's only size.
+        aspect_ratios: for each feature map its anchors' ratios of height to width; numbers in the place of sequences
+            are the ratios of every map.
 
     Raises:
-        InvalidArgumentError: no feature map, or not as many of `aspect_ratios` as of `sizes`.
+        InvalidArgumentError: there is no feature map, or there are not as many of `aspect_ratios` as of `sizes`.
     """
 
     def __init__(
@@ -48,66 +108,46 @@ class AnchorGenerator(nn.Module):
             )
 
     def num_anchors_per_location(self) -> list[int]:
-        """Anchors at each cell, by feature map."""
+        """Return the number of anchors at each cell, by feature map."""
         return [len(s) * len(r) for s, r in zip(self.sizes, self.aspect_ratios, strict=True)]
 
-    def forward(self, image_list: ImageList, feature_maps: Sequence[Tensor]) -> list[Tensor]:
-        """Anchors of all feature maps, as float32 xyxy (A, 4), by map, row, column, ratio and size.
+    def _lay(self, index: int, cells: tuple[int, int], size: tuple[int, int], device: torch.device) -> Tensor:
+        (rows, columns), (height, width) = cells, size
+        x = torch.arange(columns, device=device) * (width // columns)
+        y = torch.arange(rows, device=device) * (height // rows)
+        corner_y, corner_x = torch.meshgrid(y, x, indexing="ij")
+        corners = torch.stack((corner_x, corner_y, corner_x, corner_y), dim=-1)  # (H, W, 4)
+        return corners[:, :, None] + self._around_origin(index).to(device)  # (H, W, K, 4)
 
-        Args:
-            image_list: the batch that the maps were computed from.
-            feature_maps: (N, C, H, W) each.
-
-        Returns:
-            The same tensor for each image.
-
-        Raises:
-            InvalidArgumentError: not as many maps as there are `sizes`.
-        """
-        if len(feature_maps) != len(self.sizes):
-            raise InvalidArgumentError(
-                f"anchors are defined for {len(self.sizes)} feature maps, the backbone gave {len(feature_maps)}"
-            )
-        device = feature_maps[0].device
-        height, width = image_list.size
-        levels = []
-        for sizes, ratios, fmap in zip(self.sizes, self.aspect_ratios, feature_maps, strict=True):
-            rows, columns = fmap.shape[-2:]
-            x = torch.arange(columns, device=device) * (width // columns)
-            y = torch.arange(rows, device=device) * (height // rows)
-            corner_y, corner_x = torch.meshgrid(y, x, indexing="ij")
-            corners = torch.stack((corner_x, corner_y, corner_x, corner_y), dim=-1)  # (H, W, 4)
-            anchors = corners[:, :, None] + _cell_anchors(sizes, ratios).to(device)  # (H, W, A, 4)
-            levels.append(anchors.reshape(-1, 4))  # (H * W * A, 4)
-        return [torch.cat(levels)] * len(image_list.image_sizes)
+    def _around_origin(self, index: int) -> Tensor:
+        """Return a cell's anchors around (0, 0), rounded to pixels: float32 (K, 4)."""
+        size = torch.tensor(self.sizes[index], dtype=torch.float32)
+        root = torch.tensor(self.aspect_ratios[index], dtype=torch.float32).sqrt()
+        w = (1 / root[:, None] * size).flatten()
+        h = (root[:, None] * size).flatten()
+        return (torch.stack((-w, -h, w, h), dim=1) / 2).round()
 
     def extra_repr(self) -> str:
-        """For printing the module."""
+        """Return what `print` shows of the module: its sizes and aspect ratios."""
         return f"sizes={self.sizes}, aspect_ratios={self.aspect_ratios}"
 
 
-def _cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
-    """Anchors around the origin, rounded to pixels: float32 (len(ratios) * len(sizes), 4)."""
-    size = torch.tensor(sizes, dtype=torch.float32)
-    root = torch.tensor(ratios, dtype=torch.float32).sqrt()
-    w = (1 / root[:, None] * size).flatten()
-    h = (root[:, None] * size).flatten()
-    return (torch.stack((-w, -h, w, h), dim=1) / 2).round()
+class DefaultBoxGenerator(_Generator):
+    """Lays SSD's default boxes, centred in each cell.
 
-
-class DefaultBoxGenerator(nn.Module):
-    """SSD's default boxes (arXiv:1512.02325, section 2.2), centred in each cell.
+    Source: Liu et al., "SSD: Single Shot MultiBox Detector", arXiv:1512.02325, section 2.2. Sizes are fractions of the
+    image's height and width.
 
     Args:
-        aspect_ratios: for each feature map the ratios besides 1; each stands for itself and its inverse.
-        min_ratio: size of the first map's boxes, as a fraction of the image's.
-        max_ratio: size of the last map's boxes; those between are spaced evenly. Above it, 1 follows.
-        scales: these sizes themselves, one for each map and one more, instead of `min_ratio` and `max_ratio`.
-        steps: pixels between neighbouring cells by map, where it is not the image's size over the map's.
-        clip: no box is wider or higher than the image.
+        aspect_ratios: for each feature map its boxes' ratios besides 1; each stands for itself and its inverse.
+        min_ratio: size of the first map's boxes.
+        max_ratio: size of the last map's boxes; the sizes between are spaced evenly, and 1 follows the last.
+        scales: the sizes themselves, one for each map and one more, in the place of `min_ratio` and `max_ratio`.
+        steps: pixels between neighbouring cells of each map; None for the image's size over the map's.
+        clip: whether boxes are cut to be no wider and no higher than the image.
 
     Raises:
-        InvalidArgumentError: no feature map, or not as many `steps` and `scales` as it takes.
+        InvalidArgumentError: there is no feature map, or not one of `steps`, or of `scales`, for each.
     """
 
     def __init__(
@@ -136,49 +176,27 @@ class DefaultBoxGenerator(nn.Module):
         self.clip = clip
 
     def num_anchors_per_location(self) -> list[int]:
-        """Default boxes at each cell, by feature map."""
+        """Return the number of default boxes at each cell, by feature map."""
         return [2 + 2 * len(ratios) for ratios in self.aspect_ratios]
 
-    def forward(self, image_list: ImageList, feature_maps: Sequence[Tensor]) -> list[Tensor]:
-        """Default boxes of all feature maps, as float32 xyxy in pixels (A, 4), by map, row, column and shape.
+    def _lay(self, index: int, cells: tuple[int, int], size: tuple[int, int], device: torch.device) -> Tensor:
+        (rows, columns), (height, width) = cells, size
+        # Cells along each axis, as the image's size over the step: a fraction where the step does not divide it.
+        down, across = (height / self.steps[index], width / self.steps[index]) if self.steps else (rows, columns)
+        y = (torch.arange(rows, dtype=torch.float32, device=device) + 0.5) / down
+        x = (torch.arange(columns, dtype=torch.float32, device=device) + 0.5) / across
+        center_y, center_x = torch.meshgrid(y, x, indexing="ij")
+        centers = torch.stack((center_x, center_y), dim=-1)[:, :, None]  # (H, W, 1, 2)
+        half = self._shapes(index).to(device) / 2  # (K, 2)
+        boxes = torch.cat((centers - half, centers + half), dim=-1)  # (H, W, K, 4)
+        return boxes * torch.tensor((width, height, width, height), device=device)
 
-        Args:
-            image_list: the batch that the maps were computed from.
-            feature_maps: (N, C, H, W) each.
-
-        Returns:
-            The same tensor for each image.
-
-        Raises:
-            InvalidArgumentError: not as many maps as there are `aspect_ratios`.
-        """
-        if len(feature_maps) != len(self.aspect_ratios):
-            raise InvalidArgumentError(
-                f"default boxes are defined for {len(self.aspect_ratios)} feature maps, the backbone gave "
-                f"{len(feature_maps)}"
-            )
-        device = feature_maps[0].device
-        height, width = image_list.size
-        levels = []
-        for k, fmap in enumerate(feature_maps):
-            rows, columns = fmap.shape[-2:]
-            # Cells along each axis, as the image's size over the step: a fraction where the step does not divide it.
-            down, across = (height / self.steps[k], width / self.steps[k]) if self.steps else (rows, columns)
-            y = (torch.arange(rows, dtype=torch.float32, device=device) + 0.5) / down
-            x = (torch.arange(columns, dtype=torch.float32, device=device) + 0.5) / across
-            center_y, center_x = torch.meshgrid(y, x, indexing="ij")
-            centers = torch.stack((center_x, center_y), dim=-1)[:, :, None]  # (H, W, 1, 2)
-            half = self._shapes(k).to(device) / 2  # (K, 2)
-            levels.append(torch.cat((centers - half, centers + half), dim=-1).reshape(-1, 4))  # (H * W * K, 4)
-        boxes = torch.cat(levels) * torch.tensor((width, height, width, height), device=device)
-        return [boxes] * len(image_list.image_sizes)
-
-    def _shapes(self, k: int) -> Tensor:
-        """Widths and heights of the boxes of map `k`, as fractions of the image's: float32 (K, 2)."""
-        scale = self.scales[k]
-        between = math.sqrt(scale * self.scales[k + 1])
+    def _shapes(self, index: int) -> Tensor:
+        """Return widths and heights of a map's boxes, as fractions of the image's: float32 (K, 2)."""
+        scale = self.scales[index]
+        between = math.sqrt(scale * self.scales[index + 1])
         shapes = [(scale, scale), (between, between)]
-        for ratio in self.aspect_ratios[k]:
+        for ratio in self.aspect_ratios[index]:
             root = math.sqrt(ratio)
             shapes += [(scale * root, scale / root), (scale / root, scale * root)]
         made = torch.tensor(shapes, dtype=torch.float32)

@@ -1,4 +1,7 @@
-"""Backbones of detectors: classifiers cut open, with a feature pyramid, and frozen as far as asked."""
+"""Backbones of detectors: classifiers cut open, with a feature pyramid, and frozen as far as asked.
+
+Letters in shapes: N images, C channels, H and W pixels, Hi and Wi cells of feature map i.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._registry import by_name, get_model, get_model_builder, get_model_weights, resolve
+from zoofleet.models._legacy import by_name, resolve
+from zoofleet.models._registry import get_model, get_model_builder, get_model_weights
 from zoofleet.models._utils import IntermediateLayerGetter
 from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.mobilenetv2 import MobileNetV2
@@ -23,9 +27,9 @@ __all__ = [
     "BackboneWithFPN",
     "drop_norm_eps",
     "freeze_first",
+    "freeze_mobilenet",
     "mobilenet_backbone",
     "mobilenet_fpn",
-    "mobilenet_parts",
     "mobilenet_v3_large_fpn",
     "num_trainable_layers",
     "resnet50_fpn",
@@ -37,15 +41,17 @@ NormLayer = Callable[..., nn.Module]
 
 
 class BackboneWithFPN(nn.Module):
-    """A network with a feature pyramid over several of its results, and further maps above it.
+    """A network with a feature pyramid over the results of several of its children.
 
     Args:
         backbone: the network; its children are shared, not copied.
-        return_layers: its children's names to the names of their maps, finest first.
-        in_channels_list: channels of these maps.
+        return_layers: names of the children that the pyramid stands on, each with the name of its map, the finest
+            first.
+        in_channels_list: channels of these children's results.
         out_channels: channels of every map of the pyramid.
-        extra_blocks: adds maps; None for a pooled one.
-        norm_layer: of the pyramid; None for none.
+        extra_blocks: adds maps above the pyramid; None for one pooled from the coarsest map.
+        norm_layer: makes the layer after each of the pyramid's convolutions from its number of channels; None for no
+            such layer.
     """
 
     def __init__(
@@ -63,7 +69,7 @@ class BackboneWithFPN(nn.Module):
         self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) to the pyramid's maps (N, out_channels, Hi, Wi) by name, finest first."""
+        """Turn images (N, 3, H, W) into maps (N, out_channels, Hi, Wi) by name, the finest first."""
         maps: dict[str, Tensor] = self.fpn(self.body(x))
         return maps
 
@@ -76,17 +82,19 @@ def resnet_fpn(
     extra_blocks: ExtraFPNBlock | None = None,
     norm_layer: NormLayer | None = None,
 ) -> BackboneWithFPN:
-    """A ResNet with a pyramid over its stages: maps `0`..`3` at strides 4 to 32, and those of `extra_blocks`.
+    """Build a feature pyramid over the stages of a ResNet: maps `0`, `1`, `2` and `3` at strides 4, 8, 16 and 32.
 
     Args:
-        resnet: taken apart, and frozen as follows.
-        trainable_layers: how many of its five parts, counted from the last stage, are trained; 0 to 5.
-        returned_layers: the stages, 1 to 4, that the pyramid stands on; fewer of them are fewer maps.
-        extra_blocks: as for `BackboneWithFPN`.
-        norm_layer: as for `BackboneWithFPN`.
+        resnet: the network; it is taken apart, and its first parts are frozen.
+        trainable_layers: how many of its five parts, counted from the last stage, are left to train; 0 to 5.
+        returned_layers: the stages, 1 to 4, that the pyramid stands on; the maps are numbered from 0 whichever they
+            are.
+        extra_blocks: adds maps above the pyramid; None for one pooled from the coarsest map.
+        norm_layer: makes the layer after each of the pyramid's convolutions from its number of channels; None for no
+            such layer.
 
     Raises:
-        InvalidArgumentError: a number of parts or a stage that there is not.
+        InvalidArgumentError: there are not so many parts, or no such stage.
     """
     _check_parts(trainable_layers, 5)
     if not returned_layers or not set(returned_layers) <= {1, 2, 3, 4}:
@@ -115,22 +123,23 @@ def mobilenet_fpn(
     extra_blocks: ExtraFPNBlock | None = None,
     norm_layer: NormLayer | None = None,
 ) -> BackboneWithFPN:
-    """A MobileNet's features with a pyramid over some of its parts.
+    """Build a feature pyramid over some parts of a MobileNet's features.
+
+    A part begins with the first layer, with each that halves the resolution, and with the last.
 
     Args:
-        features: taken apart, and frozen as follows.
-        trainable_layers: how many of its parts, counted from the last, are trained.
-        returned_layers: the parts, from 0, that the pyramid stands on; None for the last two.
-        extra_blocks: as for `BackboneWithFPN`.
-        norm_layer: as for `BackboneWithFPN`.
+        features: the network's layers; they are taken apart, and the first parts frozen.
+        trainable_layers: how many parts, counted from the last, are left to train.
+        returned_layers: the parts, from 0, whose first layers the pyramid stands on; None for the last two.
+        extra_blocks: adds maps above the pyramid; None for one pooled from the coarsest map.
+        norm_layer: makes the layer after each of the pyramid's convolutions from its number of channels; None for no
+            such layer.
 
     Raises:
-        InvalidArgumentError: a number of parts or a part that there is not.
+        InvalidArgumentError: there are not so many parts, or no such part.
     """
     layers = list(features)
-    parts = mobilenet_parts(layers)
-    _check_parts(trainable_layers, len(parts))
-    freeze_first(layers, parts, trainable_layers)
+    parts = freeze_mobilenet(layers, trainable_layers)
     returned = [len(parts) - 2, len(parts) - 1] if returned_layers is None else returned_layers
     if not returned or not set(returned) <= set(range(len(parts))):
         raise InvalidArgumentError(f"returned_layers must be some of the parts 0 to {len(parts) - 1}, got {returned!r}")
@@ -150,7 +159,7 @@ def _check_parts(trainable_layers: int, most: int) -> None:
 
 
 def _network(name: str, classes: tuple[type[nn.Module], ...], **options: Any) -> Any:
-    """The model of that builder, which must be one of those in the classes' modules."""
+    """Build the model of that name, whose builder must be in the module of one of the classes."""
     if get_model_builder(name).__module__ not in {cls.__module__ for cls in classes}:
         wanted = " or ".join(cls.__name__ for cls in classes)
         raise InvalidArgumentError(f"backbone_name must be that of a builder of {wanted}, got {name!r}")
@@ -158,7 +167,7 @@ def _network(name: str, classes: tuple[type[nn.Module], ...], **options: Any) ->
 
 
 def _with_old_arguments(fn: Callable[..., nn.Module]) -> Callable[..., Any]:
-    """Take positional arguments and `pretrained` as well, as registered builders do."""
+    """Let a function take positional arguments and `pretrained` too, as registered builders do."""
     names = list(inspect.signature(fn).parameters)
 
     @functools.wraps(fn)
@@ -181,19 +190,20 @@ def resnet_fpn_backbone(
     returned_layers: Sequence[int] | None = None,
     extra_blocks: ExtraFPNBlock | None = None,
 ) -> BackboneWithFPN:
-    """A ResNet with a pyramid over its stages, for detectors.
+    """Build a ResNet with a feature pyramid over its stages, for a detector.
 
     Args:
-        backbone_name: of a ResNet's builder, such as `resnet50`.
-        weights: its weights; None for random ones.
-        norm_layer: of the ResNet.
-        trainable_layers: how many of its five parts, counted from the last stage, are trained; 0 to 5.
+        backbone_name: name of a ResNet's builder, such as `resnet50`.
+        weights: weights of the ResNet, as a member of its enum, the name of one, or None for random ones.
+        norm_layer: makes the normalisation after each of the ResNet's convolutions from its number of channels.
+        trainable_layers: how many of its five parts, counted from the last stage, are left to train; 0 to 5.
         returned_layers: the stages, 1 to 4, that the pyramid stands on; None for all.
-        extra_blocks: adds maps; None for a pooled one.
+        extra_blocks: adds maps above the pyramid; None for one pooled from the coarsest map.
 
     Raises:
-        InvalidArgumentError: another network, or a number of parts or a stage that there is not.
-        UnknownModelError: no builder of that name.
+        InvalidArgumentError: the builder is one of another network, there are not so many parts, or no such stage.
+        UnknownModelError: there is no builder of that name.
+        UnknownWeightsError: there are no weights of that name.
     """
     network = _network(backbone_name, (ResNet,), weights=weights, norm_layer=norm_layer)
     stages = (1, 2, 3, 4) if returned_layers is None else returned_layers
@@ -211,32 +221,31 @@ def mobilenet_backbone(
     returned_layers: Sequence[int] | None = None,
     extra_blocks: ExtraFPNBlock | None = None,
 ) -> nn.Module:
-    """A MobileNet as a detector's backbone.
+    """Build a MobileNet as a detector's backbone.
+
+    A part begins with the first layer, with each that halves the resolution, and with the last.
 
     Args:
-        backbone_name: of a MobileNet's builder, such as `mobilenet_v3_large`.
-        weights: its weights; None for random ones.
-        fpn: with a pyramid over several of its parts; else one map of 256 channels.
-        norm_layer: of the MobileNet.
-        trainable_layers: how many of its parts, counted from the last, are trained.
-        returned_layers: the parts, from 0, that the pyramid stands on; None for the last two.
-        extra_blocks: adds maps to the pyramid; None for a pooled one.
+        backbone_name: name of a MobileNet's builder, such as `mobilenet_v3_large`.
+        weights: weights of the MobileNet, as a member of its enum, the name of one, or None for random ones.
+        fpn: whether to build a feature pyramid over several of its parts; else there is one map of 256 channels.
+        norm_layer: makes the normalisation after each of the MobileNet's convolutions from its number of channels.
+        trainable_layers: how many of its parts, counted from the last, are left to train.
+        returned_layers: the parts, from 0, whose first layers the pyramid stands on; None for the last two.
+        extra_blocks: adds maps above the pyramid; None for one pooled from the coarsest map.
 
     Raises:
-        InvalidArgumentError: another network, or a number of parts or a part that there is not.
-        UnknownModelError: no builder of that name.
+        InvalidArgumentError: the builder is one of another network, there are not so many parts, or no such part.
+        UnknownModelError: there is no builder of that name.
+        UnknownWeightsError: there are no weights of that name.
     """
     network = _network(backbone_name, (MobileNetV2, MobileNetV3), weights=weights, norm_layer=norm_layer)
     if fpn:
         return mobilenet_fpn(
             network.features, trainable_layers, returned_layers=returned_layers, extra_blocks=extra_blocks
         )
-    layers = list(network.features)
-    parts = mobilenet_parts(layers)
-    _check_parts(trainable_layers, len(parts))
-    freeze_first(layers, parts, trainable_layers)
-    last: int = layers[-1].out_channels
-    backbone = nn.Sequential(network.features, nn.Conv2d(last, 256, 1))
+    freeze_mobilenet(list(network.features), trainable_layers)
+    backbone = nn.Sequential(network.features, nn.Conv2d(network.features[-1].out_channels, 256, 1))
     backbone.out_channels = 256  # type: ignore[assignment]
     return backbone
 
@@ -252,23 +261,24 @@ def resnet50_fpn(
     extra_blocks: Callable[[], ExtraFPNBlock] = LastLevelMaxPool,
     norm_layer: NormLayer | None = None,
 ) -> BackboneWithFPN:
-    """The backbone of a detector that takes `weights` later, or `weights_backbone` now, or neither.
+    """Build ResNet-50 with a feature pyramid for a detector's builder, whose weights are loaded later.
 
     Args:
-        weights: of the whole detector.
-        weights_backbone: of the ResNet, unless there are `weights`.
-        trainable_layers: as for `num_trainable_layers`, of five parts; 3 if left out.
-        progress: write a progress line to stderr while downloading.
-        freeze_norms: keep the statistics of trained batch norms, as detection batches are too small to renew them.
-        returned_layers: as for `resnet_fpn`.
-        extra_blocks: makes those of `resnet_fpn`.
-        norm_layer: as for `resnet_fpn`.
+        weights: weights of the whole detector, which are not loaded here; None for none.
+        weights_backbone: weights of the ResNet; None for random ones.
+        trainable_layers: how many of its five parts, counted from the last stage, are left to train where there are
+            weights; None for 3.
+        progress: whether to write a progress line to stderr while the weights are downloaded.
+        freeze_norms: whether to keep the statistics of trained batch norms, as detection batches are too small to renew
+            them.
+        returned_layers: the stages, 1 to 4, that the pyramid stands on.
+        extra_blocks: makes what adds maps above the pyramid.
+        norm_layer: makes the layer after each of the pyramid's convolutions from its number of channels; None for no
+            such layer.
 
     Raises:
         InvalidArgumentError: `trainable_layers` is not in [0, 5].
     """
-    if weights is not None:
-        weights_backbone = None
     is_trained = weights is not None or weights_backbone is not None
     trainable = num_trainable_layers(trainable_layers, is_trained=is_trained, most=5, default=3)
     resnet = resnet50(
@@ -288,15 +298,20 @@ def mobilenet_v3_large_fpn(
     *,
     progress: bool,
 ) -> BackboneWithFPN:
-    """MobileNetV3-Large with a pyramid over its last two parts: maps `0` and `1` at stride 32, and `pool` at 64.
+    """Build MobileNetV3-Large with a feature pyramid for a detector's builder, whose weights are loaded later.
 
-    Args are those of `resnet50_fpn`, but for six parts.
+    The pyramid stands on the last two parts: its maps are `0` and `1` at stride 32, and `pool` at 64.
+
+    Args:
+        weights: weights of the whole detector, which are not loaded here; None for none.
+        weights_backbone: weights of the MobileNet; None for random ones.
+        trainable_layers: how many of its six parts, counted from the last, are left to train where there are weights;
+            None for 3.
+        progress: whether to write a progress line to stderr while the weights are downloaded.
 
     Raises:
         InvalidArgumentError: `trainable_layers` is not in [0, 6].
     """
-    if weights is not None:
-        weights_backbone = None
     is_trained = weights is not None or weights_backbone is not None
     trainable = num_trainable_layers(trainable_layers, is_trained=is_trained, most=6, default=3)
     features = mobilenet_v3_large(
@@ -307,17 +322,32 @@ def mobilenet_v3_large_fpn(
     return mobilenet_fpn(features, trainable)
 
 
-def mobilenet_parts(layers: Sequence[nn.Module]) -> list[int]:
-    """Where the parts of a MobileNet begin: its first layer, each that begins a new resolution, and the last."""
+def freeze_mobilenet(layers: Sequence[nn.Module], trainable_layers: int) -> list[int]:
+    """Freeze all but the last parts of a MobileNet's features.
+
+    Args:
+        layers: the layers, in order.
+        trainable_layers: how many parts, counted from the last, are left to train.
+
+    Returns:
+        The indices of the layers at which the parts begin: the first layer, each that halves the resolution, and the
+        last.
+
+    Raises:
+        InvalidArgumentError: there are not so many parts.
+    """
     strided = [i for i, layer in enumerate(layers) if getattr(layer, "strided", False)]
-    return [0, *strided, len(layers) - 1]
+    parts = [0, *strided, len(layers) - 1]
+    _check_parts(trainable_layers, len(parts))
+    freeze_first(layers, parts, trainable_layers)
+    return parts
 
 
 def freeze_first(layers: Sequence[nn.Module], parts: Sequence[int], trainable_layers: int) -> None:
     """Freeze all but the last parts of a network.
 
     Args:
-        layers: of the network, in order.
+        layers: the network's layers, in order.
         parts: indices of the layers at which its parts begin.
         trainable_layers: how many parts are left to train; 0 to `len(parts)`.
     """
@@ -326,24 +356,33 @@ def freeze_first(layers: Sequence[nn.Module], parts: Sequence[int], trainable_la
         layer.requires_grad_(False)
 
 
-def drop_norm_eps(model: nn.Module) -> None:
-    """Set the epsilon of frozen batch norms to 0, which is what the first COCO weights were trained with."""
-    for module in model.modules():
-        if isinstance(module, FrozenBatchNorm2d):
-            module.eps = 0.0
+def drop_norm_eps(model: nn.Module, *, weights: WeightsEnum | None = None) -> None:
+    """Set the epsilon of frozen batch norms to 0 where a model has the weights COCO_V1, which were trained so.
+
+    A step that detectors' builders take after their weights are loaded.
+
+    Args:
+        model: the detector.
+        weights: its weights; None for random ones.
+    """
+    if weights is not None and weights.name == "COCO_V1":
+        for module in model.modules():
+            if isinstance(module, FrozenBatchNorm2d):
+                module.eps = 0.0
 
 
 def num_trainable_layers(requested: int | None, *, is_trained: bool, most: int, default: int) -> int:
-    """How many parts of the backbone to train.
+    """Return how many parts of a backbone to train, counted from the last.
 
     Args:
-        requested: None for the default.
-        is_trained: whether the backbone has trained weights; parts of a random one are never frozen.
+        requested: how many its user asks for; None for the default.
+        is_trained: whether the backbone has trained weights; all parts of a random one are trained, with a warning
+            where something else is requested.
         most: how many parts it has.
-        default: for a trained backbone.
+        default: how many are trained where it has trained weights and nothing is requested.
 
     Raises:
-        InvalidArgumentError: not in [0, most].
+        InvalidArgumentError: `requested` is not in [0, most].
     """
     if requested is not None and requested not in range(most + 1):
         raise InvalidArgumentError(f"trainable_backbone_layers must be in [0, {most}], got {requested!r}")

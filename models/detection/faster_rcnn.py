@@ -1,29 +1,37 @@
 """Faster R-CNN with a feature pyramid, the base of the R-CNN family.
 
-Source: Ren et al., "Faster R-CNN", arXiv:1506.01497; Lin et al., "Feature Pyramid Networks", arXiv:1612.03144. The
+Sources: Ren et al., "Faster R-CNN", arXiv:1506.01497; Lin et al., "Feature Pyramid Networks", arXiv:1612.03144. The
 second versions: Li et al., "Benchmarking Detection Transfer Learning with Vision Transformers", arXiv:2111.11429.
+
+Letters in shapes: N images, C channels, H and W pixels, R regions of all images, Q rows and columns of a pooled region,
+D values of a region.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation
-from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.detection._checks import check_classes, check_options, out_channels, positive
+from zoofleet.models._registry import load_published, register_model
+from zoofleet.models._weight_sets import (
+    FasterRCNN_MobileNet_V3_Large_320_FPN_Weights,
+    FasterRCNN_MobileNet_V3_Large_FPN_Weights,
+    FasterRCNN_ResNet50_FPN_V2_Weights,
+    FasterRCNN_ResNet50_FPN_Weights,
+)
+from zoofleet.models._weights import WeightsEnum
+from zoofleet.models.detection._options import TransformOptions, check_classes, check_names, out_channels
 from zoofleet.models.detection.anchor_utils import AnchorGenerator
 from zoofleet.models.detection.backbone_utils import drop_norm_eps, mobilenet_v3_large_fpn, resnet50_fpn
 from zoofleet.models.detection.generalized_rcnn import GeneralizedRCNN
-from zoofleet.models.detection.roi_heads import RoIHeads
+from zoofleet.models.detection.roi_heads import Branches, RoIHeads
 from zoofleet.models.detection.rpn import RegionProposalNetwork, RPNHead
-from zoofleet.models.detection.transform import IMAGENET_MEAN, IMAGENET_STD, GeneralizedRCNNTransform
+from zoofleet.models.detection.transform import GeneralizedRCNNTransform
 from zoofleet.models.mobilenetv3 import MobileNet_V3_Large_Weights
 from zoofleet.models.ops import MultiScaleRoIAlign
 from zoofleet.models.resnet import ResNet50_Weights
@@ -32,6 +40,7 @@ __all__ = [
     "FastRCNNConvFCHead",
     "FastRCNNPredictor",
     "FasterRCNN",
+    "FasterRCNNOptions",
     "FasterRCNN_MobileNet_V3_Large_320_FPN_Weights",
     "FasterRCNN_MobileNet_V3_Large_FPN_Weights",
     "FasterRCNN_ResNet50_FPN_V2_Weights",
@@ -47,15 +56,16 @@ __all__ = [
 
 
 def _anchors() -> AnchorGenerator:
+    """Return one size and three aspect ratios for each of five maps: arXiv:1612.03144, section 4.1."""
     return AnchorGenerator(sizes=((32,), (64,), (128,), (256,), (512,)), aspect_ratios=((0.5, 1.0, 2.0),) * 5)
 
 
 class TwoMLPHead(nn.Module):
-    """Two fully connected layers over a pooled region.
+    """Two fully connected layers over pooled regions.
 
     Args:
-        in_channels: values of a region.
-        representation_size: values out.
+        in_channels: values of a pooled region: channels times rows times columns.
+        representation_size: values of a region that come out.
     """
 
     def __init__(self, in_channels: int, representation_size: int) -> None:
@@ -64,18 +74,18 @@ class TwoMLPHead(nn.Module):
         self.fc7 = nn.Linear(representation_size, representation_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, C, P, P) to (R, representation_size)."""
+        """Turn pooled regions (R, C, Q, Q) into values (R, representation_size)."""
         return F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))
 
 
 class FastRCNNConvFCHead(nn.Sequential):
-    """Convolutions, then fully connected layers, over a pooled region.
+    """Convolutions, then fully connected layers, over pooled regions.
 
     Args:
-        input_size: channels, height and width of the region.
-        conv_layers: channels of each convolution.
-        fc_layers: values out of each fully connected layer.
-        norm_layer: after each convolution; None for none.
+        input_size: channels, rows and columns of a pooled region.
+        conv_layers: channels that come out of each convolution.
+        fc_layers: values that come out of each fully connected layer.
+        norm_layer: makes the layer after each convolution from its number of channels; None for no such layer.
     """
 
     def __init__(
@@ -103,11 +113,11 @@ class FastRCNNConvFCHead(nn.Sequential):
 
 
 class FastRCNNPredictor(nn.Module):
-    """Classes and box codes of a region.
+    """Two layers that give the class and the box codes of regions.
 
     Args:
         in_channels: values of a region.
-        num_classes: background among them.
+        num_classes: number of classes, with the background.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
@@ -116,48 +126,88 @@ class FastRCNNPredictor(nn.Module):
         self.bbox_pred = nn.Linear(in_channels, num_classes * 4)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, in_channels) or (R, in_channels, 1, 1) to logits (R, classes) and codes (R, classes * 4)."""
+        """Turn values (R, D) or (R, D, 1, 1) into logits (R, num_classes) and box codes (R, num_classes * 4)."""
         x = x.flatten(1)  # (R, in_channels)
         return self.cls_score(x), self.bbox_pred(x)
 
 
+class FasterRCNNOptions(TransformOptions, total=False):
+    """The options of `FasterRCNN` that its subclasses pass on, which are documented there."""
+
+    max_size: int
+    image_mean: Sequence[float] | None
+    image_std: Sequence[float] | None
+    rpn_anchor_generator: AnchorGenerator | None
+    rpn_head: nn.Module | None
+    rpn_pre_nms_top_n_train: int
+    rpn_pre_nms_top_n_test: int
+    rpn_post_nms_top_n_train: int
+    rpn_post_nms_top_n_test: int
+    rpn_nms_thresh: float
+    rpn_fg_iou_thresh: float
+    rpn_bg_iou_thresh: float
+    rpn_batch_size_per_image: int
+    rpn_positive_fraction: float
+    rpn_score_thresh: float
+    box_roi_pool: MultiScaleRoIAlign | None
+    box_head: nn.Module | None
+    box_predictor: nn.Module | None
+    box_score_thresh: float
+    box_nms_thresh: float
+    box_detections_per_img: int
+    box_fg_iou_thresh: float
+    box_bg_iou_thresh: float
+    box_batch_size_per_image: int
+    box_positive_fraction: float
+    bbox_reg_weights: Sequence[float] | None
+
+
 class FasterRCNN(GeneralizedRCNN):
-    """Faster R-CNN. `Detector` says what goes in and out.
+    """Faster R-CNN; `Detector.predict` and `Detector.losses` say what goes in and out.
 
     Args:
-        backbone: maps (N, 3, H, W) to a dict of feature maps of `backbone.out_channels` channels each, or to one map.
-        num_classes: background among them; None where `box_predictor` is given.
-        min_size: pixels of the resized images' shorter side, or several of which training draws one.
-        max_size: most pixels of their longer side.
-        image_mean: of each channel; None for ImageNet's.
-        image_std: of each channel; None for ImageNet's.
-        rpn_anchor_generator: None for one size and three aspect ratios on each of five maps.
-        rpn_head: None for one convolution.
-        rpn_pre_nms_top_n_train: candidates of each map that enter non-maximum suppression, in training.
-        rpn_pre_nms_top_n_test: the same in inference.
-        rpn_post_nms_top_n_train: proposals of each image, in training.
-        rpn_post_nms_top_n_test: the same in inference.
-        rpn_nms_thresh: these `rpn_` are as for `RegionProposalNetwork`.
-        rpn_fg_iou_thresh: see there.
-        rpn_bg_iou_thresh: see there.
-        rpn_batch_size_per_image: see there.
-        rpn_positive_fraction: see there.
-        rpn_score_thresh: see there.
-        box_roi_pool: None for 7 x 7 cells from the maps `0`..`3`.
-        box_head: None for two layers of 1024.
-        box_predictor: None for one layer each for classes and codes.
-        box_score_thresh: these `box_` are as for `RoIHeads`.
-        box_nms_thresh: see there.
-        box_detections_per_img: see there.
-        box_fg_iou_thresh: see there.
-        box_bg_iou_thresh: see there.
-        box_batch_size_per_image: see there.
-        box_positive_fraction: see there.
-        bbox_reg_weights: see there.
-        options: `size_divisible` and `fixed_size` of `GeneralizedRCNNTransform`.
+        backbone: a network that turns images (N, 3, H, W) into a dict of feature maps of `backbone.out_channels`
+            channels each, or into one such map.
+        num_classes: number of classes, with the background; None where `box_predictor` is given.
+        min_size: length in pixels that an image's shorter side is resized to, or several lengths, of which training
+            draws one for each image and inference takes the last.
+        max_size: greatest length in pixels of the longer side of a resized image.
+        image_mean: mean of each channel, for images in [0, 1]; None for ImageNet's.
+        image_std: standard deviation of each channel; None for ImageNet's.
+        rpn_anchor_generator: lays the anchors; None for one size and three aspect ratios on each of five feature maps.
+        rpn_head: turns the list of feature maps into logits and box codes of every anchor; None for an `RPNHead`.
+        rpn_pre_nms_top_n_train: greatest number of candidates of a feature map that enter non-maximum suppression, in
+            training.
+        rpn_pre_nms_top_n_test: the same number in inference.
+        rpn_post_nms_top_n_train: greatest number of proposals of an image, in training.
+        rpn_post_nms_top_n_test: the same number in inference.
+        rpn_nms_thresh: overlap (IoU) above which the weaker of two candidates of a feature map goes.
+        rpn_fg_iou_thresh: overlap (IoU) with a true box from which on an anchor counts as an object in the loss.
+        rpn_bg_iou_thresh: overlap (IoU) below which an anchor counts as background in the loss.
+        rpn_batch_size_per_image: greatest number of anchors of an image that the loss is taken over.
+        rpn_positive_fraction: greatest share of objects among these.
+        rpn_score_thresh: least objectness of a proposal.
+        box_roi_pool: cuts a region for each proposal out of the feature maps; None for regions of 7 x 7 cells from the
+            maps `0`, `1`, `2` and `3`.
+        box_head: turns regions (R, C, Q, Q) into values (R, D); None for a `TwoMLPHead` of 1024 values.
+        box_predictor: turns these into logits (R, num_classes) and box codes (R, num_classes * 4); None for a
+            `FastRCNNPredictor`.
+        box_score_thresh: scores of detections must be above this.
+        box_nms_thresh: overlap (IoU) above which the weaker of two detections of one class goes.
+        box_detections_per_img: greatest number of detections of an image.
+        box_fg_iou_thresh: overlap (IoU) with a true box from which on a proposal counts as an object in the losses.
+        box_bg_iou_thresh: overlap (IoU) below which a proposal counts as background in the losses.
+        box_batch_size_per_image: greatest number of proposals of an image that the losses are taken over.
+        box_positive_fraction: greatest share of objects among these.
+        bbox_reg_weights: factors of the four values of a box code; None for (10, 10, 5, 5).
+        branches: branches of `RoIHeads` beside that for boxes; None for none.
+        options: `size_divisible`, to multiples of which in pixels a batch is padded, 32 if left out; `fixed_size`, the
+            height and width in pixels that every image gets in the place of `min_size` and `max_size`.
 
     Raises:
-        InvalidArgumentError: an option that is not there, or a value that it cannot take.
+        InvalidArgumentError: an option has another name; a threshold, fraction or score is outside [0, 1]; a number is
+            not a positive integer; both or neither of `num_classes` and `box_predictor` are given; or the backbone has
+            no `out_channels`.
     """
 
     def __init__(
@@ -191,9 +241,11 @@ class FasterRCNN(GeneralizedRCNN):
         box_batch_size_per_image: int = 512,
         box_positive_fraction: float = 0.25,
         bbox_reg_weights: Sequence[float] | None = None,
-        **options: Any,
+        *,
+        branches: Branches | None = None,
+        **options: Unpack[TransformOptions],
     ) -> None:
-        check_options(FasterRCNN, options)
+        check_names(FasterRCNN, options)
         check_classes(num_classes, "box_predictor", box_predictor)
         channels = out_channels(backbone)
         anchors = _anchors() if rpn_anchor_generator is None else rpn_anchor_generator
@@ -227,20 +279,24 @@ class FasterRCNN(GeneralizedRCNN):
             score_thresh=box_score_thresh,
             nms_thresh=box_nms_thresh,
             detections_per_img=box_detections_per_img,
+            **(branches or {}),
         )
-        transform = GeneralizedRCNNTransform(
-            min_size, max_size, image_mean or IMAGENET_MEAN, image_std or IMAGENET_STD, **options
-        )
+        transform = GeneralizedRCNNTransform(min_size, max_size, image_mean, image_std, **options)
         super().__init__(backbone, rpn, roi_heads, transform)
 
 
 def pyramid_roi_pool(output_size: int) -> MultiScaleRoIAlign:
-    """Regions as `output_size` squared cells, cut from the maps `0`..`3` of a pyramid."""
+    """Return what cuts regions of `output_size` squared cells out of the maps `0`, `1`, `2` and `3` of a pyramid."""
     return MultiScaleRoIAlign(featmap_names=["0", "1", "2", "3"], output_size=output_size, sampling_ratio=2)
 
 
 def conv_heads(channels: int, rpn_anchor_generator: AnchorGenerator | None) -> dict[str, nn.Module]:
-    """The deeper `rpn_head` and `box_head` of the second versions, over maps of so many channels."""
+    """Return the deeper heads of the second versions, under their options `rpn_head` and `box_head`.
+
+    Args:
+        channels: channels of each feature map.
+        rpn_anchor_generator: the option of that name; None for the anchors of `FasterRCNN`.
+    """
     anchors = (rpn_anchor_generator or _anchors()).num_anchors_per_location()[0]
     return {
         "rpn_head": RPNHead(channels, anchors, conv_depth=2),
@@ -248,41 +304,32 @@ def conv_heads(channels: int, rpn_anchor_generator: AnchorGenerator | None) -> d
     }
 
 
-FasterRCNN_ResNet50_FPN_Weights = define_weights("FasterRCNN_ResNet50_FPN_Weights")
-
-
-@register_model(weights=FasterRCNN_ResNet50_FPN_Weights, weights_backbone=ResNet50_Weights)
+@register_model(
+    weights=FasterRCNN_ResNet50_FPN_Weights,
+    weights_backbone=ResNet50_Weights,
+    finish=(load_published, drop_norm_eps),
+)
 def fasterrcnn_resnet50_fpn(
     *,
     weights: WeightsEnum | None = None,
     progress: bool = True,
-    num_classes: int | None = None,
+    num_classes: int = 91,
     weights_backbone: WeightsEnum | None = ResNet50_Weights.IMAGENET1K_V1,
     trainable_backbone_layers: int | None = None,
     **kwargs: Any,
 ) -> FasterRCNN:
-    """Faster R-CNN over ResNet-50 with a feature pyramid.
+    """Build Faster R-CNN over ResNet-50 with a feature pyramid.
 
     Args:
-        weights: of the whole model, instead of `weights_backbone`; None for random ones.
-        progress: write a progress line to stderr while downloading.
-        num_classes: background among them; None for 91, which the weights have.
-        weights_backbone: of the backbone alone.
-        trainable_backbone_layers: parts of a backbone with trained weights that are trained further, counted from
-            the last; 0 to 5, 3 if left out. A random backbone is trained whole.
-        kwargs: options of `FasterRCNN`.
+        num_classes: number of classes, with the background; the published weights have 91.
+        weights_backbone: weights of the ResNet alone: a member of `ResNet50_Weights`, the name of one, or None for
+            random ones. They are not used where there are `weights`.
+        trainable_backbone_layers: how many of the ResNet's five parts, counted from its last stage, are trained; 0 to
+            5, or None for 3. A ResNet without trained weights is trained whole.
+        **kwargs: options of `FasterRCNN`.
     """
-    num_classes = positive("num_classes", 91 if num_classes is None else num_classes)
     backbone = resnet50_fpn(weights, weights_backbone, trainable_backbone_layers, progress=progress)
-    model = FasterRCNN(backbone, num_classes, **kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-        if weights is FasterRCNN_ResNet50_FPN_Weights.COCO_V1:
-            drop_norm_eps(model)
-    return model
-
-
-FasterRCNN_ResNet50_FPN_V2_Weights = define_weights("FasterRCNN_ResNet50_FPN_V2_Weights")
+    return FasterRCNN(backbone, num_classes, **kwargs)
 
 
 @register_model(weights=FasterRCNN_ResNet50_FPN_V2_Weights, weights_backbone=ResNet50_Weights)
@@ -290,16 +337,21 @@ def fasterrcnn_resnet50_fpn_v2(
     *,
     weights: WeightsEnum | None = None,
     progress: bool = True,
-    num_classes: int | None = None,
+    num_classes: int = 91,
     weights_backbone: WeightsEnum | None = None,
     trainable_backbone_layers: int | None = None,
     **kwargs: Any,
 ) -> FasterRCNN:
-    """Faster R-CNN over ResNet-50 with deeper heads, and batch norm everywhere.
+    """Build Faster R-CNN over ResNet-50 with a feature pyramid, deeper heads, and batch norm everywhere.
 
-    Args are those of `fasterrcnn_resnet50_fpn`, but the backbone is random unless `weights_backbone` are given.
+    Args:
+        num_classes: number of classes, with the background; the published weights have 91.
+        weights_backbone: weights of the ResNet alone: a member of `ResNet50_Weights`, the name of one, or None for
+            random ones. They are not used where there are `weights`.
+        trainable_backbone_layers: how many of the ResNet's five parts, counted from its last stage, are trained; 0 to
+            5, or None for 3. A ResNet without trained weights is trained whole.
+        **kwargs: options of `FasterRCNN`.
     """
-    num_classes = positive("num_classes", 91 if num_classes is None else num_classes)
     backbone = resnet50_fpn(
         weights,
         weights_backbone,
@@ -309,31 +361,13 @@ def fasterrcnn_resnet50_fpn_v2(
         norm_layer=nn.BatchNorm2d,
     )
     heads = conv_heads(backbone.out_channels, kwargs.get("rpn_anchor_generator"))
-    model = FasterRCNN(backbone, num_classes, **heads | kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return FasterRCNN(backbone, num_classes, **heads | kwargs)
 
 
-def _mobilenet_v3_large_fpn(
-    weights: WeightsEnum | None,
-    progress: bool,
-    num_classes: int | None,
-    weights_backbone: WeightsEnum | None,
-    trainable_backbone_layers: int | None,
-    options: dict[str, Any],
-) -> FasterRCNN:
-    num_classes = positive("num_classes", 91 if num_classes is None else num_classes)
-    backbone = mobilenet_v3_large_fpn(weights, weights_backbone, trainable_backbone_layers, progress=progress)
+def _mobilenet_defaults() -> dict[str, Any]:
+    """Return the options of `FasterRCNN` that its variants over MobileNetV3-Large set: the reference's values."""
     anchors = AnchorGenerator(sizes=((32, 64, 128, 256, 512),) * 3, aspect_ratios=((0.5, 1.0, 2.0),) * 3)
-    defaults: dict[str, Any] = {"rpn_anchor_generator": anchors, "rpn_score_thresh": 0.05}
-    model = FasterRCNN(backbone, num_classes, **defaults | options)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
-
-
-FasterRCNN_MobileNet_V3_Large_FPN_Weights = define_weights("FasterRCNN_MobileNet_V3_Large_FPN_Weights")
+    return {"rpn_anchor_generator": anchors, "rpn_score_thresh": 0.05}
 
 
 @register_model(weights=FasterRCNN_MobileNet_V3_Large_FPN_Weights, weights_backbone=MobileNet_V3_Large_Weights)
@@ -341,20 +375,24 @@ def fasterrcnn_mobilenet_v3_large_fpn(
     *,
     weights: WeightsEnum | None = None,
     progress: bool = True,
-    num_classes: int | None = None,
+    num_classes: int = 91,
     weights_backbone: WeightsEnum | None = MobileNet_V3_Large_Weights.IMAGENET1K_V1,
     trainable_backbone_layers: int | None = None,
     **kwargs: Any,
 ) -> FasterRCNN:
-    """Faster R-CNN over MobileNetV3-Large with a feature pyramid.
+    """Build Faster R-CNN over MobileNetV3-Large with a feature pyramid.
 
-    Args are those of `fasterrcnn_resnet50_fpn`, but the backbone has six parts and `rpn_score_thresh` is 0.05 if left
-    out.
+    Args:
+        num_classes: number of classes, with the background; the published weights have 91.
+        weights_backbone: weights of the MobileNet alone: a member of `MobileNet_V3_Large_Weights`, the name of one, or
+            None for random ones. They are not used where there are `weights`.
+        trainable_backbone_layers: how many of the MobileNet's six parts, counted from the last, are trained; 0 to 6, or
+            None for 3. A MobileNet without trained weights is trained whole.
+        **kwargs: options of `FasterRCNN`; `rpn_score_thresh` is 0.05 if left out, and `rpn_anchor_generator` lays five
+            sizes and three aspect ratios on each of the three maps.
     """
-    return _mobilenet_v3_large_fpn(weights, progress, num_classes, weights_backbone, trainable_backbone_layers, kwargs)
-
-
-FasterRCNN_MobileNet_V3_Large_320_FPN_Weights = define_weights("FasterRCNN_MobileNet_V3_Large_320_FPN_Weights")
+    backbone = mobilenet_v3_large_fpn(weights, weights_backbone, trainable_backbone_layers, progress=progress)
+    return FasterRCNN(backbone, num_classes, **_mobilenet_defaults() | kwargs)
 
 
 @register_model(weights=FasterRCNN_MobileNet_V3_Large_320_FPN_Weights, weights_backbone=MobileNet_V3_Large_Weights)
@@ -362,17 +400,23 @@ def fasterrcnn_mobilenet_v3_large_320_fpn(
     *,
     weights: WeightsEnum | None = None,
     progress: bool = True,
-    num_classes: int | None = None,
+    num_classes: int = 91,
     weights_backbone: WeightsEnum | None = MobileNet_V3_Large_Weights.IMAGENET1K_V1,
     trainable_backbone_layers: int | None = None,
     **kwargs: Any,
 ) -> FasterRCNN:
-    """Faster R-CNN over MobileNetV3-Large with a feature pyramid, for phones: small images and few proposals.
+    """Build Faster R-CNN over MobileNetV3-Large with a feature pyramid, for phones: small images and few proposals.
 
-    Args are those of `fasterrcnn_mobilenet_v3_large_fpn`, but `min_size` is 320, `max_size` 640, and
-    `rpn_pre_nms_top_n_test` and `rpn_post_nms_top_n_test` are 150 if left out.
+    Args:
+        num_classes: number of classes, with the background; the published weights have 91.
+        weights_backbone: weights of the MobileNet alone: a member of `MobileNet_V3_Large_Weights`, the name of one, or
+            None for random ones. They are not used where there are `weights`.
+        trainable_backbone_layers: how many of the MobileNet's six parts, counted from the last, are trained; 0 to 6, or
+            None for 3. A MobileNet without trained weights is trained whole.
+        **kwargs: options of `FasterRCNN`; if left out, `min_size` is 320, `max_size` 640, `rpn_pre_nms_top_n_test` and
+            `rpn_post_nms_top_n_test` are 150, `rpn_score_thresh` is 0.05, and `rpn_anchor_generator` lays five sizes
+            and three aspect ratios on each of the three maps.
     """
-    small = {"min_size": 320, "max_size": 640, "rpn_pre_nms_top_n_test": 150, "rpn_post_nms_top_n_test": 150}
-    return _mobilenet_v3_large_fpn(
-        weights, progress, num_classes, weights_backbone, trainable_backbone_layers, small | kwargs
-    )
+    backbone = mobilenet_v3_large_fpn(weights, weights_backbone, trainable_backbone_layers, progress=progress)
+    few = {"min_size": 320, "max_size": 640, "rpn_pre_nms_top_n_test": 150, "rpn_post_nms_top_n_test": 150}
+    return FasterRCNN(backbone, num_classes, **_mobilenet_defaults() | few | kwargs)

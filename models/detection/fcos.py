@@ -1,46 +1,44 @@
 """FCOS: a class, a box and a centredness of every cell of a feature pyramid, without anchors of several shapes.
 
-Source: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", arXiv:1904.01355; "FCOS: A simple and
+Sources: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", arXiv:1904.01355; "FCOS: A simple and
 strong anchor-free object detector", arXiv:2006.09214.
+
+Letters in shapes: N images, C channels, H and W cells of a feature map or pixels of an image, A cells of all maps, G
+true boxes of an image, K cells that learn an object.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import FCOS_ResNet50_FPN_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.detection._boxes import BELOW_LOW, LinearBoxCoder, at_least_float32
 from zoofleet.models.detection._checkpoints import upgrade_keys_hook
-from zoofleet.models.detection._checks import (
+from zoofleet.models.detection._detector import Detector
+from zoofleet.models.detection._init import normal_init, rare_object_init
+from zoofleet.models.detection._inputs import check_labels
+from zoofleet.models.detection._options import (
+    TransformOptions,
     check_counts,
     check_fractions,
-    check_labels,
-    check_options,
+    check_names,
     out_channels,
     positive,
 )
-from zoofleet.models.detection._detector import Detector
-from zoofleet.models.detection._init import normal_init, rare_object_init
 from zoofleet.models.detection._selection import Candidates, best_of_maps, choose
 from zoofleet.models.detection.anchor_utils import AnchorGenerator, by_anchor
 from zoofleet.models.detection.backbone_utils import resnet50_fpn
 from zoofleet.models.detection.image_list import ImageList
-from zoofleet.models.detection.transform import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Detection,
-    GeneralizedRCNNTransform,
-    Target,
-)
+from zoofleet.models.detection.transform import Detection, GeneralizedRCNNTransform, Target
 from zoofleet.models.ops import LastLevelP6P7, box_area, generalized_box_iou_loss, sigmoid_focal_loss
 from zoofleet.models.resnet import ResNet50_Weights
 
@@ -57,15 +55,19 @@ NormLayer = Callable[..., nn.Module]
 
 
 class FCOSClassificationHead(nn.Module):
-    """Logits of every cell, by convolutions that all maps share.
+    """Computes the logits of every cell, by convolutions that all feature maps share.
 
     Args:
-        in_channels: channels of each map, a multiple of 32.
-        num_anchors: 1.
+        in_channels: channels of each map, a multiple of 32 for the default `norm_layer`.
+        num_anchors: boxes of each cell; 1 for an `FCOS`.
         num_classes: logits of each cell.
-        num_convs: convolutions before the logits.
-        prior_probability: share of cells that are taken for an object before training.
-        norm_layer: after each of these convolutions; None for group norm of 32.
+        num_convs: number of convolutions before the logits.
+        prior_probability: share of cells that the untrained head takes for an object, in (0, 1).
+        norm_layer: makes the layer after each of these convolutions from its number of channels; None for group norm in
+            32 groups.
+
+    Raises:
+        InvalidArgumentError: `num_classes` is not a positive integer.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class FCOSClassificationHead(nn.Module):
         prior_probability: float = 0.01,
         norm_layer: NormLayer | None = None,
     ) -> None:
+        positive("num_classes", num_classes)
         super().__init__()
         self.conv = _tower(in_channels, num_convs, norm_layer)
         normal_init(self.conv)
@@ -86,18 +89,19 @@ class FCOSClassificationHead(nn.Module):
         self.num_anchors = num_anchors
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (N, C, H, W) to logits (N, H * W, classes) of each."""
+        """Turn feature maps (N, C, H, W) into logits (N, H * W, num_classes) of each."""
         return [by_anchor(self.cls_logits(self.conv(x)), self.num_classes) for x in maps]
 
 
 class FCOSRegressionHead(nn.Module):
-    """Box codes and centredness of every cell, by convolutions that all maps share.
+    """Computes box codes and centredness of every cell, by convolutions that all feature maps share.
 
     Args:
-        in_channels: channels of each map, a multiple of 32.
-        num_anchors: 1.
-        num_convs: convolutions before the two outputs.
-        norm_layer: after each of these convolutions; None for group norm of 32.
+        in_channels: channels of each map, a multiple of 32 for the default `norm_layer`.
+        num_anchors: boxes of each cell; 1 for an `FCOS`.
+        num_convs: number of convolutions before the two outputs.
+        norm_layer: makes the layer after each of these convolutions from its number of channels; None for group norm in
+            32 groups.
     """
 
     def __init__(
@@ -107,11 +111,12 @@ class FCOSRegressionHead(nn.Module):
         self.conv = _tower(in_channels, num_convs, norm_layer)
         self.bbox_reg = nn.Conv2d(in_channels, num_anchors * 4, 3, padding=1)
         self.bbox_ctrness = nn.Conv2d(in_channels, num_anchors, 3, padding=1)
-        for module in (self.bbox_reg, self.bbox_ctrness, self.conv):  # the reference's order of draws
+        # The reference draws random weights in this order: equal seeds then give equal models.
+        for module in (self.bbox_reg, self.bbox_ctrness, self.conv):
             normal_init(module)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps (N, C, H, W) to codes (N, H * W, 4) and logits of centredness (N, H * W) of each."""
+        """Turn feature maps (N, C, H, W) into codes (N, H * W, 4) and logits of centredness (N, H * W) of each."""
         hidden = [self.conv(x) for x in maps]
         codes = [by_anchor(F.relu(self.bbox_reg(x)), 4) for x in hidden]
         return codes, [by_anchor(self.bbox_ctrness(x), 1)[:, :, 0] for x in hidden]
@@ -126,13 +131,16 @@ def _tower(channels: int, num_convs: int, norm_layer: NormLayer | None) -> nn.Se
 
 
 class FCOSHead(nn.Module):
-    """Logits, box codes and centredness of every cell, by convolutions that all maps share.
+    """Computes logits, box codes and centredness of every cell, by convolutions that all feature maps share.
 
     Args:
         in_channels: channels of each map, a multiple of 32.
-        num_anchors: 1.
+        num_anchors: boxes of each cell; 1 for an `FCOS`.
         num_classes: logits of each cell.
-        num_convs: convolutions before the outputs.
+        num_convs: number of convolutions before the outputs; None for 4.
+
+    Raises:
+        InvalidArgumentError: `num_classes` is not a positive integer.
     """
 
     def __init__(self, in_channels: int, num_anchors: int, num_classes: int, num_convs: int | None = 4) -> None:
@@ -142,31 +150,43 @@ class FCOSHead(nn.Module):
         self.regression_head = FCOSRegressionHead(in_channels, num_anchors, convs)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Maps (N, C, H, W) to logits (N, H * W, classes), codes (N, H * W, 4) and logits of centredness (N, H * W)."""
+        """Turn feature maps (N, C, H, W) into what the detector learns of each cell.
+
+        Returns:
+            For each map logits (N, H * W, num_classes), codes (N, H * W, 4) and logits of centredness (N, H * W).
+        """
         return self.classification_head(maps), *self.regression_head(maps)
 
 
 class FCOS(Detector):
-    """FCOS. `Detector` says what goes in and out.
+    """FCOS; `Detector.predict` and `Detector.losses` say what goes in and out.
 
     Args:
-        backbone: maps (N, 3, H, W) to a dict of feature maps of `backbone.out_channels` channels each.
-        num_classes: background among them, which is learned as no class at all.
-        min_size: pixels of the resized images' shorter side, or several of which training draws one.
-        max_size: most pixels of their longer side.
-        image_mean: of each channel; None for ImageNet's.
-        image_std: of each channel; None for ImageNet's.
-        anchor_generator: one square at each cell; None for the strides 8 to 128 of five maps.
-        head: None for an `FCOSHead`.
-        center_sampling_radius: cells at most so many of their sizes from an object's centre learn it.
-        score_thresh: least score of a detection, itself excluded.
-        nms_thresh: overlap (IoU) above which the weaker of two detections of one class goes.
-        detections_per_img: most detections of an image.
-        topk_candidates: pairs of a cell and a class of each map that enter non-maximum suppression.
-        options: `size_divisible` and `fixed_size` of `GeneralizedRCNNTransform`.
+        backbone: a network that turns images (N, 3, H, W) into a dict of feature maps of `backbone.out_channels`
+            channels each, the finest first.
+        num_classes: number of classes, with the background, which is learned as no class at all.
+        min_size: length in pixels that an image's shorter side is resized to, or several lengths, of which training
+            draws one for each image and inference takes the last.
+        max_size: greatest length in pixels of the longer side of a resized image.
+        image_mean: mean of each channel, for images in [0, 1]; None for ImageNet's.
+        image_std: standard deviation of each channel; None for ImageNet's.
+        anchor_generator: lays one square at each cell, of the size of the cell; None for five maps of strides 8, 16,
+            32, 64 and 128.
+        head: turns the list of feature maps into logits, codes and centredness, as `FCOSHead` does; None for an
+            `FCOSHead`.
+        center_sampling_radius: cells whose centres are nearer than this to an object's centre, in units of the cells'
+            size, learn the object; above 0.
+        score_thresh: scores of detections must be above this, in [0, 1].
+        nms_thresh: overlap (IoU) above which the weaker of two detections of one class goes, in [0, 1].
+        detections_per_img: greatest number of detections of an image.
+        topk_candidates: greatest number of pairs of a cell and a class of each map that enter non-maximum suppression.
+        options: `size_divisible`, to multiples of which in pixels a batch is padded, 32 if left out; `fixed_size`, the
+            height and width in pixels that every image gets in the place of `min_size` and `max_size`.
 
     Raises:
-        InvalidArgumentError: an option that is not there, or a value that it cannot take.
+        InvalidArgumentError: an option has another name; a threshold is outside [0, 1]; a number is not a positive
+            integer; `center_sampling_radius` is not above 0; there is not one anchor at each cell; or the backbone has
+            no `out_channels`.
     """
 
     def __init__(
@@ -184,17 +204,12 @@ class FCOS(Detector):
         nms_thresh: float = 0.6,
         detections_per_img: int = 100,
         topk_candidates: int = 1000,
-        **options: Any,
+        **options: Unpack[TransformOptions],
     ) -> None:
-        check_options(FCOS, options)
+        check_names(FCOS, options)
         check_fractions(score_thresh=score_thresh, nms_thresh=nms_thresh)
         check_counts(detections_per_img=detections_per_img, topk_candidates=topk_candidates)
-        super().__init__(
-            backbone,
-            GeneralizedRCNNTransform(
-                min_size, max_size, image_mean or IMAGENET_MEAN, image_std or IMAGENET_STD, **options
-            ),
-        )
+        super().__init__(backbone, GeneralizedRCNNTransform(min_size, max_size, image_mean, image_std, **options))
         self.register_load_state_dict_pre_hook(upgrade_keys_hook)  # type: ignore[no-untyped-call]
         channels = out_channels(backbone)
         if anchor_generator is None:
@@ -261,9 +276,17 @@ class FCOS(Detector):
         return {name: loss / max(len(truth), 1) for name, loss in losses.items()}
 
     def _reach(self, anchors: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The distances to an object's farthest side between which each of the anchors (A, 4) learns it: (A,) each.
+        """Return the distances to an object's farthest side between which each of the anchors (A, 4) learns it.
 
-        FCOS, section 3.2: each map has its octave of sizes, the finest map all below, the coarsest all above.
+        Each map has its octave of sizes, the finest map all sizes below too, and the coarsest all above:
+        arXiv:1904.01355, section 3.2, whose octaves of 64 to 512 pixels are these multiples of the strides.
+
+        Args:
+            anchors: float xyxy (A, 4), the squares of all maps, the finest map first.
+            counts: number of cells of each map.
+
+        Returns:
+            The least and the greatest distance in pixels, (A,) each.
         """
         side = anchors[:, 2] - anchors[:, 0]
         least, most = side * 4, side * 8
@@ -272,7 +295,7 @@ class FCOS(Detector):
         return least, most
 
     def _match(self, boxes: Tensor, anchors: Tensor, reach: tuple[Tensor, Tensor]) -> Tensor:
-        """Index of the true box (G, 4) that each of the anchors (A, 4) learns, or `BELOW_LOW`: int64 (A,)."""
+        """Return the index of the true box (G, 4) that each anchor (A, 4) learns, or `BELOW_LOW`: int64 (A,)."""
         if len(boxes) == 0:
             return torch.full_like(anchors[:, 0], BELOW_LOW, dtype=torch.int64)
         centers = (anchors[:, :2] + anchors[:, 2:]) / 2  # (A, 2)
@@ -290,12 +313,13 @@ class FCOS(Detector):
 
 
 def _centredness(distances: Tensor) -> Tensor:
-    """1 in the middle of a box to 0 at its sides, from codes (K, 4) of `LinearBoxCoder`: (K,). FCOS, equation 3."""
+    """Return how near the middle of a box a cell lies, from 0 at the sides to 1: (K,). arXiv:1904.01355, equation 3.
+
+    Args:
+        distances: codes (K, 4) of `LinearBoxCoder`, none below 0.
+    """
     across, down = distances[:, 0::2], distances[:, 1::2]  # (K, 2) each
     return ((across.amin(dim=1) / across.amax(dim=1)) * (down.amin(dim=1) / down.amax(dim=1))).sqrt()
-
-
-FCOS_ResNet50_FPN_Weights = define_weights("FCOS_ResNet50_FPN_Weights")
 
 
 @register_model(weights=FCOS_ResNet50_FPN_Weights, weights_backbone=ResNet50_Weights)
@@ -303,23 +327,21 @@ def fcos_resnet50_fpn(
     *,
     weights: WeightsEnum | None = None,
     progress: bool = True,
-    num_classes: int | None = None,
+    num_classes: int = 91,
     weights_backbone: WeightsEnum | None = ResNet50_Weights.IMAGENET1K_V1,
     trainable_backbone_layers: int | None = None,
     **kwargs: Any,
 ) -> FCOS:
-    """FCOS over ResNet-50 with a feature pyramid.
+    """Build FCOS over ResNet-50 with a feature pyramid.
 
     Args:
-        weights: of the whole model, instead of `weights_backbone`; None for random ones.
-        progress: write a progress line to stderr while downloading.
-        num_classes: background among them; None for 91, which the weights have.
-        weights_backbone: of the backbone alone.
-        trainable_backbone_layers: parts of a backbone with trained weights that are trained further, counted from
-            the last; 0 to 5, 3 if left out. A random backbone is trained whole.
-        kwargs: options of `FCOS`.
+        num_classes: number of classes, with the background; the published weights have 91.
+        weights_backbone: weights of the ResNet alone: a member of `ResNet50_Weights`, the name of one, or None for
+            random ones. They are not used where there are `weights`.
+        trainable_backbone_layers: how many of the ResNet's five parts, counted from its last stage, are trained; 0 to
+            5, or None for 3. A ResNet without trained weights is trained whole.
+        **kwargs: options of `FCOS`.
     """
-    num_classes = positive("num_classes", 91 if num_classes is None else num_classes)
     backbone = resnet50_fpn(
         weights,
         weights_backbone,
@@ -328,7 +350,4 @@ def fcos_resnet50_fpn(
         returned_layers=(2, 3, 4),
         extra_blocks=partial(LastLevelP6P7, 256, 256),
     )
-    model = FCOS(backbone, num_classes, **kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return FCOS(backbone, num_classes, **kwargs)

@@ -15,13 +15,14 @@ __all__ = ["GeneralizedRCNN"]
 
 
 class GeneralizedRCNN(Detector):
-    """A detector of two stages. `Detector` says what goes in and out.
+    """A detector of two stages; `Detector.predict` and `Detector.losses` say what goes in and out.
 
     Args:
-        backbone: maps (N, C, H, W) to a dict of feature maps, finest first, or to one map.
-        rpn: proposes boxes, as `RegionProposalNetwork` does.
-        roi_heads: refines them, as `RoIHeads` does.
-        transform: makes batches of images, and brings results back.
+        backbone: a network that turns images (N, C, H, W) into a dict of feature maps, the finest first, or into one
+            feature map.
+        rpn: the first stage, which proposes boxes; called as `RegionProposalNetwork` is.
+        roi_heads: the second stage, which classifies and refines them; called as `RoIHeads` is.
+        transform: makes batches of images, and brings detections back to the images' own coordinates.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""Images of several sizes in one tensor."""
+"""Images of several sizes in one tensor.
+
+Letters in shapes: N images, C channels, H and W pixels of the batch.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ __all__ = ["ImageList"]
 
 @dataclass(frozen=True, slots=True)
 class ImageList:
-    """Images of several sizes in one tensor.
+    """A batch of images of several sizes, each in the upper left corner of its part of one tensor.
 
     Attributes:
-        tensors: float (N, C, H, W), normalised; zero right of and below each image.
-        image_sizes: height and width of each image within it.
+        tensors: float (N, C, H, W), normalised; zero to the right of each image and below it.
+        image_sizes: height and width in pixels of each image, without the zeros.
     """
 
     tensors: Tensor
@@ -24,9 +27,9 @@ class ImageList:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the batch, padding included."""
+        """The height and width of the batch in pixels, with the zeros around the images."""
         return self.tensors.shape[-2], self.tensors.shape[-1]
 
     def to(self, device: torch.device) -> ImageList:
-        """The same images on that device."""
+        """Return the same images on a device."""
         return ImageList(self.tensors.to(device), self.image_sizes)

@@ -1,23 +1,27 @@
 """Keypoint R-CNN with a feature pyramid: Faster R-CNN with a branch that finds a person's keypoints.
 
 Source: He et al., "Mask R-CNN", arXiv:1703.06870, section 5.
+
+Letters in shapes: N images or objects of an image, C channels, H and W pixels, R regions of all images, Q rows and
+columns of a pooled region, D channels of a region, M rows and columns of a heatmap, K keypoints of an object.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
-from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights, fixed_by_weights
-from zoofleet.models.detection._checks import out_channels, positive
+from zoofleet.models._registry import load_published, register_model
+from zoofleet.models._weight_sets import KeypointRCNN_ResNet50_FPN_Weights
+from zoofleet.models._weights import WeightsEnum
+from zoofleet.models.detection._options import out_channels, positive
 from zoofleet.models.detection.backbone_utils import drop_norm_eps, resnet50_fpn
-from zoofleet.models.detection.faster_rcnn import FasterRCNN, pyramid_roi_pool
+from zoofleet.models.detection.faster_rcnn import FasterRCNN, FasterRCNNOptions, pyramid_roi_pool
+from zoofleet.models.detection.roi_heads import Branches
 from zoofleet.models.detection.transform import Target
 from zoofleet.models.ops import MultiScaleRoIAlign
 from zoofleet.models.resnet import ResNet50_Weights
@@ -30,16 +34,16 @@ __all__ = [
     "keypointrcnn_resnet50_fpn",
 ]
 
-
 _MIN_SIZES = (640, 672, 704, 736, 768, 800)
+"""Lengths in pixels of images' shorter side: arXiv:1703.06870, section 5, draws from 640 to 800 in training."""
 
 
 class KeypointRCNNHeads(nn.Sequential):
-    """3x3 convolutions with ReLU over a pooled region.
+    """3 x 3 convolutions with ReLU over pooled regions: (R, in_channels, Q, Q) to (R, layers[-1], Q, Q).
 
     Args:
-        in_channels: channels of the region.
-        layers: channels of each convolution.
+        in_channels: channels of a pooled region.
+        layers: channels that come out of each convolution.
     """
 
     def __init__(self, in_channels: int, layers: Sequence[int]) -> None:
@@ -56,8 +60,8 @@ class KeypointRCNNPredictor(nn.Module):
     """Upsampling by four to a heatmap of each keypoint.
 
     Args:
-        in_channels: channels of the region.
-        num_keypoints: heatmaps.
+        in_channels: channels of a region.
+        num_keypoints: number of heatmaps.
     """
 
     def __init__(self, in_channels: int, num_keypoints: int) -> None:
@@ -66,7 +70,7 @@ class KeypointRCNNPredictor(nn.Module):
         _init_conv(self.kps_score_lowres)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, in_channels, P, P) to logits (R, num_keypoints, 4 * P, 4 * P)."""
+        """Turn regions (R, in_channels, Q, Q) into logits (R, num_keypoints, 4 * Q, 4 * Q)."""
         return F.interpolate(self.kps_score_lowres(x), scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
@@ -76,20 +80,26 @@ def _init_conv(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
 
 
 class KeypointRCNN(FasterRCNN):
-    """Keypoint R-CNN. `Detector` says what goes in and out.
+    """Keypoint R-CNN; `Detector.predict` and `Detector.losses` say what goes in and out.
 
     Args:
-        backbone: as `FasterRCNN` takes it.
-        num_classes: background among them; None where `box_predictor` is given.
-        min_size: as for `FasterRCNN`; None for 640 to 800 in training and 800 in inference.
-        keypoint_roi_pool: None for 14 x 14 cells from the maps `0`..`3`.
-        keypoint_head: None for eight convolutions of 512 channels.
-        keypoint_predictor: None for heatmaps of four times the cells.
-        num_keypoints: of each object; None where `keypoint_predictor` is given, and for 17 where not.
-        options: all others of `FasterRCNN`.
+        backbone: a network that turns images (N, 3, H, W) into a dict of feature maps of `backbone.out_channels`
+            channels each, or into one such map.
+        num_classes: number of classes, with the background; None where `box_predictor` is given.
+        min_size: length in pixels that an image's shorter side is resized to, or several lengths, of which training
+            draws one for each image and inference takes the last; None for six lengths from 640 to 800.
+        keypoint_roi_pool: cuts a region for each detection out of the feature maps; None for regions of 14 x 14 cells
+            from the maps `0`, `1`, `2` and `3`.
+        keypoint_head: turns regions (R, C, Q, Q) into (R, D, Q, Q); None for eight convolutions of 512 channels.
+        keypoint_predictor: turns these into heatmaps (R, K, M, M); None for a `KeypointRCNNPredictor`, whose heatmaps
+            are of four times the cells.
+        num_keypoints: number of keypoints of an object; None for 17, and where `keypoint_predictor` is given.
+        options: all other options of `FasterRCNN`, which documents them, by name.
 
     Raises:
-        InvalidArgumentError: an option that is not there, or a value that it cannot take.
+        InvalidArgumentError: an option has another name; a threshold, fraction or score is outside [0, 1]; a number is
+            not a positive integer; both or neither of `num_classes` and `box_predictor` are given; both of
+            `num_keypoints` and `keypoint_predictor` are; or the backbone has no `out_channels`.
     """
 
     def __init__(
@@ -102,61 +112,57 @@ class KeypointRCNN(FasterRCNN):
         keypoint_head: nn.Module | None = None,
         keypoint_predictor: nn.Module | None = None,
         num_keypoints: int | None = None,
-        **options: Any,
+        **options: Unpack[FasterRCNNOptions],
     ) -> None:
         if keypoint_predictor is not None and num_keypoints is not None:
             raise InvalidArgumentError(
                 f"num_keypoints must be None where keypoint_predictor is given, got {num_keypoints!r}"
             )
-        # Before the base's heads, because the reference draws their random weights in this order.
+        # Made before the heads of `FasterRCNN`, because the reference draws random weights in this order.
         if keypoint_head is None:
             keypoint_head = KeypointRCNNHeads(out_channels(backbone), (512,) * 8)
         if keypoint_predictor is None:
             points = 17 if num_keypoints is None else positive("num_keypoints", num_keypoints)
             keypoint_predictor = KeypointRCNNPredictor(512, points)
-        super().__init__(backbone, num_classes, _MIN_SIZES if min_size is None else min_size, **options)
-        self.roi_heads.keypoint_roi_pool = pyramid_roi_pool(14) if keypoint_roi_pool is None else keypoint_roi_pool
-        self.roi_heads.keypoint_head = keypoint_head
-        self.roi_heads.keypoint_predictor = keypoint_predictor
+        branches: Branches = {
+            "keypoint_roi_pool": pyramid_roi_pool(14) if keypoint_roi_pool is None else keypoint_roi_pool,
+            "keypoint_head": keypoint_head,
+            "keypoint_predictor": keypoint_predictor,
+        }
+        min_size = _MIN_SIZES if min_size is None else min_size
+        super().__init__(backbone, num_classes, min_size, branches=branches, **options)
 
     def _check_targets(self, targets: Sequence[Target]) -> None:
         if any("keypoints" not in target for target in targets):
             raise InvalidArgumentError("every target must have keypoints, float of shape (N, K, 3)")
 
 
-KeypointRCNN_ResNet50_FPN_Weights = define_weights("KeypointRCNN_ResNet50_FPN_Weights")
-
-
-@register_model(weights=KeypointRCNN_ResNet50_FPN_Weights, weights_backbone=ResNet50_Weights)
+@register_model(
+    weights=KeypointRCNN_ResNet50_FPN_Weights,
+    weights_backbone=ResNet50_Weights,
+    fixed={"num_keypoints": lambda meta: len(meta["keypoint_names"])},
+    finish=(load_published, drop_norm_eps),
+)
 def keypointrcnn_resnet50_fpn(
     *,
     weights: WeightsEnum | None = None,
     progress: bool = True,
-    num_classes: int | None = None,
+    num_classes: int = 2,
     num_keypoints: int | None = None,
     weights_backbone: WeightsEnum | None = ResNet50_Weights.IMAGENET1K_V1,
     trainable_backbone_layers: int | None = None,
     **kwargs: Any,
 ) -> KeypointRCNN:
-    """Keypoint R-CNN over ResNet-50 with a feature pyramid.
+    """Build Keypoint R-CNN over ResNet-50 with a feature pyramid.
 
     Args:
-        weights: of the whole model, instead of `weights_backbone`; None for random ones.
-        progress: write a progress line to stderr while downloading.
-        num_classes: background among them; None for 2, which the weights have.
-        num_keypoints: of each object; None for 17, which the weights have.
-        weights_backbone: of the backbone alone.
-        trainable_backbone_layers: parts of a backbone with trained weights that are trained further, counted from
-            the last; 0 to 5, 3 if left out. A random backbone is trained whole.
-        kwargs: options of `KeypointRCNN`.
+        num_classes: number of classes, with the background; the published weights have 2.
+        num_keypoints: number of keypoints of an object; None for 17, which the published weights have.
+        weights_backbone: weights of the ResNet alone: a member of `ResNet50_Weights`, the name of one, or None for
+            random ones. They are not used where there are `weights`.
+        trainable_backbone_layers: how many of the ResNet's five parts, counted from its last stage, are trained; 0 to
+            5, or None for 3. A ResNet without trained weights is trained whole.
+        **kwargs: options of `KeypointRCNN`.
     """
-    num_classes = positive("num_classes", 2 if num_classes is None else num_classes)
-    if weights is not None:
-        num_keypoints = fixed_by_weights(weights, "num_keypoints", num_keypoints, len(weights.meta["keypoint_names"]))
     backbone = resnet50_fpn(weights, weights_backbone, trainable_backbone_layers, progress=progress)
-    model = KeypointRCNN(backbone, num_classes, num_keypoints=num_keypoints, **kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-        if weights is KeypointRCNN_ResNet50_FPN_Weights.COCO_V1:
-            drop_norm_eps(model)
-    return model
+    return KeypointRCNN(backbone, num_classes, num_keypoints=num_keypoints, **kwargs)

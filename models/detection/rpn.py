@@ -1,4 +1,10 @@
-"""Region proposal network (Ren et al., "Faster R-CNN", arXiv:1506.01497) over the maps of a feature pyramid."""
+"""The region proposal network over the maps of a feature pyramid.
+
+Source: Ren et al., "Faster R-CNN", arXiv:1506.01497, section 3.1.
+
+Letters in shapes: N images, C channels, H and W cells of a feature map, K anchors at each cell, A anchors of all maps,
+T best anchors of all maps, G true boxes of an image, P proposals of an image.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +16,15 @@ from torch.nn import functional as F
 
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models.detection._boxes import (
+    SMOOTH_L1_BETA,
     BoxCoder,
     at_least_float32,
     keep_best_anchors,
     match,
     sample,
 )
-from zoofleet.models.detection._checks import check_counts, check_fractions
 from zoofleet.models.detection._init import normal_init
+from zoofleet.models.detection._options import check_counts, check_fractions
 from zoofleet.models.detection._selection import Candidates, choose
 from zoofleet.models.detection.anchor_utils import AnchorGenerator, by_anchor
 from zoofleet.models.detection.image_list import ImageList
@@ -27,15 +34,16 @@ from zoofleet.models.ops import box_iou
 __all__ = ["AnchorGenerator", "RPNHead", "RegionProposalNetwork"]
 
 _MIN_SIDE = 1e-3
+"""Least length in pixels of a proposal's sides: removes what clipping leaves nothing of. The reference's value."""
 
 
 class RPNHead(nn.Module):
-    """Objectness and box codes of every anchor, by convolutions that all maps share.
+    """Computes objectness and box codes of every anchor, by convolutions that all feature maps share.
 
     Args:
         in_channels: channels of each map.
         num_anchors: anchors at each cell.
-        conv_depth: convolutions before the two outputs.
+        conv_depth: number of 3 x 3 convolutions before the two outputs.
     """
 
     def __init__(self, in_channels: int, num_anchors: int, conv_depth: int = 1) -> None:
@@ -48,7 +56,7 @@ class RPNHead(nn.Module):
         normal_init(self)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps (N, C, H, W) to logits (N, A, H, W) and box codes (N, A * 4, H, W) of each."""
+        """Turn feature maps (N, C, H, W) into logits (N, K, H, W) and box codes (N, K * 4, H, W) of each."""
         hidden = [self.conv(x) for x in maps]
         return [self.cls_logits(x) for x in hidden], [self.bbox_pred(x) for x in hidden]
 
@@ -57,19 +65,21 @@ class RegionProposalNetwork(nn.Module):
     """Proposes boxes that may hold an object of any class.
 
     Args:
-        anchor_generator: lays the anchors.
-        head: gives objectness and box codes of each map.
-        fg_iou_thresh: overlap with a true box from which an anchor is an object.
-        bg_iou_thresh: overlap below which it is background.
-        batch_size_per_image: anchors of each image that the loss is taken over.
-        positive_fraction: how many of these may be objects.
-        pre_nms_top_n: candidates of each map that enter non-maximum suppression, in `training` and `testing`.
-        post_nms_top_n: proposals of each image, in `training` and `testing`.
-        nms_thresh: overlap (IoU) above which the weaker candidate goes.
-        score_thresh: least objectness of a proposal.
+        anchor_generator: lays the anchors over the feature maps.
+        head: turns the list of feature maps (N, C, H, W) into logits of objectness (N, K, H, W) and box codes
+            (N, K * 4, H, W) of each, as `RPNHead` does.
+        fg_iou_thresh: overlap (IoU) with a true box from which on an anchor counts as an object in the loss.
+        bg_iou_thresh: overlap (IoU) below which an anchor counts as background in the loss.
+        batch_size_per_image: greatest number of anchors of an image that the loss is taken over.
+        positive_fraction: greatest share of objects among these, in [0, 1].
+        pre_nms_top_n: greatest number of candidates of a feature map that enter non-maximum suppression, under
+            `training` and `testing`.
+        post_nms_top_n: greatest number of proposals of an image, under `training` and `testing`.
+        nms_thresh: overlap (IoU) above which the weaker of two candidates of a feature map goes.
+        score_thresh: least objectness of a proposal, in [0, 1].
 
     Raises:
-        InvalidArgumentError: a fraction or threshold outside [0, 1], or a number that is not positive.
+        InvalidArgumentError: a fraction or threshold is outside [0, 1], or a number is not a positive integer.
     """
 
     def __init__(
@@ -114,13 +124,14 @@ class RegionProposalNetwork(nn.Module):
         """Propose boxes, and compute losses where there are targets.
 
         Args:
-            images: the batch.
-            features: maps (N, C, H, W).
-            targets: `boxes` of each image, float xyxy (G, 4); None in inference.
+            images: the batch that the feature maps were computed from.
+            features: feature maps (N, C, H, W) by name.
+            targets: a dict for each image with its true `boxes`, float xyxy (G, 4) in pixels of the batch; None in
+                inference.
 
         Returns:
-            proposals: float xyxy (P, 4) for each image, by descending objectness.
-            losses: `loss_objectness` and `loss_rpn_box_reg`; empty in inference.
+            proposals: float xyxy (P, 4) in pixels of the batch for each image, by descending objectness.
+            losses: scalars under `loss_objectness` and `loss_rpn_box_reg`; empty in inference.
         """
         maps = list(features.values())
         logit_maps, code_maps = self.head(maps)
@@ -139,8 +150,13 @@ class RegionProposalNetwork(nn.Module):
         return proposals, self._losses(anchors, logits, codes, targets)
 
     def _best(self, logits: Tensor, counts: Sequence[int], *, training: bool) -> tuple[Tensor, Tensor]:
-        """The anchors of each map with the highest logits (N, A), `counts` of which belong to each: (N, T), and the
-        maps' numbers (T,)."""
+        """Return the anchors with the highest logits (N, A) of each map, (N, T), and the maps they are of, (T,).
+
+        Args:
+            logits: objectness of every anchor, map by map.
+            counts: how many of the anchors belong to each map.
+            training: whether to take as many as in training.
+        """
         most = self.pre_nms_top_n["training" if training else "testing"]
         best, levels, start = [], [], 0
         for level, (count, part) in enumerate(zip(counts, torch.split(logits, list(counts), dim=1), strict=True)):
@@ -152,7 +168,7 @@ class RegionProposalNetwork(nn.Module):
     def _choose(
         self, boxes: Tensor, scores: Tensor, levels: Tensor, sizes: Sequence[tuple[int, int]], *, training: bool
     ) -> list[Tensor]:
-        """The best of the boxes (N, T, 4) with their scores (N, T), from the maps `levels` (T,): (P, 4) by image."""
+        """Return the best of the boxes (N, T, 4) by scores (N, T) and maps `levels` (T,): (P, 4) for each image."""
         image, rank = torch.where(scores >= self.score_thresh)
         found = choose(
             Candidates(boxes[image, rank], scores[image, rank], levels[rank], image),
@@ -164,6 +180,7 @@ class RegionProposalNetwork(nn.Module):
         return [detection["boxes"] for detection in found]
 
     def _losses(self, anchors: Tensor, logits: Tensor, codes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Return the losses of anchors (A, 4) with logits (N, A) and codes (N, A, 4); Faster R-CNN, section 3.1.2."""
         objects, sampled, wanted = [], [], []
         for target in targets:
             iou = box_iou(target["boxes"], anchors)
@@ -176,7 +193,8 @@ class RegionProposalNetwork(nn.Module):
             sampled.append(positive | negative)
             wanted.append(self.box_coder.encode(target["boxes"][matches[positive]], anchors[positive]))
         positives, drawn = torch.stack(objects), torch.stack(sampled)  # (N, A)
-        box_loss = F.smooth_l1_loss(at_least_float32(codes[positives]), torch.cat(wanted), beta=1 / 9, reduction="sum")
+        predicted = at_least_float32(codes[positives])
+        box_loss = F.smooth_l1_loss(predicted, torch.cat(wanted), beta=SMOOTH_L1_BETA, reduction="sum")
         return {
             "loss_objectness": F.binary_cross_entropy_with_logits(logits[drawn], positives[drawn].to(logits)),
             "loss_rpn_box_reg": box_loss / drawn.sum(),

@@ -1,7 +1,10 @@
 """SSDLite over MobileNetV3: SSD with depthwise separable heads, for phones.
 
-Source: Sandler et al., "MobileNetV2", arXiv:1801.04381, section 6.2; Howard et al., "Searching for MobileNetV3",
+Sources: Sandler et al., "MobileNetV2", arXiv:1801.04381, section 6.2; Howard et al., "Searching for MobileNetV3",
 arXiv:1905.02244, section 6.3.
+
+Letters in shapes: N images, C channels, H and W cells of a feature map or pixels of an image, A default boxes of all
+maps.
 """
 
 from __future__ import annotations
@@ -13,15 +16,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.detection._checks import positive
+from zoofleet.models._weight_sets import SSDLite320_MobileNet_V3_Large_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.detection._init import normal_init
+from zoofleet.models.detection._options import positive
 from zoofleet.models.detection._utils import retrieve_out_channels
 from zoofleet.models.detection.anchor_utils import DefaultBoxGenerator
-from zoofleet.models.detection.backbone_utils import freeze_first, mobilenet_parts, num_trainable_layers
+from zoofleet.models.detection.backbone_utils import freeze_mobilenet, num_trainable_layers
 from zoofleet.models.detection.ssd import SSD, SSDScoringHead, refuse_size
 from zoofleet.models.mobilenetv3 import InvertedResidual, MobileNet_V3_Large_Weights, MobileNetV3, mobilenet_v3_large
 
@@ -37,24 +40,26 @@ __all__ = [
 NormLayer = Callable[..., nn.Module]
 
 _SIZE = (320, 320)
-_STD = 0.03  # of the first weights
+_STD = 0.03
+"""Standard deviation of the first weights: the reference's value."""
 
 
 class SSDLiteBackbone(nn.Module):
     """MobileNetV3 cut within its last strided block, and four smaller maps behind it.
 
     Args:
-        network: taken apart, and frozen as follows.
-        trainable_layers: how many of its six parts, counted from the last, are trained; 0 to 6.
-        norm_layer: of the further blocks.
+        network: the MobileNetV3; it is taken apart, and its first parts are frozen.
+        trainable_layers: how many of its six parts, counted from the last, are left to train; 0 to 6. A part begins
+            with the first layer, with each that halves the resolution, and with the last.
+        norm_layer: makes the normalisation after each convolution of the four further blocks from its number of
+            channels.
     """
 
     def __init__(self, network: MobileNetV3, trainable_layers: int, norm_layer: NormLayer) -> None:
         super().__init__()
         layers = list(network.features)
-        parts = mobilenet_parts(layers)
-        freeze_first(layers, parts, trainable_layers)
-        # The last map at stride 16 is the wide one inside the block that strides: MobileNetV3, section 6.3.
+        parts = freeze_mobilenet(layers, trainable_layers)
+        # The last map at stride 16 is the wide one inside the block that strides: arXiv:1905.02244, section 6.3.
         cut = parts[-2]
         strided: InvertedResidual = layers[cut]  # type: ignore[assignment]
         self.features = nn.Sequential(
@@ -67,7 +72,7 @@ class SSDLiteBackbone(nn.Module):
         normal_init(self.extra, _STD)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) to six maps by number, at strides 16, 32, 64, 128, 256 and 512."""
+        """Turn images (N, 3, H, W) into six maps by number, at strides 16, 32, 64, 128, 256 and 512."""
         maps = []
         for layer in (*self.features, *self.extra):
             x = layer(x)
@@ -76,7 +81,7 @@ class SSDLiteBackbone(nn.Module):
 
 
 def _shrinking_block(in_channels: int, out_channels: int, norm_layer: NormLayer) -> nn.Sequential:
-    """(N, in_channels, H, W) to (N, out_channels, H / 2, W / 2)."""
+    """Return what makes the next map from one: (N, in_channels, H, W) to (N, out_channels, H / 2, W / 2)."""
     narrow = out_channels // 2
     conv = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=nn.ReLU6)
     return nn.Sequential(
@@ -87,28 +92,32 @@ def _shrinking_block(in_channels: int, out_channels: int, norm_layer: NormLayer)
 
 
 class SSDLiteClassificationHead(SSDScoringHead):
-    """Logits of every default box, by a depthwise separable convolution for each map.
+    """Computes the logits of every default box, by a depthwise separable convolution for each feature map.
 
     Args:
         in_channels: channels of each map.
         num_anchors: default boxes at each cell of each map.
-        num_classes: background among them.
-        norm_layer: of the depthwise convolutions.
+        num_classes: number of classes, with the background.
+        norm_layer: makes the normalisation after each depthwise convolution from its number of channels.
+
+    Raises:
+        InvalidArgumentError: `num_classes` is not a positive integer.
     """
 
     def __init__(
         self, in_channels: Sequence[int], num_anchors: Sequence[int], num_classes: int, norm_layer: NormLayer
     ) -> None:
+        positive("num_classes", num_classes)
         super().__init__(_convolutions(in_channels, num_anchors, num_classes, norm_layer), num_classes)
 
 
 class SSDLiteRegressionHead(SSDScoringHead):
-    """Box codes of every default box, by a depthwise separable convolution for each map.
+    """Computes the box codes of every default box, by a depthwise separable convolution for each feature map.
 
     Args:
         in_channels: channels of each map.
         num_anchors: default boxes at each cell of each map.
-        norm_layer: of the depthwise convolutions.
+        norm_layer: makes the normalisation after each depthwise convolution from its number of channels.
     """
 
     def __init__(self, in_channels: Sequence[int], num_anchors: Sequence[int], norm_layer: NormLayer) -> None:
@@ -128,13 +137,16 @@ def _convolutions(
 
 
 class SSDLiteHead(nn.Module):
-    """Logits and box codes of every default box.
+    """Computes logits and box codes of every default box.
 
     Args:
-        in_channels: channels of each map.
+        in_channels: channels of each feature map.
         num_anchors: default boxes at each cell of each map.
-        num_classes: background among them.
-        norm_layer: of the depthwise convolutions.
+        num_classes: number of classes, with the background.
+        norm_layer: makes the normalisation after each depthwise convolution from its number of channels.
+
+    Raises:
+        InvalidArgumentError: `num_classes` is not a positive integer.
     """
 
     def __init__(
@@ -145,11 +157,8 @@ class SSDLiteHead(nn.Module):
         self.regression_head = SSDLiteRegressionHead(in_channels, num_anchors, norm_layer)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Maps (N, C, H, W) to logits (N, boxes, classes) and codes (N, boxes, 4)."""
+        """Turn feature maps (N, C, H, W) into logits (N, A, num_classes) and codes (N, A, 4)."""
         return self.classification_head(maps), self.regression_head(maps)
-
-
-SSDLite320_MobileNet_V3_Large_Weights = define_weights("SSDLite320_MobileNet_V3_Large_Weights")
 
 
 @register_model(weights=SSDLite320_MobileNet_V3_Large_Weights, weights_backbone=MobileNet_V3_Large_Weights)
@@ -157,28 +166,30 @@ def ssdlite320_mobilenet_v3_large(
     *,
     weights: WeightsEnum | None = None,
     progress: bool = True,
-    num_classes: int | None = None,
+    num_classes: int = 91,
     weights_backbone: WeightsEnum | None = MobileNet_V3_Large_Weights.IMAGENET1K_V1,
     trainable_backbone_layers: int | None = None,
     norm_layer: NormLayer | None = None,
     **kwargs: Any,
 ) -> SSD:
-    """SSDLite on images of 320 x 320 over MobileNetV3-Large.
+    """Build SSDLite over MobileNetV3-Large, for images of 320 x 320 pixels.
 
     Args:
-        weights: of the whole model, instead of `weights_backbone`; None for random ones.
-        progress: write a progress line to stderr while downloading.
-        num_classes: background among them; None for those of the weights, 91 without.
-        weights_backbone: of the backbone alone. Without them its last blocks are half as wide.
-        trainable_backbone_layers: parts of a backbone with trained weights that are trained further, counted from
-            the last; 0 to 6, all if left out.
-        norm_layer: None for batch norm with epsilon 0.001 and momentum 0.03.
-        kwargs: options of `SSD`; `image_mean` and `image_std` are 0.5 each if left out.
+        num_classes: number of classes, with the background; those of the weights, or 91 without.
+        weights_backbone: weights of the MobileNet alone: a member of `MobileNet_V3_Large_Weights`, the name of one, or
+            None for random ones, without which its last blocks are half as wide. They are not used where there are
+            `weights`.
+        trainable_backbone_layers: how many of the MobileNet's six parts, counted from the last, are trained; 0 to 6, or
+            None for all. A MobileNet without trained weights is trained whole.
+        norm_layer: makes the normalisation after each convolution from its number of channels; None for batch norm with
+            epsilon 0.001 and momentum 0.03.
+        **kwargs: options of `SSD` but `size`; if left out, `image_mean` and `image_std` are 0.5, `score_thresh` is
+            0.001, `nms_thresh` is 0.55, and `detections_per_img` and `topk_candidates` are 300.
+
+    Raises:
+        InvalidArgumentError: `size` is among the options.
     """
-    num_classes = positive("num_classes", 91 if num_classes is None else num_classes)
     refuse_size(kwargs, 320)
-    if weights is not None:
-        weights_backbone = None
     is_trained = weights is not None or weights_backbone is not None
     trainable = num_trainable_layers(trainable_backbone_layers, is_trained=is_trained, most=6, default=6)
     if norm_layer is None:
@@ -202,7 +213,4 @@ def ssdlite320_mobilenet_v3_large(
         "topk_candidates": 300,
         "head": head,
     }
-    model = SSD(backbone, anchors, _SIZE, num_classes, **defaults | kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
+    return SSD(backbone, anchors, _SIZE, num_classes, **defaults | kwargs)

@@ -1,61 +1,66 @@
-"""From a list of images to a padded batch that a detector can run on, and back to the images' own coordinates."""
+"""From a list of images to a padded batch that a detector can run on, and back to the images' own coordinates.
+
+Letters in shapes: N images of a batch or objects of an image, C channels, H and W pixels, M rows and columns of a mask
+within its box, K keypoints of an object.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models.detection._checks import positive
 from zoofleet.models.detection._masks import paste_masks as paste
+from zoofleet.models.detection._options import positive
 from zoofleet.models.detection.image_list import ImageList
+from zoofleet.models.transforms._presets import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Detection", "GeneralizedRCNNTransform", "Target"]
-
-IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
-IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+__all__ = ["Detection", "GeneralizedRCNNTransform", "Target"]
 
 Detection = dict[str, Tensor]
-"""What was found in one image; see `Detector.predict`."""
+"""What was found in one image: `boxes`, `labels`, `scores` and so on, as `Detector.predict` documents them."""
 
 Target = Mapping[str, Tensor]
-"""What is to be found in one image, for training; see `Detector.losses`."""
+"""What is to be found in one image, for training: `boxes`, `labels` and so on, as `Detector.losses` documents them."""
 
 
 class GeneralizedRCNNTransform(nn.Module):
-    """Normalises, resizes and pads.
+    """Normalises, resizes and pads images, and brings detections back to the images' own coordinates.
 
     Args:
-        min_size: pixels of the shorter side, or several of which training draws one for each image and inference takes
-            the last.
-        max_size: most pixels of the longer side, which the shorter side then yields to.
-        image_mean: of each channel, for images in [0, 1].
-        image_std: of each channel.
-        size_divisible: the batch is padded to multiples of this.
-        fixed_size: height and width that every image gets, instead of the above.
+        min_size: length in pixels that an image's shorter side is resized to, or several lengths, of which training
+            draws one for each image and inference takes the last.
+        max_size: greatest length in pixels of the longer side; where it would be exceeded, the shorter side becomes
+            shorter than `min_size`.
+        image_mean: mean of each channel, for images in [0, 1]; None for ImageNet's.
+        image_std: standard deviation of each channel, above 0; None for ImageNet's.
+        size_divisible: the batch's height and width are padded to multiples of this, in pixels.
+        fixed_size: height and width in pixels that every image is resized to, whatever `min_size` and `max_size` are;
+            None to keep the images' aspect ratios.
 
     Raises:
-        InvalidArgumentError: a value that it cannot take.
+        InvalidArgumentError: a size is not a positive integer, `min_size` is empty, or the mean and the standard
+            deviation have different lengths or none, or a deviation is not above 0.
     """
 
     def __init__(
         self,
         min_size: int | Sequence[int],
         max_size: int,
-        image_mean: Sequence[float],
-        image_std: Sequence[float],
+        image_mean: Sequence[float] | None,
+        image_std: Sequence[float] | None,
         size_divisible: int = 32,
         fixed_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.min_size = (min_size,) if isinstance(min_size, int) else tuple(min_size)
         self.max_size = positive("max_size", max_size)
-        self.image_mean, self.image_std = tuple(image_mean), tuple(image_std)
+        self.image_mean = IMAGENET_MEAN if image_mean is None else tuple(image_mean)
+        self.image_std = IMAGENET_STD if image_std is None else tuple(image_std)
         self.size_divisible = positive("size_divisible", size_divisible)
         self.fixed_size = fixed_size
         if not self.min_size:
@@ -71,18 +76,19 @@ class GeneralizedRCNNTransform(nn.Module):
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
     ) -> tuple[ImageList, list[Target] | None]:
-        """Batch images, and bring their targets to the new sizes.
+        """Make a batch of images, and bring their targets to the new sizes.
 
         Args:
-            images: float (C, H, W) in [0, 1].
-            targets: for training, one for each image; None in inference.
+            images: float tensors (C, H, W) in [0, 1], of any sizes.
+            targets: a target for each image, for training; None in inference.
 
         Returns:
-            The batch, and the targets in its coordinates.
+            The batch, and the targets in its coordinates; None for them where there were none.
         """
         if targets is None:
             return self._batch(images, [self.min_size[-1]] * len(images)), None
-        # The reference draws once an image, even where there is nothing to choose: equal seeds give equal losses.
+        # One draw an image even where there is one size to choose from, as the reference does: equal seeds then give
+        # equal losses.
         drawn = [self.min_size[int(torch.rand(1).item() * len(self.min_size))] for _ in images]
         batch = self._batch(images, drawn)
         dtype = torch.promote_types(batch.tensors.dtype, torch.float32)
@@ -100,10 +106,14 @@ class GeneralizedRCNNTransform(nn.Module):
         """Bring detections to the coordinates of the original images.
 
         Args:
-            result: one for each image, in coordinates of the batch.
-            image_shapes: height and width of each image within the batch.
-            original_image_sizes: the same before it was resized.
-            paste_masks: turn mask probabilities within the box (N, 1, M, M) into ones within the image (N, 1, H, W).
+            result: what was found in each image, in coordinates of the batch.
+            image_shapes: height and width in pixels of each image within the batch.
+            original_image_sizes: height and width in pixels of each image before it was resized.
+            paste_masks: whether to turn mask probabilities over the box, (N, 1, M, M), into ones over the image,
+                (N, 1, H, W).
+
+        Returns:
+            The same detections, in new dicts.
         """
         restored = []
         for detection, new, old in zip(result, image_shapes, original_image_sizes, strict=True):
@@ -136,7 +146,7 @@ class GeneralizedRCNNTransform(nn.Module):
         return max(math.floor(height * scale), 1), max(math.floor(width * scale), 1)
 
     def extra_repr(self) -> str:
-        """For printing the module."""
+        """Return what `print` shows of the module: the size that images get."""
         if self.fixed_size is not None:
             return f"fixed_size={self.fixed_size}"
         return f"min_size={self.min_size}, max_size={self.max_size}"

@@ -1,15 +1,15 @@
-"""Operators of the detectors, on Zoofleet's own kernels.
+"""Operators and layers of detectors and of RAFT, on Zoofleet's own kernels.
 
-The functions on boxes, masks and features beyond plain tensor arithmetic are registered with torch as `zoofleet::`
-operators, so they trace, compile and differentiate like any other. Importing this package loads `libzoofleet_ops` and
-raises `KernelLibraryError` where it does not load.
+Functions that are more than tensor arithmetic are registered with torch as `zoofleet::` operators, so that they trace,
+compile and, where they have a derivative, differentiate like any other. Importing this package loads `libzoofleet_ops`,
+and raises `KernelLibraryError` where it does not load.
 """
 
 from zoofleet.models._layers import StochasticDepth, stochastic_depth
 from zoofleet.models.ops._correlation import correlation_lookup
 from zoofleet.models.ops._kernels import batched_nms, nms, roi_align
 from zoofleet.models.ops._losses import generalized_box_iou_loss, sigmoid_focal_loss
-from zoofleet.models.ops._masks import paste_masks_to_rle, rle_encode, rle_encode_labels
+from zoofleet.models.ops._masks import paste_masks_to_rle
 from zoofleet.models.ops._resize import resize_normalize
 from zoofleet.models.ops.boxes import (
     box_area,
@@ -63,8 +63,6 @@ __all__ = [
     "paste_masks_to_rle",
     "remove_small_boxes",
     "resize_normalize",
-    "rle_encode",
-    "rle_encode_labels",
     "roi_align",
     "sigmoid_focal_loss",
     "stochastic_depth",

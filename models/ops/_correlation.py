@@ -1,4 +1,8 @@
-"""The operator `zoofleet::correlation_lookup`, in which RAFT looks up without a correlation volume."""
+"""The operator `zoofleet::correlation_lookup`, by which RAFT looks correlations up without holding them all.
+
+Letters in shapes: N image pairs, C channels, h and w pixels of the first image's feature map, h2 and w2 of the
+second's.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +26,19 @@ torch.library.define(
 )
 
 _MAX_RADIUS: Final = 8
+"""What the kernels keep room for; RAFT takes 4 and 3."""
 
 
 def correlation_lookup(features1: Tensor, features2: Tensor, coords: Tensor, radius: int) -> Tensor:
-    """Dot products of each feature vector with those of another map around a position.
+    """Compute the dot products of each feature vector with those of another map around a position.
 
-    Takes memory in proportion to its inputs and output: only the products that are looked up are ever computed.
+    Memory grows with the inputs and the output alone: only the products that are looked up are ever computed.
 
     Args:
         features1: (N, h, w, C), floating.
         features2: (N, h2, w2, C), on the same device.
-        coords: (N, 2, h, w), on the same device: x and y in features2 of each pixel of features1.
+        coords: (N, 2, h, w), floating, on the same device: x and y, in pixels of features2, for each pixel of
+            features1.
         radius: a lookup reads (2 * radius + 1) x (2 * radius + 1) products, one pixel apart; 0 to 8.
 
     Returns:
@@ -72,7 +78,7 @@ def _check(features1: Tensor, features2: Tensor, coords: Tensor, radius: int) ->
 def _inputs(
     features1: Tensor, features2: Tensor, coords: Tensor, radius: int
 ) -> tuple[tuple[Tensor, Tensor, Tensor], _library.CorrelationParams]:
-    """What the kernels take."""
+    """Check the arguments, and return tensors and parameters as the kernels take them."""
     _check(features1, features2, coords, radius)
     dtype = torch.float64 if features1.dtype == torch.float64 else torch.float32
     ready = (features1.to(dtype).contiguous(), features2.to(dtype).contiguous(), coords.to(dtype).contiguous())

@@ -1,4 +1,8 @@
-"""The operators `zoofleet::nms` and `zoofleet::roi_align`, and the functions that call them."""
+"""The operators `zoofleet::nms` and `zoofleet::roi_align`, and the functions that call them.
+
+Letters in shapes: N boxes, or images of a batch, M boxes that stay, K boxes of all images, L boxes of one image, C
+channels, H and W cells of a feature map.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +32,16 @@ torch.library.define(
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Greedy non-maximum suppression: a box goes when it overlaps a better one that stays.
+    """Suppress boxes greedily: a box goes when it overlaps a better one that stays (non-maximum suppression).
 
     Args:
         boxes: (N, 4), floating; x1, y1, x2, y2 in any unit.
         scores: (N,), floating, on the same device. Equal scores keep their order; NaN counts as the highest.
-        iou_threshold: boxes whose IoU with a better box is above this go; at least 0. An IoU that is NaN, as of two
-            empty boxes or of a box with a NaN coordinate, is above nothing.
+        iou_threshold: a box goes when its IoU with a better box is above this; at least 0. An IoU that is NaN, as of
+            two empty boxes or of a box with a NaN coordinate, is above nothing.
 
     Returns:
-        (M,), int64: indices of the boxes that stay, by falling score.
+        (M,), int64: indices of the boxes that stay, by descending score.
 
     Raises:
         InvalidArgumentError: shapes, dtypes, devices or threshold are not as above.
@@ -48,20 +52,23 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    """`nms` within each class, in one call and at the coordinates' full precision.
+    """Suppress boxes greedily within each class: a box goes when it overlaps a better one of its class that stays.
+
+    One call serves all classes, and compares coordinates as they are, at full precision.
 
     Args:
-        boxes: as for `nms`.
-        scores: as for `nms`.
-        idxs: (N,), an integer dtype: the class of each box. Boxes of different classes do not see each other.
-        iou_threshold: as for `nms`.
+        boxes: (N, 4), floating; x1, y1, x2, y2 in any unit.
+        scores: (N,), floating, on the same device. Equal scores keep their order; NaN counts as the highest.
+        idxs: (N,), of an integer dtype, on the same device: the class of each box.
+        iou_threshold: a box goes when its IoU with a better box of its class is above this; at least 0. An IoU that is
+            NaN, as of two empty boxes or of a box with a NaN coordinate, is above nothing.
 
     Returns:
-        (M,), int64: indices of the boxes that stay, by falling score over all classes.
+        (M,), int64: indices of the boxes that stay, by descending score over all classes.
 
     Raises:
-        InvalidArgumentError: as for `nms`.
-        KernelLibraryError: as for `nms`.
+        InvalidArgumentError: shapes, dtypes, devices or threshold are not as above.
+        KernelLibraryError: the boxes are on a CUDA device and the CUDA kernels do not load.
     """
     kept: Tensor = torch.ops.zoofleet.nms(boxes, scores, iou_threshold, idxs)
     return kept
@@ -75,25 +82,25 @@ def roi_align(
     sampling_ratio: int = -1,
     aligned: bool = False,
 ) -> Tensor:
-    """Average bilinear samples in each bin of each box (RoIAlign, arXiv:1703.06870).
+    """Average bilinear samples of feature maps in each bin of each box: RoIAlign, arXiv:1703.06870, section 3.
 
     Args:
         input: (N, C, H, W), floating: the feature maps.
         boxes: (K, 5), floating: batch index, x1, y1, x2, y2; or N tensors (L, 4), one for each image. A box with a
             coordinate that is not finite gives zeros.
-        output_size: bins as (height, width), or one number for both; at least 1.
-        spatial_scale: from box to feature coordinates, such as 1/16.
-        sampling_ratio: samples in each bin and axis; 0 or below: as many as the bin has pixels, rounded up.
-        aligned: whether to shift boxes by half a pixel, so that they meet pixel centres; boxes are otherwise held
-            to be at least one feature pixel high and wide.
+        output_size: number of bins as (height, width), or one number for both; at least 1.
+        spatial_scale: factor from box coordinates to cells of the feature maps, such as 1/16.
+        sampling_ratio: samples in each bin along each axis; 0 or less for as many as the bin has cells, rounded up.
+        aligned: whether to shift boxes by half a cell, so that they meet the centres of cells; boxes are otherwise
+            taken to be at least one cell high and wide.
 
     Returns:
         (K, C, height, width) of the dtype of input, computed in float32, or in float64 for float64 input.
 
     Raises:
         InvalidArgumentError: shapes, dtypes or devices are not as above or a batch index names no image. On a CUDA
-            device such a row is NaN instead.
-        KernelLibraryError: as for `nms`.
+            device the result of such a row is NaN instead.
+        KernelLibraryError: the feature maps are on a CUDA device and the CUDA kernels do not load.
     """
     height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
     if not isinstance(boxes, Tensor):

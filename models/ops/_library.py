@@ -27,15 +27,15 @@ __all__ = [
     "cuda",
 ]
 
-_ABI: Final = 4
+_ABI: Final = 5
 _OK, _INVALID_BATCH_INDEX, _OUT_OF_MEMORY, _CUDA_ERROR = 0, 2, 3, 1000
 
 OVERRIDE: Final = "ZOOFLEET_OPS_LIBRARY"
-"""Environment variable naming the CPU library to load instead; the CUDA library is then looked for beside it."""
+"""The environment variable with the path of a CPU library to load; the CUDA library is then looked for beside it."""
 
 
 class RoIAlignParams(ctypes.Structure):
-    """`zoofleet_roi_align_params`."""
+    """The C structure `zoofleet_roi_align_params`."""
 
     _fields_ = (
         ("batch", c_int64),
@@ -53,7 +53,7 @@ class RoIAlignParams(ctypes.Structure):
 
 
 class PasteParams(ctypes.Structure):
-    """`zoofleet_paste_params`."""
+    """The C structure `zoofleet_paste_params`."""
 
     _fields_ = (
         ("masks", c_int64),
@@ -65,7 +65,7 @@ class PasteParams(ctypes.Structure):
 
 
 class CorrelationParams(ctypes.Structure):
-    """`zoofleet_correlation_params`."""
+    """The C structure `zoofleet_correlation_params`."""
 
     _fields_ = (
         ("batch", c_int64),
@@ -80,7 +80,7 @@ class CorrelationParams(ctypes.Structure):
 
 
 class ResizeParams(ctypes.Structure):
-    """`zoofleet_resize_params`."""
+    """The C structure `zoofleet_resize_params`."""
 
     _fields_ = (
         ("height", c_int64),
@@ -94,7 +94,7 @@ class ResizeParams(ctypes.Structure):
 
 
 class ResizeTaps(ctypes.Structure):
-    """`zoofleet_resize_taps`."""
+    """The C structure `zoofleet_resize_taps`."""
 
     _fields_ = (
         ("row_firsts", c_void_p),
@@ -109,7 +109,6 @@ _PASTE = (ctypes.POINTER(PasteParams), c_void_p, c_void_p)
 _CORRELATION = (ctypes.POINTER(CorrelationParams), c_void_p, c_void_p, c_void_p)
 _GRADIENTS = (c_void_p, c_void_p, c_void_p)
 _RESIZE = (ctypes.POINTER(ResizeParams), ctypes.POINTER(ResizeTaps), c_void_p, c_void_p)
-_MASKS = (c_void_p, c_int64, c_int64, c_int64)
 _ENCODED = (c_int32, c_void_p, c_int64, c_void_p)
 _NMS = (c_void_p, c_void_p, c_void_p, c_int64, c_double, c_int32)
 _CPU_SIGNATURES: Final = {
@@ -120,8 +119,7 @@ _CPU_SIGNATURES: Final = {
     "zoofleet_correlation_lookup": (c_int32, (*_CORRELATION, c_int32, c_void_p)),
     "zoofleet_correlation_lookup_backward": (c_int32, (*_CORRELATION, c_void_p, c_int32, *_GRADIENTS)),
     "zoofleet_resize_normalize": (c_int32, (*_RESIZE, c_int32, c_void_p)),
-    "zoofleet_rle_encode": (c_int32, (*_MASKS, *_ENCODED)),
-    "zoofleet_rle_encode_labels": (c_int32, (c_void_p, c_int64, c_int64, *_ENCODED)),
+    "zoofleet_compress_runs": (c_int32, (c_void_p, c_void_p, c_int64, *_ENCODED)),
 }
 _CUDA_SIGNATURES: Final = {
     "zoofleet_nms_cuda_workspace": (c_int64, (c_int64, c_int32)),
@@ -132,7 +130,6 @@ _CUDA_SIGNATURES: Final = {
     "zoofleet_correlation_lookup_cuda": (c_int32, (*_CORRELATION, c_void_p, c_void_p)),
     "zoofleet_correlation_lookup_backward_cuda": (c_int32, (*_CORRELATION, c_void_p, *_GRADIENTS, c_void_p)),
     "zoofleet_resize_normalize_cuda": (c_int32, (*_RESIZE, c_void_p, c_void_p, c_void_p)),
-    "zoofleet_rle_runs_cuda": (c_int32, (*_MASKS, c_void_p, c_void_p, c_void_p)),
     "zoofleet_cuda_error": (c_char_p, (c_int32,)),
 }
 
@@ -180,7 +177,7 @@ cpu: Final = _load(
 
 @cache
 def cuda() -> ctypes.CDLL:
-    """The CUDA kernels.
+    """Return the CUDA kernels, which are loaded by the first call.
 
     Raises:
         KernelLibraryError: they were not built, or do not load.
@@ -193,7 +190,13 @@ def cuda() -> ctypes.CDLL:
 
 
 def check(status: int) -> None:
-    """Raise what a kernel's status stands for."""
+    """Raise the error that a kernel's status stands for; do nothing where it stands for success.
+
+    Raises:
+        InvalidArgumentError: a batch index names no image.
+        MemoryError: the kernel found no memory.
+        InternalError: the kernel refused its arguments, or CUDA reported an error.
+    """
     if status == _OK:
         return
     if status == _INVALID_BATCH_INDEX:

@@ -15,20 +15,22 @@ __all__ = ["generalized_box_iou_loss", "sigmoid_focal_loss"]
 def sigmoid_focal_loss(
     inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "none"
 ) -> Tensor:
-    """Binary cross-entropy that counts examples less the better they are classified: arXiv:1708.02002, equation 5.
+    """Compute the focal loss: cross-entropy that counts examples less the better they are classified.
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection", arXiv:1708.02002, equation 5.
 
     Args:
         inputs: logits, floating, of any shape.
         targets: 0 or 1, of the same shape and dtype.
-        alpha: weight of the positives; negatives get 1 - alpha. Below 0: no weights.
-        gamma: how fast well classified examples fade.
+        alpha: weight of the positives, in [0, 1]; negatives get 1 - alpha. Below 0 all have the weight 1.
+        gamma: how fast well classified examples fade; at least 0.
         reduction: "none", "mean" or "sum".
 
     Returns:
         The losses, of the shape of inputs, or their mean or sum.
 
     Raises:
-        InvalidArgumentError: another `reduction`.
+        InvalidArgumentError: `reduction` is something else.
     """
     p = inputs.sigmoid()
     wrong = p * (1 - targets) + (1 - p) * targets  # probability given to the other class
@@ -39,19 +41,21 @@ def sigmoid_focal_loss(
 
 
 def generalized_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7) -> Tensor:
-    """1 - generalised IoU of each box with its partner (https://arxiv.org/abs/1902.09630, algorithm 1).
+    """Compute 1 - generalised IoU of each box with its partner.
+
+    Source: Rezatofighi et al., "Generalized Intersection over Union", arXiv:1902.09630, algorithm 1.
 
     Args:
-        boxes1: (..., 4), float32 or float64, x1, y1, x2, y2 with x1 <= x2 and y1 <= y2.
-        boxes2: the same.
+        boxes1: (..., 4), float32 or float64; x1, y1, x2, y2 with x1 <= x2 and y1 <= y2.
+        boxes2: the partners, of the same shape and dtype.
         reduction: "none", "mean" or "sum".
-        eps: added to areas that are divided by.
+        eps: added to the areas that are divided by, which may be 0.
 
     Returns:
-        The losses in 0..2, (...), or their mean or sum; the mean of no boxes is 0.
+        The losses (...), in [0, 2], or their mean or sum; the mean of no boxes is 0.
 
     Raises:
-        InvalidArgumentError: another `reduction`.
+        InvalidArgumentError: `reduction` is something else.
     """
     low, high = torch.minimum(boxes1, boxes2), torch.maximum(boxes1, boxes2)
     # Corners of the intersection and of the smallest box around both: (..., 2) each.

@@ -1,4 +1,7 @@
-"""The operators again, as plain loops: slow, and what the kernels are tested against."""
+"""The operators again, as plain loops: slow, and what the kernels are tested against.
+
+Letters in shapes: N boxes, K boxes of all images, C channels, H and W pixels.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ import ctypes
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["correlation_lookup", "nms", "paste_masks_to_rle", "resize", "rle_encode", "roi_align"]
+from zoofleet._media import rle
+
+__all__ = ["correlation_lookup", "nms", "paste_masks_to_rle", "resize", "roi_align"]
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, idxs: Tensor | None = None) -> Tensor:
-    """`zoofleet::nms`, in the arithmetic of the dtype of boxes."""
+    """Compute `zoofleet::nms` in the arithmetic of the dtype of boxes."""
     x1, y1, x2, y2 = boxes.unbind(1)
     areas = (x2 - x1) * (y2 - y1)  # (N,)
     gone = torch.zeros(len(boxes), dtype=torch.bool)
@@ -39,7 +45,7 @@ def roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """`zoofleet::roi_align`, differentiable, with positions in double."""
+    """Compute `zoofleet::roi_align`, differentiably, with positions in double."""
     pooled = []
     for index, *box in boxes.tolist():
         image = features[int(index)]
@@ -82,7 +88,7 @@ def _bilinear(image: Tensor, y: float, x: float) -> Tensor:
 
 
 def paste_masks_to_rle(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> list[bytes]:
-    """`zoofleet::paste_masks_to_rle`, pixel by pixel, with the roundings of float32."""
+    """Compute `zoofleet::paste_masks_to_rle` pixel by pixel, with the roundings of float32."""
     height, width = size
     side = masks.shape[1]
     encoded = []
@@ -90,12 +96,12 @@ def paste_masks_to_rle(masks: Tensor, boxes: Tensor, size: tuple[int, int], thre
         x1, y1, x2, y2 = box
         finite = bool(mask.isfinite().all())
         across = _stretched(x1, x2, width, side)
-        bits = [[False] * width for _ in range(height)]
+        bits = np.zeros(size, np.bool_)
         for y, rows in _stretched(y1, y2, height, side).items():
             line = [_float32(sum(w * float(mask[i, j]) for i, w in rows)) for j in range(side)]
             for x, columns in across.items():
-                bits[y][x] = finite and _float32(sum(w * line[j] for j, w in columns)) > _float32(threshold)
-        encoded.append(rle_encode(bits))
+                bits[y, x] = finite and _float32(sum(w * line[j] for j, w in columns)) > _float32(threshold)
+        encoded.append(rle.encode(bits))
     return encoded
 
 
@@ -104,7 +110,7 @@ def _float32(value: float) -> float:
 
 
 def _stretched(low: Tensor, high: Tensor, length: int, side: int) -> dict[int, list[tuple[int, float]]]:
-    """For each pixel of an axis that a mask covers, the samples that it lies between and their weights."""
+    """Return, for each pixel of an axis that a mask covers, the samples that it lies between and their weights."""
     center, half = (low + high) * 0.5, (high - low) * (0.5 * (side + 2) / side)
     first, last = int((center - half).long()), int((center + half).long())
     span = max(last - first + 1, 1)
@@ -118,31 +124,8 @@ def _stretched(low: Tensor, high: Tensor, length: int, side: int) -> dict[int, l
     return pixels
 
 
-def rle_encode(mask: Sequence[Sequence[int]]) -> bytes:
-    """One mask of `zoofleet::rle_encode`, as COCO's tools do it: runs column by column, then their characters."""
-    runs = [0]
-    before = 0
-    for column in range(len(mask[0]) if mask else 0):
-        for row in mask:
-            pixel = int(row[column] != 0)
-            if pixel != before:
-                runs.append(0)
-            runs[-1] += 1
-            before = pixel
-    characters = bytearray()
-    for i, run in enumerate(runs):
-        number = run - runs[i - 2] if i > 2 else run
-        more = True
-        while more:
-            group = number & 31
-            number >>= 5
-            more = number != (-1 if group & 16 else 0)
-            characters.append(48 + group + 32 * more)
-    return bytes(characters)
-
-
 def resize(image: Tensor, size: tuple[int, int], bicubic: bool) -> Tensor:
-    """The resizing in `zoofleet::resize_normalize`: uint8 (H, W, 3) to uint8 (height, width, 3)."""
+    """Resize as `zoofleet::resize_normalize` does: uint8 (H, W, 3) to uint8 (height, width, 3)."""
     narrow = [[_weighed(taps, row) for taps in _filter_taps(len(row), size[1], bicubic)] for row in image.tolist()]
     columns = [list(column) for column in zip(*narrow, strict=True)]  # (width, H, 3)
     done = [[_weighed(taps, column) for column in columns] for taps in _filter_taps(len(narrow), size[0], bicubic)]
@@ -176,7 +159,7 @@ def _filter_taps(full: int, out: int, bicubic: bool) -> list[dict[int, int]]:
 
 
 def correlation_lookup(features1: Tensor, features2: Tensor, coords: Tensor, radius: int) -> Tensor:
-    """`zoofleet::correlation_lookup`, differentiable by the features and the coordinates."""
+    """Compute `zoofleet::correlation_lookup`, differentiably by the features and the coordinates."""
     n, h, w, _ = features1.shape
     found = []
     for image in range(n):

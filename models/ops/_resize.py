@@ -1,4 +1,7 @@
-"""The operator `zoofleet::resize_normalize`: from the bytes of an image to what a model takes, in one go."""
+"""The operator `zoofleet::resize_normalize`: from the bytes of an image to what a model takes, in one go.
+
+Letters in shapes: H and W pixels of the image.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ torch.library.define(
 )
 
 _BITS: Final = 22
-"""Of the weights, after the binary point."""
+"""Bits of a weight after the binary point, as Pillow has them for 8-bit images (PRECISION_BITS of its Resample.c)."""
 
 _DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -41,16 +44,16 @@ def resize_normalize(
 ) -> Tensor:
     """Resize an image as Pillow does, to the last bit, crop it, scale it to [0, 1] and normalise it.
 
-    The width is changed first, as Pillow does it too; only that from version 13 on it begins with the height where that
-    loses more than twice as many pixels as the width.
+    The width is changed first. So does Pillow, but for versions from 13 on where the height loses more than twice as
+    many pixels as the width.
 
     Args:
         image: RGB Pillow image, or uint8 (H, W, 3); not empty.
         size: (height, width) to resize to, at least 1; antialiased where that is smaller.
-        crop: (top, left, height, width) of the resized image; what of it lies outside is black.
-        mean: of each channel, in [0, 1].
-        std: of each channel.
-        interpolation: the filter.
+        crop: (top, left, height, width) in pixels of the resized image; what lies outside of it is black.
+        mean: mean of each of R, G and B, for values in [0, 1].
+        std: standard deviation of each of R, G and B.
+        interpolation: the filter, `bilinear` or `bicubic`.
         dtype: float32, or bfloat16 or float16, to which the float32 result is rounded.
 
     Returns:
@@ -84,7 +87,7 @@ def resize_normalize(
 
 @lru_cache(maxsize=64)
 def _table(mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype) -> Tensor:
-    """The normalised value of each byte in each channel, (3, 256)."""
+    """Return the normalised value of each byte in each channel, (3, 256)."""
     if len(mean) != 3 or len(std) != 3:
         raise InvalidArgumentError(f"mean is {mean} and std {std}, not three numbers each")
     levels = torch.arange(256).float().div(255)
@@ -93,7 +96,14 @@ def _table(mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype) 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Taps:
-    """What output pixels along one axis read: `weights` of the pixels from `firsts` on, all within [begin, end)."""
+    """What output pixels along one axis read.
+
+    Attributes:
+        firsts: the first pixel that each output pixel reads.
+        weights: for each output pixel the weights of the pixels from that one on, as multiples of 2**-22.
+        begin: the first pixel that any of them reads.
+        end: the pixel after the last that any of them reads.
+    """
 
     firsts: npt.NDArray[np.int32]
     weights: npt.NDArray[np.int32]
@@ -103,7 +113,7 @@ class _Taps:
 
 @lru_cache(maxsize=64)
 def _taps(full: int, out: int, start: int, count: int, bicubic: bool) -> _Taps:
-    """Taps of the output pixels [start, start + count) of `full` pixels resized to `out`, in Pillow's arithmetic."""
+    """Return what output pixels [start, start + count) read when `full` pixels become `out`, in Pillow's arithmetic."""
     scale = full / out
     stretch = max(scale, 1.0)
     support = (2.0 if bicubic else 1.0) * stretch
@@ -131,6 +141,7 @@ def _taps(full: int, out: int, start: int, count: int, bicubic: bool) -> _Taps:
 
 
 def _filter(x: npt.NDArray[np.float64], bicubic: bool) -> npt.NDArray[np.float64]:
+    """Return the filter's weights at distances x from the centre: the triangle's, or Keys' cubic's with a = -0.5."""
     x = np.abs(x)
     if not bicubic:
         return np.where(x < 1, 1 - x, 0)
@@ -141,7 +152,7 @@ def _filter(x: npt.NDArray[np.float64], bicubic: bool) -> npt.NDArray[np.float64
 
 
 def _plan(full_size: Sequence[int], size: Sequence[int], crop: Sequence[int], bicubic: bool) -> tuple[_Taps, _Taps]:
-    """Taps of rows and of columns."""
+    """Return what the rows and what the columns of the crop read."""
     if len(size) != 2 or min(size) < 1 or max(size) >= 1 << 31:
         raise InvalidArgumentError(f"size is {tuple(size)}, not two numbers of at least 1")
     if len(crop) != 4 or min(crop[2:]) < 0:

@@ -1,4 +1,7 @@
-"""Arithmetic on boxes x1, y1, x2, y2."""
+"""Arithmetic on boxes x1, y1, x2, y2.
+
+Letters in shapes: N boxes or masks, M boxes of a second set or that are kept, H and W pixels.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +25,17 @@ __all__ = [
 
 
 def _upcast(boxes: Tensor) -> Tensor:
-    """A dtype in which products of coordinates neither overflow nor round: a half ends at 65,504."""
+    """Return boxes in a dtype in which products of coordinates do not overflow: a half ends at 65,504."""
     if boxes.is_floating_point():
         return boxes if boxes.dtype in (torch.float32, torch.float64) else boxes.float()
     return boxes.long()
 
 
 def box_area(boxes: Tensor) -> Tensor:
-    """Area of each box.
+    """Compute the area of each box.
 
     Args:
-        boxes: (N, 4), any real dtype.
+        boxes: (N, 4), of any real dtype.
 
     Returns:
         (N,): float32 or float64 for floating boxes, else int64.
@@ -42,28 +45,30 @@ def box_area(boxes: Tensor) -> Tensor:
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Intersection over union of each pair; NaN for a pair of empty boxes.
+    """Compute the intersection over union of each pair of boxes.
 
     Args:
-        boxes1: (N, 4), any real dtype.
+        boxes1: (N, 4), of any real dtype.
         boxes2: (M, 4), of the same dtype.
 
     Returns:
-        (N, M), floating, in 0..1 where x1 <= x2 and y1 <= y2.
+        (N, M), floating, in [0, 1] where x1 <= x2 and y1 <= y2; NaN for a pair of empty boxes.
     """
     intersection, union = _intersection_and_union(boxes1, boxes2)
     return intersection / union
 
 
 def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Generalised IoU of each pair (https://arxiv.org/abs/1902.09630, algorithm 1); NaN for a pair of empty boxes.
+    """Compute the generalised intersection over union of each pair of boxes.
+
+    Source: Rezatofighi et al., "Generalized Intersection over Union", arXiv:1902.09630, algorithm 1.
 
     Args:
-        boxes1: (N, 4), any real dtype.
+        boxes1: (N, 4), of any real dtype.
         boxes2: (M, 4), of the same dtype.
 
     Returns:
-        (N, M), floating, in -1..1 where x1 <= x2 and y1 <= y2.
+        (N, M), floating, in [-1, 1] where x1 <= x2 and y1 <= y2; NaN for a pair of empty boxes.
     """
     first, second = _upcast(boxes1)[:, None], _upcast(boxes2)[None]  # (N, 1, 4), (1, M, 4)
     intersection, union = _intersection_and_union(boxes1, boxes2)
@@ -74,7 +79,7 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def _intersection_and_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
-    """Areas (N, M) that both boxes, and that either box, of each pair cover."""
+    """Return the area that both boxes of each pair cover, and the area that at least one covers: (N, M) each."""
     first, second = _upcast(boxes1)[:, None], _upcast(boxes2)[None]  # (N, 1, 4), (1, M, 4)
     low = torch.maximum(first[..., :2], second[..., :2])  # (N, M, 2)
     high = torch.minimum(first[..., 2:], second[..., 2:])  # (N, M, 2)
@@ -83,19 +88,19 @@ def _intersection_and_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Ten
 
 
 def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
-    """Write boxes in another format.
+    """Convert boxes from one format to another.
 
     Args:
-        boxes: (..., 4).
-        in_fmt: `xyxy` for two corners, `xywh` for the first corner with width and height, `cxcywh` for the centre
-            with them.
-        out_fmt: the same.
+        boxes: (..., 4), in the format `in_fmt`.
+        in_fmt: `xyxy` for two corners, `xywh` for the first corner with width and height, `cxcywh` for the centre with
+            width and height.
+        out_fmt: one of the same three.
 
     Returns:
-        Boxes of the same shape.
+        Boxes of the same shape, in the format `out_fmt`; a copy also where the two formats are the same.
 
     Raises:
-        InvalidArgumentError: another format.
+        InvalidArgumentError: a format is something else.
     """
     for fmt in (in_fmt, out_fmt):
         if fmt not in ("xyxy", "xywh", "cxcywh"):
@@ -113,16 +118,16 @@ def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:
-    """The boxes around masks.
+    """Find the boxes around masks.
 
     Args:
-        masks: (N, H, W), of which what is not 0 belongs to the object; none may be empty.
+        masks: (N, H, W), of any dtype; a pixel belongs to the object where it is not 0. None may be empty.
 
     Returns:
-        (N, 4), float32: the first and the last column and row of each, as x1, y1, x2, y2.
+        (N, 4), float32: the first and the last column and row of each object, as x1, y1, x2, y2.
 
     Raises:
-        InvalidArgumentError: an empty mask.
+        InvalidArgumentError: a mask is empty.
     """
     boxes = masks.new_zeros((len(masks), 4), dtype=torch.float32)
     for box, mask in zip(boxes, masks, strict=True):
@@ -137,11 +142,11 @@ def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Move each corner to the nearest point of the image.
 
     Args:
-        boxes: (..., 4), absolute pixels.
-        size: height and width of the image.
+        boxes: (..., 4), in pixels.
+        size: height and width of the image in pixels.
 
     Returns:
-        Boxes of the same shape and dtype, with x in 0..width and y in 0..height.
+        Boxes of the same shape and dtype, with x in [0, width] and y in [0, height].
     """
     height, width = size
     x1, y1, x2, y2 = boxes.unbind(-1)
@@ -150,14 +155,14 @@ def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
-    """Find the boxes with both sides at least `min_size` long.
+    """Find the boxes that are not small.
 
     Args:
-        boxes: (N, 4), absolute pixels.
-        min_size: in pixels.
+        boxes: (N, 4), in pixels.
+        min_size: least length in pixels of both sides of a box that is kept.
 
     Returns:
-        (M,), int64: their indices, ascending.
+        (M,), int64: the indices of these boxes, ascending.
     """
     x1, y1, x2, y2 = boxes.unbind(-1)
     return ((x2 - x1 >= min_size) & (y2 - y1 >= min_size)).nonzero().squeeze(1)  # (M,)

@@ -1,4 +1,10 @@
-"""Feature Pyramid Networks for Object Detection, arXiv:1612.03144."""
+"""Feature pyramids, which carry what coarse feature maps mean down to the fine ones.
+
+Source: Lin et al., "Feature Pyramid Networks for Object Detection", arXiv:1612.03144.
+
+Letters in shapes: N images, C channels of the pyramid, C_i channels of input level i, H_i and W_i cells of level i, H
+and W cells of the coarsest level.
+"""
 
 from __future__ import annotations
 
@@ -14,36 +20,41 @@ __all__ = ["ExtraFPNBlock", "FeaturePyramidNetwork", "LastLevelMaxPool", "LastLe
 
 
 class ExtraFPNBlock(nn.Module):
-    """Adds coarser levels to a pyramid."""
+    """The base class of what adds coarser levels to a pyramid."""
 
     @abstractmethod
     def forward(self, levels: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Append levels.
+        """Append levels to a pyramid.
 
         Args:
-            levels: the pyramid's, name to (N, C, H_i, W_i), from fine to coarse.
-            inputs: what they were merged from, name to (N, C_i, H_i, W_i).
+            levels: the pyramid's levels by name, (N, C, H_i, W_i), from fine to coarse.
+            inputs: the input levels that it was merged from, by name, (N, C_i, H_i, W_i), from fine to coarse.
 
         Returns:
-            `levels` and further ones, from fine to coarse.
+            The pyramid's levels and further ones by name, from fine to coarse.
         """
 
 
 class LastLevelMaxPool(ExtraFPNBlock):
-    """One more level, named `pool`: every second pixel of the coarsest one, for the region proposals."""
+    """Adds one level, named `pool`: every second cell of the coarsest one, for the proposals of large regions."""
 
     def forward(self, levels: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Append `pool`, (N, C, ceil(H / 2), ceil(W / 2))."""
+        """Append `pool`, (N, C, ceil(H / 2), ceil(W / 2)), to a pyramid's levels (N, C, H_i, W_i).
+
+        Args:
+            levels: the pyramid's levels by name, from fine to coarse.
+            inputs: not used.
+        """
         return {**levels, "pool": max_pool2d(_coarsest(levels), kernel_size=1, stride=2)}
 
 
 class LastLevelP6P7(ExtraFPNBlock):
-    """Two more levels, `p6` and `p7`, by strided convolutions: RetinaNet, arXiv:1708.02002, section 4.
+    """Adds two levels, `p6` and `p7`, by strided convolutions: RetinaNet, arXiv:1708.02002, section 4.
 
     Args:
-        in_channels: channels of what `p6` is made from: the pyramid's coarsest level where it has `out_channels`, else
-            the coarsest input.
-        out_channels: channels of both.
+        in_channels: channels of what `p6` is made from. Where they are `out_channels`, that is the pyramid's coarsest
+            level, else the coarsest input level.
+        out_channels: channels of both levels.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -54,7 +65,12 @@ class LastLevelP6P7(ExtraFPNBlock):
         self.from_levels = in_channels == out_channels
 
     def forward(self, levels: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Append `p6`, (N, C, ceil(H / 2), ceil(W / 2)), and `p7`, half as large again."""
+        """Append `p6`, (N, C, ceil(H / 2), ceil(W / 2)), and `p7`, of half as many rows and columns, to a pyramid.
+
+        Args:
+            levels: the pyramid's levels by name, (N, C, H_i, W_i), from fine to coarse.
+            inputs: the input levels that it was merged from, by name, (N, C_i, H_i, W_i), from fine to coarse.
+        """
         p6 = self.p6(_coarsest(levels if self.from_levels else inputs))
         return {**levels, "p6": p6, "p7": self.p7(relu(p6))}
 
@@ -72,13 +88,13 @@ def _init(module: nn.Module) -> None:
 
 
 class FeaturePyramidNetwork(nn.Module):
-    """Carries the coarse levels' semantics down to the fine ones.
+    """Merges the levels of a network from coarse to fine: each gets what those above it have found.
 
     Args:
         in_channels_list: channels of each input level, from fine to coarse.
         out_channels: channels of every output level.
-        extra_blocks: adds levels to the result.
-        norm_layer: after each convolution, made with `out_channels`; None for none.
+        extra_blocks: adds coarser levels to the result; None for none.
+        norm_layer: makes the layer after each convolution from its number of channels; None for no such layer.
     """
 
     def __init__(
@@ -100,13 +116,13 @@ class FeaturePyramidNetwork(nn.Module):
         self.extra_blocks = extra_blocks
 
     def forward(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Merge the levels.
+        """Merge the levels of a network.
 
         Args:
-            x: name to (N, C_i, H_i, W_i), floating, as many as `in_channels_list` and from fine to coarse.
+            x: levels by name, (N, C_i, H_i, W_i), floating, as many as `in_channels_list`, from fine to coarse.
 
         Returns:
-            The same names, then those of `extra_blocks`, to (N, out_channels, H_i, W_i).
+            Levels (N, out_channels, H_i, W_i) under the same names, then those of `extra_blocks`.
         """
         levels: dict[str, Tensor] = {}
         merged: Tensor | None = None

@@ -1,4 +1,7 @@
-"""Layers that several architectures share."""
+"""Layers that several architectures share.
+
+Letters in shapes: N images, C channels, H and W cells of a feature map.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,11 @@ __all__ = [
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """`nn.BatchNorm2d` in eval mode with statistics and affine parameters as buffers.
+    """Batch normalisation whose statistics and affine parameters are buffers: neither training nor data change them.
 
     Args:
-        num_features: channels C.
-        eps: added to the variance.
+        num_features: number of channels C.
+        eps: added to the variance, so that it can be divided by.
     """
 
     weight: Tensor
@@ -46,11 +49,11 @@ class FrozenBatchNorm2d(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (N, C, H, W), floating; the same shape and dtype come back."""
+        """Normalise feature maps (N, C, H, W), floating, to the same shape and dtype."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()  # (C,)
         shift = self.bias - self.running_mean * scale  # (C,)
         return x * scale[:, None, None] + shift[:, None, None]
 
     def extra_repr(self) -> str:
-        """The arguments, for repr."""
+        """Return what `print` shows of the module: its channels and epsilon."""
         return f"{len(self.weight)}, eps={self.eps}"

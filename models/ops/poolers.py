@@ -1,4 +1,7 @@
-"""RoIAlign over the levels of a feature pyramid."""
+"""RoIAlign over the levels of a feature pyramid.
+
+Letters in shapes: N images, C channels, H_i and W_i cells of level i, L boxes of an image, K boxes of all images.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,14 @@ __all__ = ["MultiScaleRoIAlign", "RoIAlign"]
 
 
 class RoIAlign(nn.Module):
-    """`roi_align` as a module.
+    """Averages bilinear samples of a feature map in each bin of each box, as the function `roi_align` does.
 
     Args:
-        output_size: bins as (height, width), or one number for both.
-        spatial_scale: as for `roi_align`.
-        sampling_ratio: as for `roi_align`.
-        aligned: as for `roi_align`.
+        output_size: number of bins as (height, width), or one number for both; at least 1.
+        spatial_scale: factor from box coordinates to cells of the feature map, such as 1/16.
+        sampling_ratio: samples in each bin along each axis; 0 or less for as many as the bin has cells, rounded up.
+        aligned: whether to shift boxes by half a cell, so that they meet the centres of cells; boxes are otherwise
+            taken to be at least one cell high and wide.
     """
 
     def __init__(
@@ -35,11 +39,24 @@ class RoIAlign(nn.Module):
         self.aligned = aligned
 
     def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:  # noqa: A002 -- the reference's name
-        """Pool boxes from a batch; arguments and result are those of `roi_align`."""
+        """Pool the boxes of a batch.
+
+        Args:
+            input: (N, C, H, W), floating: the feature maps.
+            rois: (K, 5), floating: batch index, x1, y1, x2, y2; or N tensors (L, 4), one for each image.
+
+        Returns:
+            (K, C, height, width) of the dtype of input.
+
+        Raises:
+            InvalidArgumentError: shapes, dtypes or devices are not as above or a batch index names no image. On a CUDA
+                device the result of such a row is NaN instead.
+            KernelLibraryError: the feature maps are on a CUDA device and the CUDA kernels do not load.
+        """
         return roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
 
     def extra_repr(self) -> str:
-        """For printing the module."""
+        """Return what `print` shows of the module: its arguments."""
         return (
             f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
             f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
@@ -47,14 +64,15 @@ class RoIAlign(nn.Module):
 
 
 class MultiScaleRoIAlign(nn.Module):
-    """Pools each box from the level that fits its size: equation 1 of arXiv:1612.03144.
+    """Pools each box from the level of a pyramid that fits its size: arXiv:1612.03144, equation 1.
 
     Args:
-        featmap_names: the levels to pool from, from fine to coarse; others are ignored.
-        output_size: bins as (height, width), or one number for both.
-        sampling_ratio: as for `roi_align`.
-        canonical_scale: side in pixels of a square box that belongs to `canonical_level`.
-        canonical_level: log2 of that level's stride.
+        featmap_names: names of the levels to pool from, from fine to coarse; others are ignored.
+        output_size: number of bins as (height, width), or one number for both; at least 1.
+        sampling_ratio: samples in each bin along each axis; 0 or less for as many as the bin has cells, rounded up.
+        canonical_scale: side in pixels of the square boxes from which on `canonical_level` is pooled; 224 are
+            ImageNet's images.
+        canonical_level: log2 of the stride of the level that such boxes are pooled from.
     """
 
     def __init__(
@@ -76,18 +94,19 @@ class MultiScaleRoIAlign(nn.Module):
     def forward(
         self, x: Mapping[str, Tensor], boxes: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]
     ) -> Tensor:
-        """Pool boxes from a batch.
+        """Pool the boxes of a batch.
 
         Args:
-            x: name to (N, C, H_i, W_i), floating.
-            boxes: N tensors (L, 4), floating, in pixels of the images as they were batched.
-            image_shapes: N times height and width of the images before they were padded to one size.
+            x: levels by name, (N, C, H_i, W_i), floating.
+            boxes: N tensors (L, 4), floating; x1, y1, x2, y2 in pixels of the batch.
+            image_shapes: height and width in pixels of each of the N images, before they were padded to one size.
 
         Returns:
             (K, C, height, width) for the K boxes of all images, image by image, of the dtype of x.
 
         Raises:
-            InvalidArgumentError: x has none of `featmap_names`, or as for `roi_align`.
+            InvalidArgumentError: x has none of `featmap_names`, or shapes, dtypes or devices are not as above.
+            KernelLibraryError: the levels are on a CUDA device and the CUDA kernels do not load.
         """
         features = [x[name] for name in self.featmap_names if name in x]
         if not features:
@@ -108,7 +127,7 @@ class MultiScaleRoIAlign(nn.Module):
         return pooled
 
     def _levels(self, boxes: Tensor, finest: int, coarsest: int) -> Tensor:
-        """Index into the levels for each of the boxes (K, 4): (K,), int64."""
+        """Return the index of the level that each of the boxes (K, 4) is pooled from: (K,), int64."""
         side = box_area(boxes).sqrt()
         # A box of exactly the canonical size belongs to its level, whatever the logarithm rounds to.
         level = torch.floor(self.canonical_level + torch.log2(side / self.canonical_scale) + 1e-6)

@@ -13,11 +13,11 @@ from torch.ao import quantization
 from torch.ao.quantization import QConfig, QuantStub
 
 from zoofleet.errors import FailedPreconditionError, InvalidArgumentError
-from zoofleet.models._hub import load_weights
+from zoofleet.models._registry import load_published
 from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.quantization._quantizable import Quantizable, without_expected_warnings
 
-__all__ = ["Layout", "convert", "finish"]
+__all__ = ["Layout", "convert", "quantized"]
 
 Layout = Literal["fbgemm", "qnnpack"]
 """fbgemm has weights with a scale for each output channel, qnnpack has weights with one scale."""
@@ -65,53 +65,61 @@ def convert(model: Quantizable, batches: Iterable[Tensor], *, backend: str | Non
     _pack(model, engine)
 
 
-def finish(
-    model: Quantizable,
-    weights: WeightsEnum | None,
-    progress: bool,
-    *,
-    quantize: bool,
-    backend: str | None,
-    layout: Layout,
-    trained_rounding: bool = False,
-) -> None:
-    """Do what all quantized builders do: load weights, if any, and convert the model in place if asked to.
+def quantized(layout: Layout, *, trained_rounding: bool = False) -> Callable[..., None]:
+    """Make the step after a quantizable builder's body: load weights, and convert the model if asked to.
 
     Args:
-        model: float.
-        weights: INT8 weights with `quantize`, float ones without.
-        progress: show a progress line while downloading.
-        quantize: convert to INT8; the model is then in eval mode and runs on the CPU.
-        backend: the engine that packs and runs the weights; None for the one that suits layout and processor best.
-        layout: of the published weights, which random ones get too unless a backend is given.
+        layout: the layout of the published INT8 weights, which random ones get too unless a backend is given.
         trained_rounding: the published file is not INT8 but what training with rounded weights (QAT) left, in float.
 
-    Raises:
-        InvalidArgumentError: there is no such engine.
-        FailedPreconditionError: this processor or build of PyTorch lacks it.
-        InvalidWeightsError: see `load_weights`.
+    Returns:
+        One of the steps that `register_model` takes as `finish`.
     """
-    if not quantize:
-        if weights is not None:
-            load_weights(model, weights, progress)
-        return
-    engine = _engine(layout, backend)
-    if trained_rounding:
-        # Training would have measured the scales; with random weights they stay 1, as the reference's do.
-        _prepare(model, quantization.get_default_qat_qconfig, backend or layout, is_qat=True)
-        if weights is not None:
-            load_weights(model, weights, progress)
+
+    def finish(
+        model: Quantizable,
+        *,
+        weights: WeightsEnum | None = None,
+        progress: bool = True,
+        quantize: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        """Load weights, if any, and convert the model in place if asked to.
+
+        Args:
+            model: float.
+            weights: INT8 weights with `quantize`, float ones without.
+            progress: write a progress line to stderr while the weights are downloaded.
+            quantize: convert to INT8; the model is then in eval mode and runs on the CPU.
+            backend: the engine that packs and runs INT8 weights, of x86, fbgemm, qnnpack and onednn; None for the one
+                that suits the weights' layout and this processor best.
+
+        Raises:
+            WeightsUnavailableError: neither the cache nor the URL, checkout or mirror has the file.
+            InvalidWeightsError: the file is not the published one, holds code, or does not fit the model.
+            InvalidArgumentError: there is no such engine.
+            FailedPreconditionError: this processor or build of PyTorch lacks the engine.
+        """
+        if not quantize:
+            load_published(model, weights=weights, progress=progress)
+            return
+        engine = _engine(layout, backend)
+        if trained_rounding:
+            # Training would have measured the scales; with random weights they stay 1, as the reference's do.
+            _prepare(model, quantization.get_default_qat_qconfig, backend or layout, is_qat=True)
+            load_published(model, weights=weights, progress=progress)
+            _pack(model, engine)
+            return
+        _prepare(model, _whole_range_qconfig, backend or layout, is_qat=False)
+        if weights is None:
+            # The reference draws this image right after the weights, whatever the model: equal seeds, equal scales.
+            with torch.no_grad():
+                model(torch.rand(1, 3, 299, 299, device="cpu"))
         _pack(model, engine)
-        return
-    _prepare(model, _whole_range_qconfig, backend or layout, is_qat=False)
-    if weights is None:
-        # The reference draws this image right after the weights, whatever the model: equal seeds give equal scales.
-        with torch.no_grad():
-            model(torch.rand(1, 3, 299, 299, device="cpu"))
-    _pack(model, engine)
-    if weights is not None:
         with _packing_for(engine):
-            load_weights(model, weights, progress)
+            load_published(model, weights=weights, progress=progress)
+
+    return finish
 
 
 def _engine(layout: Layout, backend: str | None) -> str:

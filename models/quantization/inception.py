@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.inception import Inception3, Inception_V3_Weights
-from zoofleet.models.quantization._convert import finish
+from zoofleet.models._weight_sets import Inception_V3_QuantizedWeights
+from zoofleet.models._weights import WeightsEnum
+from zoofleet.models.googlenet import following
+from zoofleet.models.inception import Inception3, Inception_V3_Weights, drop_head
+from zoofleet.models.quantization._convert import quantized
 from zoofleet.models.quantization._quantizable import QuantizableInception
 
 __all__ = ["Inception_V3_QuantizedWeights", "QuantizableInception3", "inception_v3"]
@@ -17,20 +19,20 @@ class QuantizableInception3(QuantizableInception, Inception3):
     """Inception v3 with the marks between which activations are INT8.
 
     Args:
-        **kwargs: passed to `Inception3`, such as `num_classes`.
+        **kwargs: options of `Inception3` but `concat`, such as `num_classes`.
     """
 
 
-Inception_V3_QuantizedWeights = define_weights("Inception_V3_QuantizedWeights")
-
-
-@register_model(name="quantized_inception_v3", weights=Inception_V3_QuantizedWeights, unquantized=Inception_V3_Weights)
+@register_model(
+    name="quantized_inception_v3",
+    weights=Inception_V3_QuantizedWeights,
+    unquantized=Inception_V3_Weights,
+    finish=(quantized("fbgemm"), drop_head),
+)
 def inception_v3(
     *,
     weights: WeightsEnum | None = None,
-    progress: bool = True,
     quantize: bool = False,
-    backend: str | None = None,
     aux_logits: bool | None = None,
     transform_input: bool | None = None,
     **kwargs: Any,
@@ -38,28 +40,15 @@ def inception_v3(
     """Build Inception v3 (27.2 M parameters, of which the auxiliary head has 3.3 M), in float or in INT8.
 
     Args:
-        weights: `Inception_V3_QuantizedWeights` with `quantize`, `Inception_V3_Weights` without, None for random ones.
-        progress: show a progress line while downloading.
-        quantize: convert to INT8.
-        backend: the engine for INT8, of x86, fbgemm, qnnpack and onednn; None for the one that suits this processor.
-        aux_logits: with the auxiliary head, which INT8 weights lack; None for one that has random weights alone.
-        transform_input: passed to `Inception3`; None for what the weights need.
-        **kwargs: passed to `Inception3`, such as `num_classes`.
+        aux_logits: whether the model has the auxiliary head, which INT8 weights lack; None for one that has random
+            weights alone.
+        transform_input: rescale images from ImageNet's mean and standard deviation to -1..1; None for doing so with
+            published weights, which need it.
+        **kwargs: options of `Inception3`: `num_classes`, `init_weights` and `dropout`.
 
     Raises:
-        FailedPreconditionError: this processor or build of PyTorch lacks the engine.
         InvalidWeightsError: the head is asked for with INT8 weights.
     """
-    published = weights is not None
-    if published:
-        kwargs["init_weights"] = False
     # The published float file has the head, so it must be there to load it; the INT8 file is without.
-    model = QuantizableInception3(
-        aux_logits=(not quantize or bool(aux_logits)) if published else aux_logits is not False,
-        transform_input=published if transform_input is None else transform_input,
-        **kwargs,
-    )
-    finish(model, weights, progress, quantize=quantize, backend=backend, layout="fbgemm")
-    if published and not aux_logits:
-        model.AuxLogits = None
-    return model
+    heads = aux_logits is not False if weights is None else not quantize or bool(aux_logits)
+    return QuantizableInception3(aux_logits=heads, **(kwargs | following(weights, transform_input)))

@@ -1,4 +1,8 @@
-"""MobileNetV3-Large whose float form can be quantized to INT8."""
+"""MobileNetV3-Large whose float form can be quantized to INT8.
+
+In shapes, N is the number of images, C the number of channels, and H and W are the height and width of an image or a
+map. A prime marks sizes of the output.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from torch.ao.nn.quantized import FloatFunctional
 
 from zoofleet.models._layers import Layer, SqueezeExcitation
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import MobileNet_V3_Large_QuantizedWeights
 from zoofleet.models.mobilenetv3 import (
     InvertedResidual,
     InvertedResidualConfig,
@@ -17,7 +21,7 @@ from zoofleet.models.mobilenetv3 import (
     MobileNetV3,
     large_config,
 )
-from zoofleet.models.quantization._convert import finish
+from zoofleet.models.quantization._convert import quantized
 from zoofleet.models.quantization._quantizable import Quantizable
 
 __all__ = ["MobileNet_V3_Large_QuantizedWeights", "QuantizableMobileNetV3", "mobilenet_v3_large"]
@@ -63,27 +67,21 @@ class QuantizableMobileNetV3(Quantizable, MobileNetV3):
 
     Args:
         *args: passed to `MobileNetV3`.
-        **kwargs: passed to `MobileNetV3`, such as `num_classes`.
+        **kwargs: options of `MobileNetV3`: `num_classes`, `block`, `norm_layer` and `dropout`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, block=QuantizableInvertedResidual, **kwargs)
 
 
-MobileNet_V3_Large_QuantizedWeights = define_weights("MobileNet_V3_Large_QuantizedWeights")
-
-
 @register_model(
     name="quantized_mobilenet_v3_large",
     weights=MobileNet_V3_Large_QuantizedWeights,
     unquantized=MobileNet_V3_Large_Weights,
+    finish=(quantized("qnnpack", trained_rounding=True),),
 )
 def mobilenet_v3_large(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    quantize: bool = False,
-    backend: str | None = None,
     width_mult: float = 1.0,
     dilated: bool = False,
     reduced_tail: bool = False,
@@ -92,22 +90,12 @@ def mobilenet_v3_large(
     """Build MobileNetV3-Large (5.5 M parameters), in float ready for quantization or in INT8.
 
     Args:
-        weights: `MobileNet_V3_Large_QuantizedWeights` with `quantize`, `MobileNet_V3_Large_Weights` without, None for
-            random ones.
-        progress: show a progress line while downloading.
         quantize: convert to INT8. With random weights all scales are 1, as in the reference: only training with
             rounding, which the published weights have had, measures them. `convert` measures them on images.
-        backend: the engine for INT8, of x86, fbgemm, qnnpack and onednn; None for the one that suits this processor.
         width_mult: scales all channels; published weights fit 1.
         dilated: dilate the last stage rather than stride; takes the same weights.
         reduced_tail: halve the channels of the last stage; no published weights fit.
-        **kwargs: passed to `QuantizableMobileNetV3`, such as `num_classes`.
-
-    Raises:
-        FailedPreconditionError: this processor or build of PyTorch lacks the engine.
+        **kwargs: options of `QuantizableMobileNetV3`: `num_classes`, `norm_layer` and `dropout`.
     """
     configs, last_channel = large_config(width_mult=width_mult, dilated=dilated, reduced_tail=reduced_tail)
-    model = QuantizableMobileNetV3(configs, last_channel, **kwargs)
-    # The published file was saved in training: 21.6 MB, four bytes for each parameter.
-    finish(model, weights, progress, quantize=quantize, backend=backend, layout="qnnpack", trained_rounding=True)
-    return model
+    return QuantizableMobileNetV3(configs, last_channel, **kwargs)

@@ -1,16 +1,23 @@
-"""ResNets whose float form can be quantized to INT8."""
+"""ResNets whose float form can be quantized to INT8.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor, nn
 from torch.ao.nn.quantized import FloatFunctional
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.quantization._convert import finish
+from zoofleet.models._weight_sets import (
+    ResNet18_QuantizedWeights,
+    ResNet50_QuantizedWeights,
+    ResNeXt101_32X8D_QuantizedWeights,
+    ResNeXt101_64X4D_QuantizedWeights,
+)
+from zoofleet.models.quantization._convert import quantized
 from zoofleet.models.quantization._quantizable import Quantizable
 from zoofleet.models.resnet import (
     BasicBlock,
@@ -37,6 +44,8 @@ __all__ = [
 
 class QuantizableBasicBlock(BasicBlock):
     """Two 3x3 convolutions with a shortcut, whose sum has a scale of its own."""
+
+    fused = (("conv1", "bn1", "relu"), ("conv2", "bn2"))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -73,118 +82,74 @@ class QuantizableResNet(Quantizable, ResNet):
     Args:
         block: `QuantizableBasicBlock` or `QuantizableBottleneck`.
         layers: number of blocks in each of the four stages.
-        **kwargs: passed to `ResNet`, such as `num_classes`.
+        **kwargs: options of `ResNet`, such as `num_classes`.
     """
 
-
-def _resnet(
-    block: type[BasicBlock | Bottleneck],
-    layers: Sequence[int],
-    weights: WeightsEnum | None,
-    progress: bool,
-    quantize: bool,
-    backend: str | None,
-    **kwargs: Any,
-) -> QuantizableResNet:
-    model = QuantizableResNet(block, layers, **kwargs)
-    finish(model, weights, progress, quantize=quantize, backend=backend, layout="fbgemm")
-    return model
+    fused = (("conv1", "bn1", "relu"),)
 
 
-ResNet18_QuantizedWeights = define_weights("ResNet18_QuantizedWeights")
+_INT8: Final = (quantized("fbgemm"),)
 
 
-@register_model(name="quantized_resnet18", weights=ResNet18_QuantizedWeights, unquantized=ResNet18_Weights)
-def resnet18(
-    *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    quantize: bool = False,
-    backend: str | None = None,
-    **kwargs: Any,
-) -> QuantizableResNet:
+@register_model(
+    name="quantized_resnet18",
+    weights=ResNet18_QuantizedWeights,
+    unquantized=ResNet18_Weights,
+    finish=_INT8,
+)
+def resnet18(**kwargs: Any) -> QuantizableResNet:
     """Build ResNet-18 (11.7 M parameters), in float ready for quantization or in INT8.
 
     Args:
-        weights: `ResNet18_QuantizedWeights` with `quantize`, `ResNet18_Weights` without, None for random ones.
-        progress: show a progress line while downloading.
-        quantize: convert to INT8.
-        backend: the engine for INT8, of x86, fbgemm, qnnpack and onednn; None for the one that suits this processor.
-        **kwargs: passed to `QuantizableResNet`, such as `num_classes`.
-
-    Raises:
-        FailedPreconditionError: this processor or build of PyTorch lacks the engine.
+        **kwargs: options of `QuantizableResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation`
+            and `norm_layer`.
     """
-    return _resnet(QuantizableBasicBlock, (2, 2, 2, 2), weights, progress, quantize, backend, **kwargs)
-
-
-ResNet50_QuantizedWeights = define_weights("ResNet50_QuantizedWeights")
-
-
-@register_model(name="quantized_resnet50", weights=ResNet50_QuantizedWeights, unquantized=ResNet50_Weights)
-def resnet50(
-    *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    quantize: bool = False,
-    backend: str | None = None,
-    **kwargs: Any,
-) -> QuantizableResNet:
-    """Build ResNet-50 (25.6 M parameters); the arguments are those of `resnet18`."""
-    return _resnet(QuantizableBottleneck, (3, 4, 6, 3), weights, progress, quantize, backend, **kwargs)
-
-
-ResNeXt101_32X8D_QuantizedWeights = define_weights("ResNeXt101_32X8D_QuantizedWeights")
+    return QuantizableResNet(QuantizableBasicBlock, (2, 2, 2, 2), **kwargs)
 
 
 @register_model(
-    name="quantized_resnext101_32x8d", weights=ResNeXt101_32X8D_QuantizedWeights, unquantized=ResNeXt101_32X8D_Weights
+    name="quantized_resnet50",
+    weights=ResNet50_QuantizedWeights,
+    unquantized=ResNet50_Weights,
+    finish=_INT8,
 )
-def resnext101_32x8d(
-    *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    quantize: bool = False,
-    backend: str | None = None,
-    **kwargs: Any,
-) -> QuantizableResNet:
-    """Build ResNeXt-101 32x8d (88.8 M parameters); the arguments are those of `resnet18`."""
-    return _resnet(
-        QuantizableBottleneck,
-        (3, 4, 23, 3),
-        weights,
-        progress,
-        quantize,
-        backend,
-        groups=32,
-        width_per_group=8,
-        **kwargs,
-    )
+def resnet50(**kwargs: Any) -> QuantizableResNet:
+    """Build ResNet-50 (25.6 M parameters), in float ready for quantization or in INT8.
 
-
-ResNeXt101_64X4D_QuantizedWeights = define_weights("ResNeXt101_64X4D_QuantizedWeights")
+    Args:
+        **kwargs: options of `QuantizableResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation`
+            and `norm_layer`.
+    """
+    return QuantizableResNet(QuantizableBottleneck, (3, 4, 6, 3), **kwargs)
 
 
 @register_model(
-    name="quantized_resnext101_64x4d", weights=ResNeXt101_64X4D_QuantizedWeights, unquantized=ResNeXt101_64X4D_Weights
+    name="quantized_resnext101_32x8d",
+    weights=ResNeXt101_32X8D_QuantizedWeights,
+    unquantized=ResNeXt101_32X8D_Weights,
+    finish=_INT8,
 )
-def resnext101_64x4d(
-    *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    quantize: bool = False,
-    backend: str | None = None,
-    **kwargs: Any,
-) -> QuantizableResNet:
-    """Build ResNeXt-101 64x4d (83.5 M parameters); the arguments are those of `resnet18`."""
-    return _resnet(
-        QuantizableBottleneck,
-        (3, 4, 23, 3),
-        weights,
-        progress,
-        quantize,
-        backend,
-        groups=64,
-        width_per_group=4,
-        **kwargs,
-    )
+def resnext101_32x8d(**kwargs: Any) -> QuantizableResNet:
+    """Build ResNeXt-101 32x8d (88.8 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        **kwargs: options of `QuantizableResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation`
+            and `norm_layer`.
+    """
+    return QuantizableResNet(QuantizableBottleneck, (3, 4, 23, 3), groups=32, width_per_group=8, **kwargs)
+
+
+@register_model(
+    name="quantized_resnext101_64x4d",
+    weights=ResNeXt101_64X4D_QuantizedWeights,
+    unquantized=ResNeXt101_64X4D_Weights,
+    finish=_INT8,
+)
+def resnext101_64x4d(**kwargs: Any) -> QuantizableResNet:
+    """Build ResNeXt-101 64x4d (83.5 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        **kwargs: options of `QuantizableResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation`
+            and `norm_layer`.
+    """
+    return QuantizableResNet(QuantizableBottleneck, (3, 4, 23, 3), groups=64, width_per_group=4, **kwargs)

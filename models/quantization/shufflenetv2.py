@@ -1,15 +1,23 @@
-"""ShuffleNets V2 whose float form can be quantized to INT8."""
+"""ShuffleNets V2 whose float form can be quantized to INT8.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 from torch.ao.nn.quantized import FloatFunctional
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
-from zoofleet.models.quantization._convert import finish
+from zoofleet.models._weight_sets import (
+    ShuffleNet_V2_X0_5_QuantizedWeights,
+    ShuffleNet_V2_X1_0_QuantizedWeights,
+    ShuffleNet_V2_X1_5_QuantizedWeights,
+    ShuffleNet_V2_X2_0_QuantizedWeights,
+)
+from zoofleet.models.quantization._convert import quantized
 from zoofleet.models.quantization._quantizable import Quantizable
 from zoofleet.models.shufflenetv2 import (
     InvertedResidual,
@@ -52,114 +60,71 @@ class QuantizableShuffleNetV2(Quantizable, ShuffleNetV2):
 
     Args:
         *args: passed to `ShuffleNetV2`.
-        **kwargs: passed to `ShuffleNetV2`, such as `num_classes`.
+        **kwargs: options of `ShuffleNetV2`: `num_classes` and `inverted_residual`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, inverted_residual=QuantizableInvertedResidual, **kwargs)
 
 
-def _shufflenet(
-    widths: tuple[int, int, int],
-    last: int,
-    weights: WeightsEnum | None,
-    progress: bool,
-    quantize: bool,
-    backend: str | None,
-    **kwargs: Any,
-) -> QuantizableShuffleNetV2:
-    model = QuantizableShuffleNetV2((4, 8, 4), (24, *widths, last), **kwargs)
-    finish(model, weights, progress, quantize=quantize, backend=backend, layout="fbgemm")
-    return model
-
-
-ShuffleNet_V2_X0_5_QuantizedWeights = define_weights("ShuffleNet_V2_X0_5_QuantizedWeights")
+_INT8: Final = (quantized("fbgemm"),)
 
 
 @register_model(
     name="quantized_shufflenet_v2_x0_5",
     weights=ShuffleNet_V2_X0_5_QuantizedWeights,
     unquantized=ShuffleNet_V2_X0_5_Weights,
+    finish=_INT8,
 )
-def shufflenet_v2_x0_5(
-    *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    quantize: bool = False,
-    backend: str | None = None,
-    **kwargs: Any,
-) -> QuantizableShuffleNetV2:
+def shufflenet_v2_x0_5(**kwargs: Any) -> QuantizableShuffleNetV2:
     """Build ShuffleNet V2 0.5x (1.4 M parameters), in float ready for quantization or in INT8.
 
     Args:
-        weights: `ShuffleNet_V2_X0_5_QuantizedWeights` with `quantize`, `ShuffleNet_V2_X0_5_Weights` without, None for
-            random ones.
-        progress: show a progress line while downloading.
-        quantize: convert to INT8.
-        backend: the engine for INT8, of x86, fbgemm, qnnpack and onednn; None for the one that suits this processor.
-        **kwargs: passed to `QuantizableShuffleNetV2`, such as `num_classes`.
-
-    Raises:
-        FailedPreconditionError: this processor or build of PyTorch lacks the engine.
+        **kwargs: `num_classes`, the option of `QuantizableShuffleNetV2`.
     """
-    return _shufflenet((48, 96, 192), 1024, weights, progress, quantize, backend, **kwargs)
-
-
-ShuffleNet_V2_X1_0_QuantizedWeights = define_weights("ShuffleNet_V2_X1_0_QuantizedWeights")
+    return QuantizableShuffleNetV2((4, 8, 4), (24, 48, 96, 192, 1024), **kwargs)
 
 
 @register_model(
     name="quantized_shufflenet_v2_x1_0",
     weights=ShuffleNet_V2_X1_0_QuantizedWeights,
     unquantized=ShuffleNet_V2_X1_0_Weights,
+    finish=_INT8,
 )
-def shufflenet_v2_x1_0(
-    *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    quantize: bool = False,
-    backend: str | None = None,
-    **kwargs: Any,
-) -> QuantizableShuffleNetV2:
-    """Build ShuffleNet V2 1.0x (2.3 M parameters); the arguments are those of `shufflenet_v2_x0_5`."""
-    return _shufflenet((116, 232, 464), 1024, weights, progress, quantize, backend, **kwargs)
+def shufflenet_v2_x1_0(**kwargs: Any) -> QuantizableShuffleNetV2:
+    """Build ShuffleNet V2 1.0x (2.3 M parameters), in float ready for quantization or in INT8.
 
-
-ShuffleNet_V2_X1_5_QuantizedWeights = define_weights("ShuffleNet_V2_X1_5_QuantizedWeights")
+    Args:
+        **kwargs: `num_classes`, the option of `QuantizableShuffleNetV2`.
+    """
+    return QuantizableShuffleNetV2((4, 8, 4), (24, 116, 232, 464, 1024), **kwargs)
 
 
 @register_model(
     name="quantized_shufflenet_v2_x1_5",
     weights=ShuffleNet_V2_X1_5_QuantizedWeights,
     unquantized=ShuffleNet_V2_X1_5_Weights,
+    finish=_INT8,
 )
-def shufflenet_v2_x1_5(
-    *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    quantize: bool = False,
-    backend: str | None = None,
-    **kwargs: Any,
-) -> QuantizableShuffleNetV2:
-    """Build ShuffleNet V2 1.5x (3.5 M parameters); the arguments are those of `shufflenet_v2_x0_5`."""
-    return _shufflenet((176, 352, 704), 1024, weights, progress, quantize, backend, **kwargs)
+def shufflenet_v2_x1_5(**kwargs: Any) -> QuantizableShuffleNetV2:
+    """Build ShuffleNet V2 1.5x (3.5 M parameters), in float ready for quantization or in INT8.
 
-
-ShuffleNet_V2_X2_0_QuantizedWeights = define_weights("ShuffleNet_V2_X2_0_QuantizedWeights")
+    Args:
+        **kwargs: `num_classes`, the option of `QuantizableShuffleNetV2`.
+    """
+    return QuantizableShuffleNetV2((4, 8, 4), (24, 176, 352, 704, 1024), **kwargs)
 
 
 @register_model(
     name="quantized_shufflenet_v2_x2_0",
     weights=ShuffleNet_V2_X2_0_QuantizedWeights,
     unquantized=ShuffleNet_V2_X2_0_Weights,
+    finish=_INT8,
 )
-def shufflenet_v2_x2_0(
-    *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    quantize: bool = False,
-    backend: str | None = None,
-    **kwargs: Any,
-) -> QuantizableShuffleNetV2:
-    """Build ShuffleNet V2 2.0x (7.4 M parameters); the arguments are those of `shufflenet_v2_x0_5`."""
-    return _shufflenet((244, 488, 976), 2048, weights, progress, quantize, backend, **kwargs)
+def shufflenet_v2_x2_0(**kwargs: Any) -> QuantizableShuffleNetV2:
+    """Build ShuffleNet V2 2.0x (7.4 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        **kwargs: `num_classes`, the option of `QuantizableShuffleNetV2`.
+    """
+    return QuantizableShuffleNetV2((4, 8, 4), (24, 244, 488, 976, 2048), **kwargs)

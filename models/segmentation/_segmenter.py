@@ -1,25 +1,39 @@
-"""What the segmentation models have in common: dilated backbones, input, output, and a second head for training."""
+"""What the segmentation models have in common: dilated backbones, input, output, and a second head for training.
+
+In shapes, N is the number of images, C the number of channels, and H and W are the height and width of an image or a
+map.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._utils import IntermediateLayerGetter
-from zoofleet.models._weights import WeightsEnum, fixed_by_weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.mobilenetv3 import mobilenet_v3_large
 from zoofleet.models.resnet import ResNet
 
-__all__ = ["DilatedBackbone", "FCNHead", "Segmenter", "build_segmenter", "check_images", "upsample"]
+__all__ = [
+    "TRAINED_WITH_HEAD",
+    "DilatedBackbone",
+    "FCNHead",
+    "Segmenter",
+    "build_segmenter",
+    "check_images",
+    "upsample",
+]
 
 S = TypeVar("S", bound="Segmenter")
+
+TRAINED_WITH_HEAD: Final = {"aux_loss": lambda _meta: True}
+"""What the weights of all models with an auxiliary head fix, as `register_model` takes it."""
 
 fx.wrap("check_images")  # a branch that torch.fx would not trace
 
@@ -29,7 +43,7 @@ class FCNHead(nn.Sequential):
 
     Args:
         in_channels: channels of the features.
-        channels: of the logits, the number of classes.
+        channels: number of channels of the logits, which is the number of classes.
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:
@@ -48,8 +62,8 @@ class Segmenter(nn.Module):
 
     Args:
         backbone: gives a dict with the features `out` and, with an auxiliary head, `aux`.
-        classifier: features `out` -> logits of their size.
-        aux_classifier: features `aux` -> logits of their size, whose loss helps training; None for none.
+        classifier: maps the features `out` to logits of their size.
+        aux_classifier: maps the features `aux` to logits of their size, whose loss helps training; None for none.
     """
 
     def __init__(self, backbone: nn.Module, classifier: nn.Module, aux_classifier: nn.Module | None = None) -> None:
@@ -126,24 +140,21 @@ class DilatedBackbone:
 def build_segmenter(
     model_class: type[S],
     head: Callable[[int, int], nn.Module],
-    backbone: Callable[[WeightsEnum | None, bool], DilatedBackbone],
-    *,
-    weights: WeightsEnum | None,
-    progress: bool,
+    dilated: DilatedBackbone,
     num_classes: int,
-    aux_loss: bool | None,
-    weights_backbone: WeightsEnum | None,
+    aux_loss: bool,
 ) -> S:
-    """Build a model with `head(channels, num_classes)` over a backbone; the other arguments are the builders'."""
-    if weights is not None:
-        weights_backbone = None
-        aux_loss = fixed_by_weights(weights, "aux_loss", aux_loss, True)
-    dilated = backbone(weights_backbone, progress)
-    model = model_class(
+    """Build a segmentation model over a backbone.
+
+    Args:
+        model_class: the model's class.
+        head: makes the head from the channels of the backbone's last features and the number of classes.
+        dilated: the backbone.
+        num_classes: number of channels of the output.
+        aux_loss: whether the model has an auxiliary head over the backbone's early features.
+    """
+    return model_class(
         backbone=dilated.giving(early="aux" if aux_loss else None, last="out"),
         aux_classifier=FCNHead(dilated.early[1], num_classes) if aux_loss else None,
         classifier=head(dilated.last[1], num_classes),
     )
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model

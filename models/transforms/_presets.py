@@ -20,8 +20,8 @@ from zoofleet.models.transforms._image import (
     to_float,
 )
 
-_IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
-_IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 _KINETICS_MEAN: Final = (0.43216, 0.394666, 0.37645)
 _KINETICS_STD: Final = (0.22803, 0.22145, 0.216989)
 
@@ -37,8 +37,8 @@ class ImageClassification(_Preset):
     Args:
         crop_size: side of the square output in pixels.
         resize_size: length of the shorter side before the crop in pixels.
-        mean: for each of R, G, B in [0, 1].
-        std: for each of R, G, B.
+        mean: one value for each of R, G and B in [0, 1].
+        std: one value for each of R, G and B.
         interpolation: `bilinear` or `bicubic`.
         antialias: filter tensors before they shrink; Pillow images always are.
     """
@@ -48,8 +48,8 @@ class ImageClassification(_Preset):
         *,
         crop_size: int,
         resize_size: int = 256,
-        mean: Sequence[float] = _IMAGENET_MEAN,
-        std: Sequence[float] = _IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         interpolation: Interpolation = "bilinear",
         antialias: bool = True,
     ) -> None:
@@ -79,8 +79,8 @@ class SemanticSegmentation(_Preset):
 
     Args:
         resize_size: length of the shorter side in pixels, None to keep the image's size.
-        mean: for each of R, G, B in [0, 1].
-        std: for each of R, G, B.
+        mean: one value for each of R, G and B in [0, 1].
+        std: one value for each of R, G and B.
         interpolation: `bilinear` or `bicubic`.
         antialias: filter tensors before they shrink; Pillow images always are.
     """
@@ -89,8 +89,8 @@ class SemanticSegmentation(_Preset):
         self,
         *,
         resize_size: int | None = 520,
-        mean: Sequence[float] = _IMAGENET_MEAN,
-        std: Sequence[float] = _IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         interpolation: Interpolation = "bilinear",
         antialias: bool = True,
     ) -> None:
@@ -123,8 +123,8 @@ class VideoClassification(_Preset):
     Args:
         crop_size: (height, width) of the output in pixels.
         resize_size: (height, width) before the crop, or (shorter side,) alone, in pixels.
-        mean: for each of R, G, B in [0, 1].
-        std: for each of R, G, B.
+        mean: one value for each of R, G and B in [0, 1].
+        std: one value for each of R, G and B.
         interpolation: `bilinear` or `bicubic`.
     """
 

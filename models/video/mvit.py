@@ -4,6 +4,10 @@ Sources: Fan et al., "Multiscale Vision Transformers", ICCV 2021, arXiv:2104.112
 Multiscale Vision Transformers for Classification and Detection", CVPR 2022, arXiv:2112.01526.
 
 A clip is a sequence of tokens: one for the class, then those of the map in the order of time, height and width.
+
+In shapes, N is the number of clips, C the number of channels, T, H and W are the frames, height and width of a clip or
+a map, with a prime for those after a layer that shrinks it, L is the number of tokens, and Q and K are the numbers of
+tokens but the class's among queries and keys.
 """
 
 from __future__ import annotations
@@ -12,17 +16,16 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._layers import MLP, Layer, StochasticDepth
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights, fixed_by_weights
+from zoofleet.models._weight_sets import MViT_V1_B_Weights, MViT_V2_S_Weights
 
 __all__ = ["MSBlockConfig", "MViT", "MViT_V1_B_Weights", "MViT_V2_S_Weights", "mvit_v1_b", "mvit_v2_s"]
 
@@ -37,13 +40,13 @@ class MSBlockConfig:
     """One block.
 
     Attributes:
-        num_heads: of the attention.
+        num_heads: number of attention heads.
         input_channels: length of a token before the block.
         output_channels: length of a token after it.
-        kernel_q: of the convolution that pools queries; all 1, with a stride of 1, for no pooling.
-        kernel_kv: of those that pool keys and values.
-        stride_q: of the convolution that pools queries, by which the block shrinks the map.
-        stride_kv: of those that pool keys and values.
+        kernel_q: kernel size of the convolution that pools queries; all 1, with a stride of 1, for no pooling.
+        kernel_kv: kernel size of those that pool keys and values.
+        stride_q: stride of the convolution that pools queries, by which the block shrinks the map.
+        stride_kv: stride of those that pool keys and values.
     """
 
     num_heads: int
@@ -115,15 +118,15 @@ class MultiscaleAttention(nn.Module):
     """Self-attention whose queries, keys and values are pooled first.
 
     Args:
-        input_size: of the map for which relative positions are made.
+        input_size: size of the map for which relative positions are made.
         embed_dim: length of a token before it.
         output_dim: length of a token after it.
         config: heads and pooling.
         residual_pool: add the pooled queries to the result.
-        residual_with_cls_embed: also that of the class token.
+        residual_with_cls_embed: add that of the class token too.
         rel_pos_embed: let a query's products with learned vectors, one for each distance, bias its attention.
         dropout: probability on the output.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
     """
 
     def __init__(
@@ -196,15 +199,15 @@ class MultiscaleBlock(nn.Module):
     """Pooled attention and an MLP, each normalised before and with a shortcut.
 
     Args:
-        input_size: of the map for which relative positions are made.
+        input_size: size of the map for which relative positions are made.
         config: channels, heads and pooling.
-        residual_pool: as in `MultiscaleAttention`.
-        residual_with_cls_embed: as in `MultiscaleAttention`.
-        rel_pos_embed: as in `MultiscaleAttention`.
+        residual_pool: add the pooled queries to the attention's result.
+        residual_with_cls_embed: add that of the class token too.
+        rel_pos_embed: let a query's products with learned vectors, one for each distance, bias its attention.
         proj_after_attn: change the number of channels in the attention rather than in the MLP.
         dropout: probability after the attention and after each layer of the MLP.
         stochastic_depth_prob: probability with which either branch is dropped.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
     """
 
     def __init__(
@@ -304,9 +307,9 @@ class MViT(nn.Module):
         stochastic_depth_prob: that of the last block; it grows evenly from 0 at the first.
         num_classes: length of the output.
         norm_layer: over the last axis, made with the number of channels.
-        patch_embed_kernel: of the convolution that makes tokens of patches.
-        patch_embed_stride: of that convolution.
-        patch_embed_padding: of that convolution.
+        patch_embed_kernel: kernel size of the convolution that makes tokens of patches.
+        patch_embed_stride: stride of that convolution.
+        patch_embed_padding: padding of that convolution.
 
     Raises:
         InvalidArgumentError: no blocks, or a size that `patch_embed_stride` does not divide.
@@ -404,26 +407,14 @@ def _mvit(
     rel_pos_embed: bool,
     proj_after_attn: bool,
     kernel_q: Size,
-    spatial_size: tuple[int, int] | None,
-    temporal_size: int | None,
-    weights: WeightsEnum | None,
-    progress: bool,
     **kwargs: Any,
 ) -> MViT:
-    if weights is not None:
-        spatial_size = fixed_by_weights(weights, "spatial_size", spatial_size, tuple(weights.meta["min_size"]))
-        temporal_size = fixed_by_weights(weights, "temporal_size", temporal_size, weights.meta["min_temporal_size"])
-    model = MViT(
-        (224, 224) if spatial_size is None else spatial_size,
-        16 if temporal_size is None else temporal_size,
-        _block_setting(proj_after_attn, kernel_q),
+    return MViT(
+        block_setting=_block_setting(proj_after_attn, kernel_q),
         rel_pos_embed=rel_pos_embed,
         proj_after_attn=proj_after_attn,
         **kwargs,
     )
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
 
 
 def _block_setting(proj_after_attn: bool, kernel_q: Size) -> list[MSBlockConfig]:
@@ -432,7 +423,7 @@ def _block_setting(proj_after_attn: bool, kernel_q: Size) -> list[MSBlockConfig]
     Args:
         proj_after_attn: whether the block in which the number of channels grows is the one that halves the map, or the
             one before it.
-        kernel_q: of the pooling of queries in the blocks that keep the map's size.
+        kernel_q: kernel size of the pooling of queries in the blocks that keep the map's size.
     """
     widths = [96] + [192] * 2 + [384] * 11 + [768] * 2  # of the attention
     channels = [96, *widths] if proj_after_attn else [*widths, 768]
@@ -451,29 +442,29 @@ def _block_setting(proj_after_attn: bool, kernel_q: Size) -> list[MSBlockConfig]
     ]
 
 
-MViT_V1_B_Weights = define_weights("MViT_V1_B_Weights")
-MViT_V2_S_Weights = define_weights("MViT_V2_S_Weights")
+_TRAINED_SIZE: Final = {
+    "spatial_size": lambda meta: tuple(meta["min_size"]),
+    "temporal_size": lambda meta: meta["min_temporal_size"],
+}
+"""Position embeddings are of the size that weights were trained with."""
 
 
-@register_model(weights=MViT_V1_B_Weights)
+@register_model(weights=MViT_V1_B_Weights, fixed=_TRAINED_SIZE)
 def mvit_v1_b(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    spatial_size: tuple[int, int] | None = None,
-    temporal_size: int | None = None,
+    spatial_size: tuple[int, int] = (224, 224),
+    temporal_size: int = 16,
     stochastic_depth_prob: float = 0.2,
     **kwargs: Any,
 ) -> MViT:
     """Build MViT-B of the first version (36.6 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
-        spatial_size: height and width of the clips in pixels; None for 224 or what the weights need.
-        temporal_size: their length in frames; None for 16 or what the weights need.
+        spatial_size: height and width of the clips in pixels; weights fix them.
+        temporal_size: length of the clips in frames; weights fix it.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `MViT`, such as `num_classes`.
+        **kwargs: options of `MViT`: `num_classes`, `dropout`, `attention_dropout`, `norm_layer`, `patch_embed_kernel`,
+            `patch_embed_stride` and `patch_embed_padding`.
     """
     return _mvit(
         residual_pool=False,
@@ -484,31 +475,26 @@ def mvit_v1_b(
         spatial_size=spatial_size,
         temporal_size=temporal_size,
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )
 
 
-@register_model(weights=MViT_V2_S_Weights)
+@register_model(weights=MViT_V2_S_Weights, fixed=_TRAINED_SIZE)
 def mvit_v2_s(
     *,
-    weights: WeightsEnum | None = None,
-    progress: bool = True,
-    spatial_size: tuple[int, int] | None = None,
-    temporal_size: int | None = None,
+    spatial_size: tuple[int, int] = (224, 224),
+    temporal_size: int = 16,
     stochastic_depth_prob: float = 0.2,
     **kwargs: Any,
 ) -> MViT:
     """Build MViT-S of the second version (34.5 M parameters).
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
-        spatial_size: height and width of the clips in pixels; None for 224 or what the weights need.
-        temporal_size: their length in frames; None for 16 or what the weights need.
+        spatial_size: height and width of the clips in pixels; weights fix them.
+        temporal_size: length of the clips in frames; weights fix it.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `MViT`, such as `num_classes`.
+        **kwargs: options of `MViT`: `num_classes`, `dropout`, `attention_dropout`, `norm_layer`, `patch_embed_kernel`,
+            `patch_embed_stride` and `patch_embed_padding`.
     """
     return _mvit(
         residual_pool=True,
@@ -519,7 +505,5 @@ def mvit_v2_s(
         spatial_size=spatial_size,
         temporal_size=temporal_size,
         stochastic_depth_prob=stochastic_depth_prob,
-        weights=weights,
-        progress=progress,
         **kwargs,
     )

@@ -3,6 +3,9 @@
 Source: Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018,
 arXiv:1711.11248: R3D has full 3-D convolutions, MC3 has them in its first stage and 2-D ones after it, and R(2+1)D
 filters space and time one after the other.
+
+In shapes, N is the number of clips, and T, H and W are the frames, height and width of a clip or a map, with a prime
+for those of an output.
 """
 
 from __future__ import annotations
@@ -14,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models._hub import load_weights
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import MC3_18_Weights, R2Plus1D_18_Weights, R3D_18_Weights
 
 __all__ = [
     "MC3_18_Weights",
@@ -84,7 +86,7 @@ class BasicBlock(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of the output.
         conv_maker: makes both convolutions.
-        stride: of the first convolution.
+        stride: stride of the first convolution.
         downsample: brings the input to the output's shape; None where it has it already.
     """
 
@@ -125,9 +127,9 @@ class VideoResNet(nn.Module):
 
     Args:
         stem: (N, 3, T, H, W) -> (N, 64, T, H/2, W/2).
-        conv_makers: of the four stages.
+        conv_makers: makers of the convolutions of the four stages.
         layers: blocks in each stage.
-        stride: of the second, third and fourth stage.
+        stride: stride of the second, third and fourth stage.
         num_classes: size of the output.
     """
 
@@ -190,61 +192,41 @@ def _video_resnet(
     *,
     stem: Callable[[], nn.Module],
     conv_makers: Sequence[ConvMaker],
-    weights: WeightsEnum | None,
-    progress: bool,
     **kwargs: Any,
 ) -> VideoResNet:
-    model = VideoResNet(stem=stem(), conv_makers=conv_makers, layers=(2, 2, 2, 2), **kwargs)
-    if weights is not None:
-        load_weights(model, weights, progress=progress)
-    return model
-
-
-R3D_18_Weights = define_weights("R3D_18_Weights")
-MC3_18_Weights = define_weights("MC3_18_Weights")
-R2Plus1D_18_Weights = define_weights("R2Plus1D_18_Weights")
+    return VideoResNet(stem=stem(), conv_makers=conv_makers, layers=(2, 2, 2, 2), **kwargs)
 
 
 @register_model(weights=R3D_18_Weights)
-def r3d_18(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> VideoResNet:
+def r3d_18(**kwargs: Any) -> VideoResNet:
     """Build R3D-18 (33.4 M parameters): 3x3x3 convolutions throughout.
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
-        **kwargs: passed to `VideoResNet`, such as `num_classes`.
+        **kwargs: `num_classes`, the option of `VideoResNet`.
     """
-    return _video_resnet(stem=basic_stem, conv_makers=[conv3d_simple] * 4, weights=weights, progress=progress, **kwargs)
+    return _video_resnet(stem=basic_stem, conv_makers=[conv3d_simple] * 4, **kwargs)
 
 
 @register_model(weights=MC3_18_Weights)
-def mc3_18(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> VideoResNet:
+def mc3_18(**kwargs: Any) -> VideoResNet:
     """Build MC3-18 (11.7 M parameters): 3x3x3 convolutions in the first stage, 1x3x3 ones in the others.
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
-        **kwargs: passed to `VideoResNet`, such as `num_classes`.
+        **kwargs: `num_classes`, the option of `VideoResNet`.
     """
     return _video_resnet(
         stem=basic_stem,
         conv_makers=[conv3d_simple] + [conv3d_no_temporal] * 3,
         stride=(1, 2, 2),
-        weights=weights,
-        progress=progress,
         **kwargs,
     )
 
 
 @register_model(weights=R2Plus1D_18_Weights)
-def r2plus1d_18(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> VideoResNet:
+def r2plus1d_18(**kwargs: Any) -> VideoResNet:
     """Build R(2+1)D-18 (31.5 M parameters): each convolution is one over space and one over time.
 
     Args:
-        weights: published weights to load, None for random ones.
-        progress: show a progress line while downloading.
-        **kwargs: passed to `VideoResNet`, such as `num_classes`.
+        **kwargs: `num_classes`, the option of `VideoResNet`.
     """
-    return _video_resnet(
-        stem=r2plus1d_stem, conv_makers=[conv2plus1d] * 4, weights=weights, progress=progress, **kwargs
-    )
+    return _video_resnet(stem=r2plus1d_stem, conv_makers=[conv2plus1d] * 4, **kwargs)

@@ -14,6 +14,12 @@ import torch
 from zoofleet.models import WeightsEnum
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Let each test draw the same numbers, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[WeightsEnum, dict[str, Any]], None]:
     """Serve a state dict as a weight set's file."""

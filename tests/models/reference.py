@@ -1,6 +1,7 @@
-"""The reference zoo's facts and how a model is held against them.
+"""The facts in `tests/data/zoo` and how a model is held against them.
 
-A summary of an output tensor has its shape, mean, population std and k = min(n, 64) samples of the flattened tensor, at
+Most facts are the reference's, torchvision's; `tests/models/facts.py` writes those of builders that it lacks. A summary
+of an output tensor has its shape, mean, population std and k = min(n, 64) samples of the flattened tensor, at
 `i * (n - 1) // (k - 1)`. Detectors with random weights give many scores within 1e-4 of each other, so their rows are
 matched one to one first, by all that the summary knows of a row, and only then compared.
 """
@@ -22,7 +23,7 @@ from tests.models import seeded
 from torch import Tensor, nn
 
 from zoofleet import _catalog
-from zoofleet.models import get_model
+from zoofleet.models import get_model, get_model_builder, list_models
 
 ZOO = Path(__file__).parents[1] / "data" / "zoo"
 
@@ -50,9 +51,9 @@ class Built:
 
 
 def build(name: str, **arguments: Any) -> Built:
-    """The model as the reference built it, but for further arguments, in eval mode."""
+    """The model as the reference built it, but for these arguments, in eval mode."""
     torch.manual_seed(0)
-    model = get_model(name, weights=None, **_arguments(name), **arguments).eval()
+    model = get_model(name, **arguments_of(name) | arguments).eval()
     state = model.state_dict()
     digest = hashlib.sha256()
     for key, tensor in state.items():
@@ -69,14 +70,26 @@ def _fill(state: dict[str, Tensor]) -> None:
         list(pool.map(seeded.fill, halves))
 
 
-def _arguments(name: str) -> dict[str, Any]:
+def arguments_of(name: str) -> dict[str, Any]:
+    """What the reference built that model with."""
     task = _catalog.builders()[name].task
-    if task == "segmentation":
-        return {"weights_backbone": None}
+    options: dict[str, Any] = {"weights": None}
+    if task in ("segmentation", "detection"):
+        options["weights_backbone"] = None
     if task == "detection":
         box = "box_" if "rcnn" in name else ""
-        return {"weights_backbone": None, f"{box}score_thresh": 0.0, f"{box}detections_per_img": 20}
-    return {"init_weights": True} if re.search("googlenet|inception", name) else {}
+        options |= {f"{box}score_thresh": 0.0, f"{box}detections_per_img": 20}
+    if re.search("googlenet|inception", name):
+        options["init_weights"] = True
+    return options
+
+
+def smallest_of_each_file() -> list[str]:
+    """One builder for each file of architectures, from the smallest to the largest."""
+    smallest: dict[str, str] = {}
+    for name in sorted(list_models(), key=lambda n: _catalog.builders()[n].num_params):
+        smallest.setdefault(get_model_builder(name).__module__, name)
+    return list(smallest.values())
 
 
 def describe(state: Mapping[str, Any]) -> list[list[Any]]:
@@ -110,6 +123,23 @@ def inputs(kind: str) -> tuple[Any, ...]:
         return (scaled.permute(3, 0, 1, 2)[None],)
     assert kind.endswith("NCHW"), kind
     return (scaled.permute(2, 0, 1)[None],)
+
+
+def summarize(output: Any) -> Any:
+    """Make the summary of an output of any task, as `assert_matches` takes it."""
+    if isinstance(output, Mapping):
+        return {key: summarize(value) for key, value in output.items()}
+    if isinstance(output, list):
+        # Detections of several images, or RAFT's predictions, of which the last counts.
+        return summarize(output[-1]) if isinstance(output[-1], Tensor) else [summarize(value) for value in output]
+    flat = output.flatten().double()
+    samples = [float(f"{value:.7g}") for value in flat[sampled(flat.numel())].tolist()]  # what float32 can tell apart
+    return {
+        "shape": list(output.shape),
+        "mean": flat.mean().item(),
+        "std": flat.std(correction=0).item(),
+        "samples": samples,
+    }
 
 
 def assert_matches(output: Any, summary: Any) -> None:

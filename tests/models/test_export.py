@@ -1,8 +1,7 @@
 """Every builder's network goes through torch.export with a batch of any size, and through torch.compile in one graph.
 
 One model for most files of architectures is held against itself, on another batch size than it was exported with. All
-others are built without numbers, for which the shapes say what there is to say; they take minutes, and run with
-ZOOFLEET_ZOO_PART=rest, as CI does, or all.
+others are built without numbers, for which the shapes say what there is to say; they take minutes, and run in CI alone.
 
 Of detectors these are the backbone and the heads: what lies between them makes as many boxes as there are. INT8 models
 hold packed weights, which torch.export does not take; they are exported as they are before the conversion.
@@ -14,12 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import parts
+from tests.models import parts, reference
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from zoofleet import _catalog
-from zoofleet.models import get_model, get_model_builder
+from zoofleet.models import get_model
 from zoofleet.models.detection import Detector
 from zoofleet.models.detection.generalized_rcnn import GeneralizedRCNN
 
@@ -29,22 +28,13 @@ SIDES = {"inception_v3": 75, "s3d": 224, "maxvit_t": 224, "ssd300_vgg16": 300}
 """Pixels a side where 64 are too few; transformers with a fixed size have 224."""
 
 
-def smallest_of_each_file() -> list[str]:
-    """One model for each file of architectures, without numbers of its own."""
-    smallest: dict[str, str] = {}
-    for name in sorted(CATALOG, key=lambda n: CATALOG[n].num_params):
-        smallest.setdefault(get_model_builder(name).__module__, name)
-    return list(smallest.values())
-
-
 _SLOW = ("maxvit_t", "mvit_v2_s", "s3d", "ssd300_vgg16", "swin3d_t")
-_SAMPLE = [
+QUICK = [
     name
-    for name in smallest_of_each_file()
-    if name in parts.builders("sample") and CATALOG[name].task != "quantization" and name not in _SLOW
+    for name in reference.smallest_of_each_file()
+    if parts.in_sample(name) and CATALOG[name].task != "quantization" and name not in _SLOW
 ]
-_REST = [name for name in CATALOG if name not in _SAMPLE]
-QUICK, OTHERS = {"sample": (_SAMPLE, []), "rest": ([], _REST), "all": (_SAMPLE, _REST)}[parts.chosen()]
+OTHERS = [name for name in CATALOG if name not in QUICK]
 
 
 def build(name: str) -> nn.Module:
@@ -89,29 +79,32 @@ def exported(network: nn.Module, args: tuple[Any, ...]) -> nn.Module:
     return torch.export.export(network, args, dynamic_shapes=shapes, strict=False).module()
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_exported_networks_take_other_batches(name: str) -> None:
+@pytest.fixture(scope="module", params=QUICK)
+def quick(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
     torch.manual_seed(0)
-    model = build(name)
+    return request.param, build(request.param)
+
+
+def test_exported_networks_take_other_batches(quick: tuple[str, nn.Module]) -> None:
+    torch.manual_seed(0)
     with torch.no_grad():
-        pairs = zip(networks(name, model, 2), networks(name, model, 3), strict=True)
+        pairs = zip(networks(*quick, 2), networks(*quick, 3), strict=True)
         for (network, args), (_, other) in pairs:
             program = exported(network, args)
             for given in (args, other):
                 torch.testing.assert_close(_leaves(program(*given)), _leaves(network(*given)), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_compiled_networks_are_one_graph(name: str) -> None:
+def test_compiled_networks_are_one_graph(quick: tuple[str, nn.Module]) -> None:
     torch.manual_seed(0)
-    model = build(name)
     with torch.no_grad():
-        for network, args in networks(name, model, 2):
+        for network, args in networks(*quick, 2):
             torch.compiler.reset()
             compiled = torch.compile(network, fullgraph=True, backend="eager")
             torch.testing.assert_close(_leaves(compiled(*args)), _leaves(network(*args)), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.rest
 @torch.no_grad()
 @pytest.mark.parametrize("name", OTHERS)
 def test_all_other_networks_are_exported_and_compiled(name: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.models import reference, seeded
+from tests.models import parts, reference, seeded
 from torch import Tensor, nn
 from torch.ao import quantization as ao
 from torch.utils import _pytree as pytree
@@ -110,7 +110,7 @@ class Converted:
     int8_logits: Tensor
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=parts.builders(NAMES))
 def converted(request: pytest.FixtureRequest) -> Iterator[Converted]:
     side = 64 if "resnext" in request.param else 80  # they take most of the time
     known, pictures = _pictures(range(100, 105), side), _pictures(range(10), side)
@@ -121,7 +121,7 @@ def converted(request: pytest.FixtureRequest) -> Iterator[Converted]:
         yield Converted(request.param, model, pictures, before, model(pictures))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", parts.builders(NAMES))
 def test_the_layout_equals_the_manifest(name: str) -> None:
     if "mobilenet" in name and "qnnpack" not in SUPPORTED:
         pytest.skip("this build of PyTorch has no qnnpack")
@@ -149,7 +149,7 @@ def _by_hand(name: str, engine: str, **options: Any) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:must run observer before")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", parts.builders(NAMES))
 @torch.no_grad()
 def test_random_weights_get_the_references_scales(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if "mobilenet" in name and "qnnpack" not in SUPPORTED:

@@ -1,4 +1,4 @@
-"""`paste_masks_to_rle`, `rle_encode` and `rle_encode_labels` against loops, float images and pycocotools."""
+"""`paste_masks_to_rle` against loops, float images and pycocotools."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch import Tensor
 from zoofleet._media import rle
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models.detection import paste_masks
-from zoofleet.models.ops import _reference, paste_masks_to_rle, rle_encode, rle_encode_labels
-from zoofleet.models.ops._masks import compress
+from zoofleet.models.ops import _reference, paste_masks_to_rle
+from zoofleet.models.ops._masks import compress_runs
 
 INF, NAN = math.inf, math.nan
 
@@ -129,58 +129,12 @@ def test_odd_strides(generator: torch.Generator) -> None:
     boxes = random_boxes(10, (40, 50), generator)
     expected = paste_masks_to_rle(masks[::2].mT.contiguous(), boxes[::2].clone(), (40, 50))
     assert paste_masks_to_rle(masks[::2].mT, boxes[::2], (40, 50)) == expected
-    bits = masks > 0.5
-    assert rle_encode(bits[::2].mT) == coco_encode(bits[::2].mT)
-    labels = (masks[0] * 5).byte()
-    assert rle_encode_labels(labels.T[::2]) == rle_encode_labels(labels.T[::2].contiguous())
 
 
 @pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
 def test_images_without_pixels(size: tuple[int, int]) -> None:
     empty = rle.encode(np.zeros(size, dtype=np.bool_))
     assert paste_masks_to_rle(torch.ones(2, 3, 3), torch.tensor([[0, 0, 4.0, 4]] * 2), size) == [empty] * 2
-    assert rle_encode(torch.ones(2, *size, dtype=torch.bool)) == [empty] * 2
-    assert rle_encode_labels(torch.ones(*size, dtype=torch.uint8)) == {}
-
-
-@pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (13, 17), (64, 64), (65, 130), (333, 200)])
-def test_masks_and_labels_equal_pycocotools(size: tuple[int, int], generator: torch.Generator) -> None:
-    noise = torch.rand(3, *size, generator=generator)
-    rare = (noise > 0.99).byte() * 255
-    blocks = noise[:, ::8, ::8].repeat_interleave(8, 1).repeat_interleave(8, 2)[:, : size[0], : size[1]]
-    for masks in (noise > 0.5, rare, (blocks * 3).byte(), torch.ones(2, *size, dtype=torch.bool)):
-        assert rle_encode(masks) == coco_encode(masks != 0)
-    for label_map in ((noise[0] * 256).byte(), (blocks[0] * 21).byte(), torch.full(size, 255, dtype=torch.uint8)):
-        expected = {
-            label: coco_encode(label_map[None] == label)[0] for label in sorted({*label_map.flatten().tolist()})
-        }
-        assert rle_encode_labels(label_map) == expected
-
-
-def test_label_map_of_several_shares(generator: torch.Generator) -> None:
-    label_map = (torch.rand(61, 83, generator=generator) * 21).byte()
-    label_map = label_map.repeat_interleave(17, 0).repeat_interleave(13, 1)
-    expected = {label: coco_encode(label_map[None] == label)[0] for label in range(21)}
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            assert rle_encode_labels(label_map) == expected
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_masks_equal_reference(generator: torch.Generator) -> None:
-    masks = torch.rand(5, 11, 6, generator=generator) > 0.6
-    assert rle_encode(masks) == [_reference.rle_encode(mask.tolist()) for mask in masks]
-    assert rle_encode(masks[:0]) == []
-
-
-def test_long_runs() -> None:
-    masks = torch.zeros(1, 3000, 2000, dtype=torch.bool)
-    masks[0, 2999, 1000] = True
-    assert rle_encode(masks) == coco_encode(masks)
 
 
 def run_ends(mask: npt.NDArray[np.bool_]) -> Tensor:
@@ -188,11 +142,13 @@ def run_ends(mask: npt.NDArray[np.bool_]) -> Tensor:
     return torch.tensor([*np.flatnonzero(flat[1:] != flat[:-1]).tolist(), mask.size])
 
 
-def test_compress(generator: torch.Generator) -> None:
+@pytest.mark.usefixtures("threads")
+def test_compress_runs(generator: torch.Generator) -> None:
     masks = [np.asarray(torch.rand(40, 31, generator=generator) > limit) for limit in (0.1, 0.5, 0.9, -1, 2)]
     masks += [np.zeros((0, 3), dtype=np.bool_), np.pad(np.ones((1, 1), dtype=np.bool_), ((900, 900), (500, 0)))]
+    masks += [np.pad(np.ones((3, 1), dtype=np.bool_), ((2999, 0), (1500, 1500)))]  # runs of millions of pixels
     ends = [run_ends(mask) for mask in masks]
-    counts, offsets = compress(torch.cat(ends), torch.tensor([len(each) for each in ends]))
+    counts, offsets = compress_runs(torch.cat(ends), torch.tensor([len(each) for each in ends]))
     data = counts.numpy().tobytes()
     assert [data[a:b] for a, b in itertools.pairwise(offsets)] == [rle.encode(m) for m in masks]
 
@@ -209,10 +165,6 @@ BAD: list[tuple[str, Callable[[], object]]] = [
     (r"size is \(65536, 65536\)", lambda: paste_masks_to_rle(MASKS, BOX, (65536, 65536))),
     (r"threshold is -0.5", lambda: paste_masks_to_rle(MASKS, BOX, (4, 4), -0.5)),
     (r"threshold is nan", lambda: paste_masks_to_rle(MASKS, BOX, (4, 4), NAN)),
-    (r"masks are \(3, 3\)", lambda: rle_encode(MASKS[0].byte())),
-    (r"masks are \(2, 3, 3\) torch.float32", lambda: rle_encode(MASKS)),
-    (r"label_map is \(2, 3, 3\)", lambda: rle_encode_labels(MASKS.byte())),
-    (r"label_map is \(3, 3\) torch.bool", lambda: rle_encode_labels(MASKS[0].bool())),
 ]
 
 
@@ -224,8 +176,6 @@ def test_bad_arguments(message: str, call: Callable[[], object]) -> None:
 
 def test_opcheck(generator: torch.Generator) -> None:
     masks, boxes = torch.rand(4, 7, 7, generator=generator), random_boxes(4, (20, 30), generator)
-    paste, ops = torch.ops.zoofleet.paste_masks_to_rle.default, torch.ops.zoofleet
+    paste = torch.ops.zoofleet.paste_masks_to_rle.default
     torch.library.opcheck(paste, (masks, boxes, 20, 30, 0.5))
     torch.library.opcheck(paste, (masks[:0].half(), boxes[:0], 20, 30, 0.5))
-    torch.library.opcheck(ops.rle_encode.default, (masks > 0.5,))
-    torch.library.opcheck(ops.rle_encode_labels.default, ((masks[0] * 9).byte(),))

@@ -7,12 +7,21 @@ from typing import Any
 import torch
 from tests.models import seeded
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from zoofleet.models import detection, get_model, list_models
 from zoofleet.models.detection import Detector
+from zoofleet.models.detection.generalized_rcnn import GeneralizedRCNN
 
 SIZES = ((240, 320), (200, 180))
 KEYPOINTS = 17
+
+THREADS = 2
+"""Those that the facts about losses were computed by, with AVX-512.
+
+Which proposals survive suppression, and their order, hangs on rounding: a noise of 1e-7 in the features, as another CPU
+or number of threads brings it, makes the sampler draw other background.
+"""
 
 NAMES = tuple(list_models(detection))
 
@@ -67,15 +76,38 @@ def build(name: str, **options: Any) -> Detector:
     return model.eval()
 
 
+@torch.no_grad()
+def losses(name: str) -> dict[str, dict[str, float]]:
+    """The training losses of a detector by name, in each case of the facts, with its batch norms in evaluation mode."""
+    model = build(name)
+    model.training = True  # but not its parts
+    model.backbone = Once(model.backbone)
+    single: Any = model.rpn if isinstance(model, GeneralizedRCNN) else model
+    single.head = Once(single.head)
+    cases = {"two_boxes": targets(), "second_image_empty": targets(second_image_empty=True)}
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        return {case: _losses(model, given) for case, given in cases.items()}
+    finally:
+        torch.set_num_threads(before)
+
+
+def _losses(model: Detector, given: list[dict[str, Tensor]]) -> dict[str, float]:
+    torch.manual_seed(1)  # the samplers'
+    return {key: loss.item() for key, loss in model.losses(images(), given).items()}
+
+
 class Once(nn.Module):
-    """Computes features once: the backbone is nearly all of the work, and sees the same images again and again."""
+    """Computes a part's result once: it is nearly all of the work, and sees the same images again and again."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, part: nn.Module) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.known: tuple[Tensor, Any] | None = None
+        self.part = part
+        self.known: tuple[list[Tensor], Any] | None = None
 
-    def forward(self, x: Tensor) -> Any:
-        if self.known is None or not torch.equal(self.known[0], x):
-            self.known = x, self.backbone(x)
+    def forward(self, x: Any) -> Any:
+        given = pytree.tree_leaves(x)
+        if self.known is None or not all(map(torch.equal, self.known[0], given)):
+            self.known = given, self.part(x)
         return self.known[1]

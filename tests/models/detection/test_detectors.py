@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -34,7 +35,9 @@ from zoofleet.models.detection import (
     ssd300_vgg16,
     ssdlite320_mobilenet_v3_large,
 )
+from zoofleet.models.detection._options import TransformOptions
 from zoofleet.models.detection.backbone_utils import num_trainable_layers, resnet_fpn
+from zoofleet.models.detection.faster_rcnn import FasterRCNN, FasterRCNNOptions
 from zoofleet.models.ops import FrozenBatchNorm2d
 from zoofleet.models.resnet import resnet50
 
@@ -255,6 +258,10 @@ def test_targets_of_a_branch_are_demanded(name: str, key: str, message: str) -> 
         (retinanet_resnet50_fpn, {"rpn_nms_thresh": 0.5}, "no option is named rpn_nms_thresh"),
         (retinanet_resnet50_fpn, {"topk_candidates": 0}, "topk_candidates must be a positive integer, got 0"),
         (retinanet_resnet50_fpn_v2, {"fg_iou_thresh": 2}, r"fg_iou_thresh must be in \[0, 1\], got 2"),
+        (retinanet_resnet50_fpn, {"num_classes": 0}, "num_classes must be a positive integer, got 0"),
+        (retinanet_resnet50_fpn_v2, {"num_classes": 1.5}, "num_classes must be a positive integer, got 1.5"),
+        (ssd300_vgg16, {"num_classes": -1}, "num_classes must be a positive integer, got -1"),
+        (fcos_resnet50_fpn, {"num_classes": 0}, "num_classes must be a positive integer, got 0"),
         (fcos_resnet50_fpn, {"fg_iou_thresh": 0.5}, "no option is named fg_iou_thresh"),
         (fcos_resnet50_fpn, {"center_sampling_radius": 0}, "center_sampling_radius must be above 0, got 0"),
         (
@@ -321,6 +328,18 @@ def test_defaults_are_the_published_models(builder: Callable[..., Detector], def
 
 def _settings(module: nn.Module) -> dict[str, Any]:
     return {key: value for key, value in vars(module).items() if not key.startswith("_")}
+
+
+def test_subclasses_take_every_option_of_faster_rcnn() -> None:
+    passed_on = get_type_hints(FasterRCNNOptions)
+    own = [name for name in inspect.signature(FasterRCNN).parameters if name != "options"]
+    assert [*passed_on] == [*get_type_hints(TransformOptions), *own[3:-1]]  # after min_size, and without the branches
+
+
+def test_options_of_the_transform_are_the_detectors_too() -> None:
+    with torch.device("meta"):
+        model = fcos_resnet50_fpn(weights_backbone=None, size_divisible=64, fixed_size=(100, 90))
+    assert (model.transform.size_divisible, model.transform.fixed_size) == (64, (100, 90))
 
 
 def test_anchors_are_an_option() -> None:

@@ -1,37 +1,31 @@
-"""What detectors demand of their images, targets and options."""
+"""Checks of the images and targets that detectors are called with.
+
+Letters in shapes: N objects of an image, K keypoints of an object, H and W pixels.
+"""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoofleet.errors import InvalidArgumentError
+from zoofleet.models.detection.transform import Target
 
-if TYPE_CHECKING:
-    from zoofleet.models.detection.transform import Target
-
-__all__ = [
-    "check_classes",
-    "check_counts",
-    "check_fractions",
-    "check_images",
-    "check_labels",
-    "check_options",
-    "check_targets",
-    "out_channels",
-    "positive",
-]
+__all__ = ["check_images", "check_labels", "check_targets"]
 
 
 def check_images(images: object, channels: int) -> None:
-    """Demand a non-empty list of float tensors (channels, H, W).
+    """Check that images are a non-empty list of float tensors (channels, H, W).
+
+    Args:
+        images: whatever a detector was called with.
+        channels: the channels that the detector's transform normalises.
 
     Raises:
-        InvalidArgumentError: something else.
+        InvalidArgumentError: they are something else.
     """
     if isinstance(images, Tensor) or not isinstance(images, Sequence) or not images:
         raise InvalidArgumentError(f"images must be a non-empty list of tensors, got {_kind(images)}")
@@ -47,17 +41,17 @@ def check_images(images: object, channels: int) -> None:
 
 
 def check_targets(images: Sequence[Tensor], targets: object) -> list[Target]:
-    """Demand a target with `boxes` and `labels` for each image; masks and keypoints are checked where they are given.
+    """Check that there is a target with `boxes` and `labels` for each image; `masks` and `keypoints` are optional here.
 
     Args:
-        images: those that passed `check_images`.
-        targets: see `Detector.losses`.
+        images: the images, each (C, H, W), which passed `check_images`.
+        targets: whatever a detector was called with; `Detector.losses` says what it takes.
 
     Returns:
         The targets.
 
     Raises:
-        InvalidArgumentError: something else.
+        InvalidArgumentError: they are something else.
     """
     if targets is None:
         raise InvalidArgumentError("a detector in training mode needs targets, got None")
@@ -103,86 +97,19 @@ def _entry(name: str, target: Mapping[Any, Any], key: str) -> Tensor:
 
 
 def check_labels(targets: Sequence[Target], num_classes: int) -> None:
-    """Demand labels in [0, num_classes): a wrong one would take down a CUDA context.
+    """Check that all labels are in [0, num_classes), as a wrong one would make every later CUDA call fail.
+
+    Args:
+        targets: targets that passed `check_targets`.
+        num_classes: the classes that the detector tells apart, with the background.
 
     Raises:
-        InvalidArgumentError: a label outside.
+        InvalidArgumentError: a label is outside; the message has the first.
     """
     labels = torch.cat([target["labels"] for target in targets])
     bad = labels[(labels < 0) | (labels >= num_classes)]
     if len(bad):
         raise InvalidArgumentError(f"labels must be in [0, {num_classes}), got {int(bad[0])}")
-
-
-def check_fractions(**values: Any) -> None:
-    """Demand thresholds and shares in [0, 1].
-
-    Raises:
-        InvalidArgumentError: the first value outside.
-    """
-    for name, value in values.items():
-        if not (isinstance(value, int | float) and 0 <= value <= 1):
-            raise InvalidArgumentError(f"{name} must be in [0, 1], got {value!r}")
-
-
-def check_counts(**values: Any) -> None:
-    """Demand positive integers.
-
-    Raises:
-        InvalidArgumentError: the first value that is none.
-    """
-    for name, value in values.items():
-        positive(name, value)
-
-
-def positive(name: str, value: Any) -> int:
-    """The value, if it is a positive integer.
-
-    Raises:
-        InvalidArgumentError: it is not.
-    """
-    if not isinstance(value, int) or value < 1:
-        raise InvalidArgumentError(f"{name} must be a positive integer, got {value!r}")
-    return value
-
-
-def check_options(detector: type, options: Mapping[str, Any]) -> None:
-    """Demand that a detector's further options are those of `GeneralizedRCNNTransform` that it does not set itself.
-
-    Raises:
-        InvalidArgumentError: another name; the message lists the detector's.
-    """
-    unknown = sorted(options.keys() - {"size_divisible", "fixed_size"})
-    if unknown:
-        known = [name for name in inspect.signature(detector).parameters if name != "options"]
-        raise InvalidArgumentError(f"no option is named {', '.join(unknown)}; those of the detector are {known}")
-
-
-def check_classes(num_classes: int | None, part: str, given: nn.Module | None) -> None:
-    """Demand a number of classes where a detector makes the part that depends on it, and none where it is given.
-
-    Raises:
-        InvalidArgumentError: both, neither, or a number that is not positive.
-    """
-    if given is None:
-        positive("num_classes", num_classes)
-    elif num_classes is not None:
-        raise InvalidArgumentError(f"num_classes must be None where {part} is given, got {num_classes!r}")
-
-
-def out_channels(backbone: nn.Module) -> int:
-    """The number of channels of a backbone's maps, which detectors read from `backbone.out_channels`.
-
-    Raises:
-        InvalidArgumentError: it has no such attribute.
-    """
-    channels = getattr(backbone, "out_channels", None)
-    if not isinstance(channels, int):
-        raise InvalidArgumentError(
-            f"a detector's backbone needs an attribute out_channels, the channels of each of its maps; "
-            f"{type(backbone).__name__} has {channels!r}"
-        )
-    return channels
 
 
 def _kind(value: object) -> str:

@@ -38,15 +38,14 @@ def merged(
         fn: a function with a docstring in Google's style.
         args: parameters to the sentences about them. Where the function has an entry for one, its own entry counts.
         raises: errors to the sentences about them, which follow what is said before about the same errors.
-        order: the names of all parameters in the order in which they are listed, `**kwargs` as `kwargs`.
+        order: the names of all parameters, such as `weights` and `**kwargs`, in the order in which they are listed.
 
     Returns:
         The docstring, indented as `inspect.cleandoc` leaves it.
     """
     intro, sections = _sections(fn)
-    own = entries(fn, "Args")
-    described = {**args} | {name.lstrip("*"): says for name, says in own.items()}
-    listed = {f"**{name}" if f"**{name}" in own else name: described[name] for name in order if name in described}
+    described = {**args} | {name.lstrip("*"): says for name, says in entries(fn, "Args").items()}
+    listed = {name: described[name.lstrip("*")] for name in order if name.lstrip("*") in described}
     failures = entries(fn, "Raises")
     for error, says in (entry for said in raises for entry in said.items()):
         failures[error] = f"{failures[error].removesuffix('.')}; or {says}" if error in failures else says

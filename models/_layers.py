@@ -1,4 +1,8 @@
-"""Layers that several architectures share."""
+"""Layers that several architectures share.
+
+In shapes, N is the number of images, C the number of channels, and H and W are the height and width of an image or a
+map.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +34,15 @@ class _ConvNormActivation(nn.Sequential):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: of the convolution, one number or one for each axis.
-        stride: of the convolution.
-        padding: of the convolution; None keeps the size at stride 1, for odd kernels.
-        groups: of the convolution.
-        norm_layer: made with `out_channels`; None for none.
-        activation_layer: None for none.
-        dilation: of the convolution.
+        kernel_size: kernel size of the convolution, one number or one for each axis.
+        stride: stride of the convolution.
+        padding: padding of the convolution; None keeps the size at stride 1, for odd kernels.
+        groups: number of groups of the convolution.
+        norm_layer: makes a normalisation layer from its number of channels, `out_channels`; None for none.
+        activation_layer: makes the activation; None for none.
+        dilation: dilation of the convolution.
         inplace: passed to the activation; None for activations that do not take it.
-        bias: of the convolution; None gives it one where there is no normalisation.
+        bias: whether the convolution has a bias; None gives it one where there is no normalisation.
     """
 
     _conv: ClassVar[type[nn.Conv2d | nn.Conv3d]]
@@ -243,12 +247,12 @@ class MLP(nn.Sequential):
     """Linear layers over the last axis, each but the last with normalisation and activation, and all with dropout.
 
     Args:
-        in_channels: of the input.
-        hidden_channels: of each layer's output.
-        norm_layer: made with a layer's channels; None for none.
+        in_channels: number of channels of the input.
+        hidden_channels: number of channels of each layer's output.
+        norm_layer: makes a normalisation layer from its number of channels; None for none.
         activation_layer: between the layers; None for none.
         inplace: passed to activations and dropout; None for activations that do not take it.
-        bias: of the linear layers.
+        bias: whether the linear layers have a bias.
         dropout: probability after each of them.
     """
 

@@ -20,12 +20,11 @@ from zoofleet.errors import (
     InternalError,
     InvalidArgumentError,
     UnknownModelError,
-    UnknownWeightsError,
 )
 from zoofleet.models._docs import entries, merged
 from zoofleet.models._hub import load_weights
 from zoofleet.models._legacy import by_name, resolve
-from zoofleet.models._weights import WeightsEnum, defined_weights, fixed_by_weights
+from zoofleet.models._weights import WEIGHT_SETS, WeightsEnum, fixed_by_weights, weights_enum
 
 __all__ = [
     "get_model",
@@ -132,7 +131,9 @@ def register_model(
         build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             list(parameters.values()), return_annotation=inspect.signature(fn).return_annotation
         )
-        build.__doc__ = _documentation(fn, finish, parameters, weights, unquantized)
+        if weights.__module__ == WEIGHT_SETS:
+            weights.__module__ = fn.__module__  # where users find it, and so do their pickles
+        build.__doc__ = _documentation(fn, finish, parameters.values(), weights, unquantized)
         _entries[key] = _Entry(build, weights)
         return build
 
@@ -142,7 +143,7 @@ def register_model(
 def _documentation(
     fn: Callable[..., Any],
     finish: Iterable[Callable[..., None]],
-    parameters: Iterable[str],
+    parameters: Iterable[inspect.Parameter],
     weights: type[WeightsEnum],
     unquantized: type[WeightsEnum] | None,
 ) -> str:
@@ -153,7 +154,8 @@ def _documentation(
     args = {name: says for step in finish for name, says in entries(step, "Args").items()}
     raises = [_REFUSALS, *(entries(step, "Raises") for step in finish)]
     args["weights"] = f'{accepted}, or the name of one, such as "DEFAULT"; None for random weights.'
-    return merged(fn, args, raises, parameters)
+    names = (f"**{p.name}" if p.kind is p.VAR_KEYWORD else p.name for p in parameters)
+    return merged(fn, args, raises, names)
 
 
 _REFUSALS: Final = {
@@ -262,10 +264,7 @@ def get_weight(name: str) -> WeightsEnum:
     enum_name, dot, member = name.partition(".")
     if not dot or not member:
         raise InvalidArgumentError(f"weight name {name[:80]!r} is not written 'ResNet50_Weights.IMAGENET1K_V2'")
-    enum = defined_weights().get(enum_name)
-    if enum is None:
-        raise UnknownWeightsError(f"no weights are named {enum_name[:80]!r}{_hint(enum_name, defined_weights())}")
-    return enum.named(member)
+    return weights_enum(enum_name).named(member)
 
 
 def _entry(name: str) -> _Entry:

@@ -1,26 +1,30 @@
 """Weight sets as enums, built from the catalog's data.
 
-`ResNet50_Weights.IMAGENET1K_V2` is a member of an enum class that `define_weights` makes from the rows of
-`data/weights.json`; its value says where the file is, which transforms belong to it and how well it does.
+`ResNet50_Weights.IMAGENET1K_V2` is a member of an enum class that `weights_enum` makes from the catalog's rows; its
+value says where the file is, which transforms belong to it and how well it does.
 """
 
 from __future__ import annotations
 
-import sys
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, EnumMeta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 
 from zoofleet import _catalog
-from zoofleet.errors import InternalError, InvalidArgumentError, UnknownWeightsError
+from zoofleet.errors import InvalidArgumentError, UnknownWeightsError
 from zoofleet.models import _hub, transforms
 
-__all__ = ["Weights", "WeightsEnum", "define_weights"]
+__all__ = ["Weights", "WeightsEnum", "weights_enum"]
 
 T = TypeVar("T")
+
+
+WEIGHT_SETS: Final = "zoofleet.models._weight_sets"
+"""The module that all weight enums can be imported from, and where an enum belongs until its builder is registered."""
 
 _enums: dict[str, type[WeightsEnum]] = {}
 
@@ -43,9 +47,10 @@ class Weights:
 
 
 class _WeightsMeta(EnumMeta):
-    if TYPE_CHECKING:  # members come from data, so a type checker cannot list them
+    if TYPE_CHECKING:  # every weight enum has it, which `type[WeightsEnum]` alone would not tell
 
-        def __getattr__(cls, name: str) -> WeightsEnum: ...
+        @property
+        def DEFAULT(cls) -> WeightsEnum: ...
 
 
 class WeightsEnum(Enum, metaclass=_WeightsMeta):
@@ -126,22 +131,25 @@ class WeightsEnum(Enum, metaclass=_WeightsMeta):
         return f"{type(self).__name__}.{self.name}"
 
 
-def define_weights(name: str) -> type[WeightsEnum]:
-    """Make the enum class of that name from the catalog.
+def weights_enum(name: str) -> type[WeightsEnum]:
+    """The enum class of that name, made from the catalog when it is first asked for.
+
+    Builders import their enums from `zoofleet.models._weight_sets`, which asks here.
 
     Raises:
-        InternalError: the catalog has no such enum, or a float set that a quantized one refers to is not defined yet.
+        UnknownWeightsError: the catalog has no such enum; the message suggests the nearest ones.
     """
+    if name in _enums:
+        return _enums[name]
     rows = [row for row in _catalog.all_weights() if row.enum == name]
-    if not rows or name in _enums:
-        raise InternalError(f"weights {name} are {'defined already' if rows else 'not in the catalog'}")
+    if not rows:
+        near = difflib.get_close_matches(name[:80], {row.enum for row in _catalog.all_weights()}, n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise UnknownWeightsError(f"no weights are named {name[:80]!r}{hint}")
     members = {row.member: _value(row) for row in rows}
     members["DEFAULT"] = next(members[row.member] for row in rows if row.default)
-    # The module that binds the class, so that members pickle.
-    module = sys._getframe(1).f_globals["__name__"]
-    made: type[WeightsEnum] = WeightsEnum(name, members, module=module)  # type: ignore[call-arg,assignment]
-    _enums[name] = made
-    return made
+    made: type[WeightsEnum] = WeightsEnum(name, members, module=WEIGHT_SETS)  # type: ignore[call-arg,assignment]
+    return _enums.setdefault(name, made)  # the first one, where threads make the same
 
 
 def fixed_by_weights(weights: WeightsEnum, option: str, given: T | None, published: T) -> T:
@@ -161,18 +169,11 @@ def fixed_by_weights(weights: WeightsEnum, option: str, given: T | None, publish
     return published
 
 
-def defined_weights() -> Mapping[str, type[WeightsEnum]]:
-    """All weight enums by class name."""
-    return _enums
-
-
 def _value(row: _catalog.WeightsInfo) -> Weights:
     meta = dict(row.meta)
     if "categories" in meta:
         meta["categories"] = list(_catalog.category_lists()[meta["categories"]])
     if "unquantized" in meta:
         enum, _, member = meta["unquantized"].partition(".")
-        if enum not in _enums:
-            raise InternalError(f"{row.enum} refers to {enum}, which is not defined yet; import its module first")
-        meta["unquantized"] = _enums[enum][member]
+        meta["unquantized"] = weights_enum(enum)[member]
     return Weights(row.url, transforms.preset(row.transforms), meta)

@@ -1,6 +1,8 @@
 """AlexNet in its single-column form.
 
 Source: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014, arXiv:1404.5997.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import AlexNet_Weights
 
 __all__ = ["AlexNet", "AlexNet_Weights", "alexnet"]
 
@@ -66,14 +68,11 @@ class AlexNet(nn.Module):
         return logits
 
 
-AlexNet_Weights = define_weights("AlexNet_Weights")
-
-
 @register_model(weights=AlexNet_Weights)
 def alexnet(**kwargs: Any) -> AlexNet:
     """Build AlexNet (61.1 M parameters).
 
     Args:
-        **kwargs: passed to `AlexNet`, such as `num_classes`.
+        **kwargs: options of `AlexNet`: `num_classes` and `dropout`.
     """
     return AlexNet(**kwargs)

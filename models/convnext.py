@@ -1,6 +1,9 @@
 """ConvNeXt.
 
 Source: Liu et al., "A ConvNet for the 2020s", CVPR 2022, arXiv:2201.03545.
+
+In shapes, N is the number of images, C the number of channels, and H and W are the height and width of an image or a
+map.
 """
 
 from __future__ import annotations
@@ -15,7 +18,12 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv2dNormActivation, Layer, Permute, StochasticDepth
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    ConvNeXt_Base_Weights,
+    ConvNeXt_Large_Weights,
+    ConvNeXt_Small_Weights,
+    ConvNeXt_Tiny_Weights,
+)
 
 __all__ = [
     "CNBlock",
@@ -87,8 +95,8 @@ class ConvNeXt(nn.Module):
         stochastic_depth_prob: the last block's probability to be dropped in training; it grows linearly from 0.
         layer_scale: initial factor of each channel of a block's result.
         num_classes: length of the output.
-        norm_layer: made with the number of channels; normalises (N, C, H, W) between the stages; None for
-            layer norm over the channels.
+        norm_layer: makes a normalisation layer from its number of channels; normalises (N, C, H, W) between the stages;
+            None for layer norm over the channels.
 
     Raises:
         InvalidArgumentError: depths and dims are empty or differ in number.
@@ -144,37 +152,45 @@ class ConvNeXt(nn.Module):
         return logits
 
 
-ConvNeXt_Tiny_Weights = define_weights("ConvNeXt_Tiny_Weights")
-
-
 @register_model(weights=ConvNeXt_Tiny_Weights)
 def convnext_tiny(*, stochastic_depth_prob: float = 0.1, **kwargs: Any) -> ConvNeXt:
-    """Build ConvNeXt-Tiny (28.6 M parameters); `kwargs` are passed to `ConvNeXt`."""
+    """Build ConvNeXt-Tiny (28.6 M parameters).
+
+    Args:
+        stochastic_depth_prob: probability with which the last block's branch is dropped in training.
+        **kwargs: options of `ConvNeXt`: `num_classes`, `layer_scale` and `norm_layer`.
+    """
     return ConvNeXt((3, 3, 9, 3), (96, 192, 384, 768), stochastic_depth_prob=stochastic_depth_prob, **kwargs)
-
-
-ConvNeXt_Small_Weights = define_weights("ConvNeXt_Small_Weights")
 
 
 @register_model(weights=ConvNeXt_Small_Weights)
 def convnext_small(*, stochastic_depth_prob: float = 0.4, **kwargs: Any) -> ConvNeXt:
-    """Build ConvNeXt-Small (50.2 M parameters); `kwargs` are passed to `ConvNeXt`."""
+    """Build ConvNeXt-Small (50.2 M parameters).
+
+    Args:
+        stochastic_depth_prob: probability with which the last block's branch is dropped in training.
+        **kwargs: options of `ConvNeXt`: `num_classes`, `layer_scale` and `norm_layer`.
+    """
     return ConvNeXt((3, 3, 27, 3), (96, 192, 384, 768), stochastic_depth_prob=stochastic_depth_prob, **kwargs)
-
-
-ConvNeXt_Base_Weights = define_weights("ConvNeXt_Base_Weights")
 
 
 @register_model(weights=ConvNeXt_Base_Weights)
 def convnext_base(*, stochastic_depth_prob: float = 0.5, **kwargs: Any) -> ConvNeXt:
-    """Build ConvNeXt-Base (88.6 M parameters); `kwargs` are passed to `ConvNeXt`."""
+    """Build ConvNeXt-Base (88.6 M parameters).
+
+    Args:
+        stochastic_depth_prob: probability with which the last block's branch is dropped in training.
+        **kwargs: options of `ConvNeXt`: `num_classes`, `layer_scale` and `norm_layer`.
+    """
     return ConvNeXt((3, 3, 27, 3), (128, 256, 512, 1024), stochastic_depth_prob=stochastic_depth_prob, **kwargs)
-
-
-ConvNeXt_Large_Weights = define_weights("ConvNeXt_Large_Weights")
 
 
 @register_model(weights=ConvNeXt_Large_Weights)
 def convnext_large(*, stochastic_depth_prob: float = 0.5, **kwargs: Any) -> ConvNeXt:
-    """Build ConvNeXt-Large (197.8 M parameters); `kwargs` are passed to `ConvNeXt`."""
+    """Build ConvNeXt-Large (197.8 M parameters).
+
+    Args:
+        stochastic_depth_prob: probability with which the last block's branch is dropped in training.
+        **kwargs: options of `ConvNeXt`: `num_classes`, `layer_scale` and `norm_layer`.
+    """
     return ConvNeXt((3, 3, 27, 3), (192, 384, 768, 1536), stochastic_depth_prob=stochastic_depth_prob, **kwargs)

@@ -2,6 +2,9 @@
 
 Source: Huang et al., "Densely Connected Convolutional Networks", CVPR 2017, arXiv:1608.06993. Recomputing the
 concatenations in the backward pass follows Pleiss et al., arXiv:1707.06990.
+
+In shapes, N is the number of images, C the number of channels, and H and W are the height and width of an image or a
+map.
 """
 
 from __future__ import annotations
@@ -16,7 +19,12 @@ from torch.nn import functional as F
 from torch.utils import checkpoint
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    DenseNet121_Weights,
+    DenseNet161_Weights,
+    DenseNet169_Weights,
+    DenseNet201_Weights,
+)
 
 __all__ = [
     "DenseNet",
@@ -159,37 +167,41 @@ def rename_legacy_keys(module: nn.Module, state_dict: dict[str, Any], *_: object
             state_dict[renamed] = state_dict.pop(key)
 
 
-DenseNet121_Weights = define_weights("DenseNet121_Weights")
-
-
 @register_model(weights=DenseNet121_Weights)
 def densenet121(**kwargs: Any) -> DenseNet:
-    """Build DenseNet-121 (8.0 M parameters); `kwargs` are passed to `DenseNet`."""
+    """Build DenseNet-121 (8.0 M parameters).
+
+    Args:
+        **kwargs: options of `DenseNet`: `num_classes`, `bn_size`, `drop_rate` and `memory_efficient`.
+    """
     return DenseNet(32, (6, 12, 24, 16), 64, **kwargs)
-
-
-DenseNet161_Weights = define_weights("DenseNet161_Weights")
 
 
 @register_model(weights=DenseNet161_Weights)
 def densenet161(**kwargs: Any) -> DenseNet:
-    """Build DenseNet-161 (28.7 M parameters); `kwargs` are passed to `DenseNet`."""
+    """Build DenseNet-161 (28.7 M parameters).
+
+    Args:
+        **kwargs: options of `DenseNet`: `num_classes`, `bn_size`, `drop_rate` and `memory_efficient`.
+    """
     return DenseNet(48, (6, 12, 36, 24), 96, **kwargs)
-
-
-DenseNet169_Weights = define_weights("DenseNet169_Weights")
 
 
 @register_model(weights=DenseNet169_Weights)
 def densenet169(**kwargs: Any) -> DenseNet:
-    """Build DenseNet-169 (14.1 M parameters); `kwargs` are passed to `DenseNet`."""
+    """Build DenseNet-169 (14.1 M parameters).
+
+    Args:
+        **kwargs: options of `DenseNet`: `num_classes`, `bn_size`, `drop_rate` and `memory_efficient`.
+    """
     return DenseNet(32, (6, 12, 32, 32), 64, **kwargs)
-
-
-DenseNet201_Weights = define_weights("DenseNet201_Weights")
 
 
 @register_model(weights=DenseNet201_Weights)
 def densenet201(**kwargs: Any) -> DenseNet:
-    """Build DenseNet-201 (20.0 M parameters); `kwargs` are passed to `DenseNet`."""
+    """Build DenseNet-201 (20.0 M parameters).
+
+    Args:
+        **kwargs: options of `DenseNet`: `num_classes`, `bn_size`, `drop_rate` and `memory_efficient`.
+    """
     return DenseNet(32, (6, 12, 48, 32), 64, **kwargs)

@@ -2,6 +2,8 @@
 
 Sources: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019,
 arXiv:1905.11946; Tan and Le, "EfficientNetV2: Smaller Models and Faster Training", ICML 2021, arXiv:2104.00298.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
@@ -24,7 +26,19 @@ from zoofleet.models._layers import (
     make_divisible,
 )
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    EfficientNet_B0_Weights,
+    EfficientNet_B1_Weights,
+    EfficientNet_B2_Weights,
+    EfficientNet_B3_Weights,
+    EfficientNet_B4_Weights,
+    EfficientNet_B5_Weights,
+    EfficientNet_B6_Weights,
+    EfficientNet_B7_Weights,
+    EfficientNet_V2_L_Weights,
+    EfficientNet_V2_M_Weights,
+    EfficientNet_V2_S_Weights,
+)
 
 __all__ = [
     "EfficientNet",
@@ -79,9 +93,9 @@ class MBConv(_ResidualBlock):
         out_channels: channels of the output.
         expand_ratio: widening between the 1x1 convolutions; 1 leaves the first of them out.
         kernel: side of the depthwise convolution.
-        stride: of the depthwise convolution.
+        stride: stride of the depthwise convolution.
         stochastic_depth_prob: probability of dropping the block in training, where it has a shortcut.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
     """
 
     def __init__(
@@ -110,7 +124,14 @@ class MBConv(_ResidualBlock):
 class FusedMBConv(_ResidualBlock):
     """Expand by a full convolution and project by 1x1; a single convolution where nothing expands.
 
-    The arguments are those of `MBConv`.
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        expand_ratio: widening before the 1x1 convolution; 1 leaves that convolution out.
+        kernel: side of the full convolution.
+        stride: stride of the full convolution.
+        stochastic_depth_prob: probability of dropping the block in training, where it has a shortcut.
+        norm_layer: makes a normalisation layer from its number of channels.
     """
 
     def __init__(
@@ -143,7 +164,7 @@ class StageConfig:
         block: `MBConv` or `FusedMBConv`.
         expand_ratio: widening within a block.
         kernel: side of a block's larger convolution.
-        stride: of the first block.
+        stride: stride of the first block.
         in_channels: channels of the input.
         out_channels: channels of the output.
         layers: number of blocks.
@@ -176,7 +197,7 @@ class EfficientNet(nn.Module):
         stochastic_depth_prob: a block is dropped in training with this probability times its place in the network,
             from 0 to 1.
         num_classes: length of the output.
-        norm_layer: made with the number of channels; None for batch norm.
+        norm_layer: makes a normalisation layer from its number of channels; None for batch norm.
         last_channel: channels before the classifier; None for four times those of the last stage.
 
     Raises:
@@ -283,7 +304,8 @@ _V2_L: Final = (
     StageConfig(MBConv, 6, 3, 1, 384, 640, 7),
 )
 
-# What some sizes have in place of the defaults.
+# What some sizes have in place of the defaults: the epsilon of the papers' code (github.com/tensorflow/tpu), and in the
+# first paper's largest sizes its momentum too, which TensorFlow counts the other way round, as 0.99.
 _SLOW_NORM: Final = functools.partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
 _V2: Final[dict[str, Any]] = {"norm_layer": functools.partial(nn.BatchNorm2d, eps=1e-3), "last_channel": 1280}
 
@@ -302,100 +324,122 @@ def _efficientnet(
     return EfficientNet(stages, **(defaults | kwargs))
 
 
-EfficientNet_B0_Weights = define_weights("EfficientNet_B0_Weights")
-
-
 @register_model(weights=EfficientNet_B0_Weights)
 def efficientnet_b0(**kwargs: Any) -> EfficientNet:
-    """Build EfficientNet-B0 (5.3 M parameters); `kwargs` are passed to `EfficientNet`."""
+    """Build EfficientNet-B0 (5.3 M parameters).
+
+    Args:
+        **kwargs: options of `EfficientNet`: `num_classes`, `dropout`, `stochastic_depth_prob`, `norm_layer` and
+            `last_channel`.
+    """
     return _efficientnet(_scaled(1.0, 1.0), kwargs, dropout=0.2)
-
-
-EfficientNet_B1_Weights = define_weights("EfficientNet_B1_Weights")
 
 
 @register_model(weights=EfficientNet_B1_Weights)
 def efficientnet_b1(**kwargs: Any) -> EfficientNet:
-    """Build EfficientNet-B1 (7.8 M parameters); `kwargs` are passed to `EfficientNet`."""
+    """Build EfficientNet-B1 (7.8 M parameters).
+
+    Args:
+        **kwargs: options of `EfficientNet`: `num_classes`, `dropout`, `stochastic_depth_prob`, `norm_layer` and
+            `last_channel`.
+    """
     return _efficientnet(_scaled(1.0, 1.1), kwargs, dropout=0.2)
-
-
-EfficientNet_B2_Weights = define_weights("EfficientNet_B2_Weights")
 
 
 @register_model(weights=EfficientNet_B2_Weights)
 def efficientnet_b2(**kwargs: Any) -> EfficientNet:
-    """Build EfficientNet-B2 (9.1 M parameters); `kwargs` are passed to `EfficientNet`."""
+    """Build EfficientNet-B2 (9.1 M parameters).
+
+    Args:
+        **kwargs: options of `EfficientNet`: `num_classes`, `dropout`, `stochastic_depth_prob`, `norm_layer` and
+            `last_channel`.
+    """
     return _efficientnet(_scaled(1.1, 1.2), kwargs, dropout=0.3)
-
-
-EfficientNet_B3_Weights = define_weights("EfficientNet_B3_Weights")
 
 
 @register_model(weights=EfficientNet_B3_Weights)
 def efficientnet_b3(**kwargs: Any) -> EfficientNet:
-    """Build EfficientNet-B3 (12.2 M parameters); `kwargs` are passed to `EfficientNet`."""
+    """Build EfficientNet-B3 (12.2 M parameters).
+
+    Args:
+        **kwargs: options of `EfficientNet`: `num_classes`, `dropout`, `stochastic_depth_prob`, `norm_layer` and
+            `last_channel`.
+    """
     return _efficientnet(_scaled(1.2, 1.4), kwargs, dropout=0.3)
-
-
-EfficientNet_B4_Weights = define_weights("EfficientNet_B4_Weights")
 
 
 @register_model(weights=EfficientNet_B4_Weights)
 def efficientnet_b4(**kwargs: Any) -> EfficientNet:
-    """Build EfficientNet-B4 (19.3 M parameters); `kwargs` are passed to `EfficientNet`."""
+    """Build EfficientNet-B4 (19.3 M parameters).
+
+    Args:
+        **kwargs: options of `EfficientNet`: `num_classes`, `dropout`, `stochastic_depth_prob`, `norm_layer` and
+            `last_channel`.
+    """
     return _efficientnet(_scaled(1.4, 1.8), kwargs, dropout=0.4)
-
-
-EfficientNet_B5_Weights = define_weights("EfficientNet_B5_Weights")
 
 
 @register_model(weights=EfficientNet_B5_Weights)
 def efficientnet_b5(**kwargs: Any) -> EfficientNet:
-    """Build EfficientNet-B5 (30.4 M parameters); `kwargs` are passed to `EfficientNet`."""
+    """Build EfficientNet-B5 (30.4 M parameters).
+
+    Args:
+        **kwargs: options of `EfficientNet`: `num_classes`, `dropout`, `stochastic_depth_prob`, `norm_layer` and
+            `last_channel`.
+    """
     return _efficientnet(_scaled(1.6, 2.2), kwargs, dropout=0.4, norm_layer=_SLOW_NORM)
-
-
-EfficientNet_B6_Weights = define_weights("EfficientNet_B6_Weights")
 
 
 @register_model(weights=EfficientNet_B6_Weights)
 def efficientnet_b6(**kwargs: Any) -> EfficientNet:
-    """Build EfficientNet-B6 (43.0 M parameters); `kwargs` are passed to `EfficientNet`."""
+    """Build EfficientNet-B6 (43.0 M parameters).
+
+    Args:
+        **kwargs: options of `EfficientNet`: `num_classes`, `dropout`, `stochastic_depth_prob`, `norm_layer` and
+            `last_channel`.
+    """
     return _efficientnet(_scaled(1.8, 2.6), kwargs, dropout=0.5, norm_layer=_SLOW_NORM)
-
-
-EfficientNet_B7_Weights = define_weights("EfficientNet_B7_Weights")
 
 
 @register_model(weights=EfficientNet_B7_Weights)
 def efficientnet_b7(**kwargs: Any) -> EfficientNet:
-    """Build EfficientNet-B7 (66.3 M parameters); `kwargs` are passed to `EfficientNet`."""
+    """Build EfficientNet-B7 (66.3 M parameters).
+
+    Args:
+        **kwargs: options of `EfficientNet`: `num_classes`, `dropout`, `stochastic_depth_prob`, `norm_layer` and
+            `last_channel`.
+    """
     return _efficientnet(_scaled(2.0, 3.1), kwargs, dropout=0.5, norm_layer=_SLOW_NORM)
-
-
-EfficientNet_V2_S_Weights = define_weights("EfficientNet_V2_S_Weights")
 
 
 @register_model(weights=EfficientNet_V2_S_Weights)
 def efficientnet_v2_s(**kwargs: Any) -> EfficientNet:
-    """Build EfficientNetV2-S (21.5 M parameters); `kwargs` are passed to `EfficientNet`."""
+    """Build EfficientNetV2-S (21.5 M parameters).
+
+    Args:
+        **kwargs: options of `EfficientNet`: `num_classes`, `dropout`, `stochastic_depth_prob`, `norm_layer` and
+            `last_channel`.
+    """
     return _efficientnet(_V2_S, kwargs, dropout=0.2, **_V2)
-
-
-EfficientNet_V2_M_Weights = define_weights("EfficientNet_V2_M_Weights")
 
 
 @register_model(weights=EfficientNet_V2_M_Weights)
 def efficientnet_v2_m(**kwargs: Any) -> EfficientNet:
-    """Build EfficientNetV2-M (54.1 M parameters); `kwargs` are passed to `EfficientNet`."""
+    """Build EfficientNetV2-M (54.1 M parameters).
+
+    Args:
+        **kwargs: options of `EfficientNet`: `num_classes`, `dropout`, `stochastic_depth_prob`, `norm_layer` and
+            `last_channel`.
+    """
     return _efficientnet(_V2_M, kwargs, dropout=0.3, **_V2)
-
-
-EfficientNet_V2_L_Weights = define_weights("EfficientNet_V2_L_Weights")
 
 
 @register_model(weights=EfficientNet_V2_L_Weights)
 def efficientnet_v2_l(**kwargs: Any) -> EfficientNet:
-    """Build EfficientNetV2-L (118.5 M parameters); `kwargs` are passed to `EfficientNet`."""
+    """Build EfficientNetV2-L (118.5 M parameters).
+
+    Args:
+        **kwargs: options of `EfficientNet`: `num_classes`, `dropout`, `stochastic_depth_prob`, `norm_layer` and
+            `last_channel`.
+    """
     return _efficientnet(_V2_L, kwargs, dropout=0.4, **_V2)

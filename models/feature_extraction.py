@@ -109,7 +109,7 @@ def get_graph_node_names(
         model: traceable by torch.fx: no branch or loop depends on a tensor.
         tracer_kwargs: `leaf_modules` to be seen whole, and the options of `torch.fx.Tracer`.
         suppress_diff_warning: do not warn where the modes differ.
-        concrete_args: as for `torch.fx.Tracer.trace`.
+        concrete_args: values for arguments of the model that are not to be traced, by their names.
 
     Returns:
         The names in training mode, and those in evaluation mode.
@@ -136,14 +136,15 @@ def create_feature_extractor(
     """A network that gives some of a model's intermediate results, and computes nothing that they do not need.
 
     Args:
-        model: see `get_graph_node_names`; its layers are shared, not copied.
+        model: traceable by torch.fx: no branch or loop depends on a tensor. Its layers are shared, not copied.
         return_nodes: names of results, or such names to those under which they come. The name of a module that is not
             a layer stands for its last result.
-        train_return_nodes: those in training mode, with `eval_return_nodes` instead of `return_nodes`.
-        eval_return_nodes: those in evaluation mode.
-        tracer_kwargs: as for `get_graph_node_names`.
-        suppress_diff_warning: as for `get_graph_node_names`.
-        concrete_args: as for `get_graph_node_names`.
+        train_return_nodes: the results in training mode, given together with `eval_return_nodes` in the place of
+            `return_nodes`.
+        eval_return_nodes: the results in evaluation mode.
+        tracer_kwargs: `leaf_modules` to be seen whole, and the options of `torch.fx.Tracer`.
+        suppress_diff_warning: do not warn where the modes differ.
+        concrete_args: values for arguments of the model that are not to be traced, by their names.
 
     Returns:
         A module that takes the model's arguments, and gives a dict in the order of the names.

@@ -2,6 +2,9 @@
 
 Source: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, arXiv:1409.4842, with batch normalisation after
 each convolution (arXiv:1502.03167). The published weights were trained with 3x3 convolutions where the paper has 5x5.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map. A prime marks sizes of
+the output.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.models._registry import load_published, register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import GoogLeNet_Weights
+from zoofleet.models._weights import WeightsEnum
 
 __all__ = ["BasicConv2d", "Concat", "GoogLeNet", "GoogLeNetOutputs", "GoogLeNet_Weights", "googlenet"]
 
@@ -39,9 +43,12 @@ class BasicConv2d(nn.Module):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: of the convolution.
+        kernel_size: height and width of the convolution.
         **kwargs: passed to the convolution.
     """
+
+    fused = (("conv", "bn", "relu"),)
+    """The runs of children that quantization joins to one INT8 layer, see `Quantizable.fuse_model`."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], **kwargs: Any) -> None:
         super().__init__()
@@ -225,9 +232,6 @@ class GoogLeNet(nn.Module):
         return logits if aux1 is None or aux2 is None else GoogLeNetOutputs(logits, aux2, aux1)
 
 
-GoogLeNet_Weights = define_weights("GoogLeNet_Weights")
-
-
 def drop_heads(model: GoogLeNet, *, weights: WeightsEnum | None = None, aux_logits: bool | None = None) -> None:
     """Take the auxiliary heads away that a published file has and the caller did not ask for."""
     if weights is not None and not aux_logits:
@@ -257,11 +261,11 @@ def googlenet(
     """Build GoogLeNet (13.0 M parameters, of which the auxiliary heads have 6.4 M).
 
     Args:
-        aux_logits: with auxiliary heads, which were not trained in the published weights; None for those alone that
-            have random weights.
+        aux_logits: whether the model has auxiliary heads, which were not trained in the published weights; None for
+            those alone that have random weights.
         transform_input: rescale images from ImageNet's mean and standard deviation to -1..1; None for doing so with
             published weights, which need it.
-        **kwargs: options of `GoogLeNet`: `num_classes`, `init_weights`, `blocks`, `dropout` and `dropout_aux`.
+        **kwargs: options of `GoogLeNet`: `num_classes`, `init_weights`, `dropout` and `dropout_aux`.
     """
     # The published file has the heads, so they must be there to load it.
     heads = weights is not None or aux_logits is not False

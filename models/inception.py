@@ -1,6 +1,8 @@
 """Inception v3.
 
 Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016, arXiv:1512.00567.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.models._registry import load_published, register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import Inception_V3_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.googlenet import BasicConv2d, Concat, following, from_imagenet_scale
 
 __all__ = ["Inception3", "InceptionAux", "InceptionOutputs", "Inception_V3_Weights", "inception_v3"]
@@ -280,9 +283,6 @@ class Inception3(nn.Module):
         return logits if aux is None else InceptionOutputs(logits, aux)
 
 
-Inception_V3_Weights = define_weights("Inception_V3_Weights")
-
-
 def drop_head(model: Inception3, *, weights: WeightsEnum | None = None, aux_logits: bool | None = None) -> None:
     """Take the auxiliary head away that a published file has and the caller did not ask for."""
     if weights is not None and not aux_logits:
@@ -300,7 +300,7 @@ def inception_v3(
     """Build Inception v3 (27.2 M parameters, of which the auxiliary head has 3.3 M).
 
     Args:
-        aux_logits: with the auxiliary head.
+        aux_logits: whether the model has the auxiliary head.
         transform_input: rescale images from ImageNet's mean and standard deviation to -1..1; None for doing so with
             published weights, which need it.
         **kwargs: options of `Inception3`: `num_classes`, `init_weights` and `dropout`.

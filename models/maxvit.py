@@ -1,6 +1,9 @@
 """MaxViT.
 
 Source: Tu et al., "MaxViT: Multi-Axis Vision Transformer", ECCV 2022, arXiv:2204.01697.
+
+In shapes, N is the number of images, C the number of channels, H and W are the height and width of an image or a map,
+and L is the number of tokens in a window.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv2dNormActivation, Layer, SqueezeExcitation, StochasticDepth
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MaxVit_T_Weights
 from zoofleet.models.swin_transformer import join_windows, relative_position_index, split_windows
 
 __all__ = ["MaxVit", "MaxVit_T_Weights", "maxvit_t"]
@@ -36,7 +39,7 @@ class MBConv(nn.Module):
         squeeze_ratio: channels of the squeeze as a multiple of `out_channels`.
         stride: 1 or 2.
         activation_layer: between the convolutions.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
         p_stochastic_dropout: probability with which the branch is dropped.
     """
 
@@ -85,7 +88,7 @@ class RelativePositionalMultiHeadAttention(nn.Module):
     Args:
         feat_dim: channels.
         head_dim: channels of a head; divides `feat_dim`.
-        side: of the square in tokens.
+        side: side of the square in tokens.
     """
 
     relative_position_index: Tensor
@@ -179,10 +182,10 @@ class MaxVitLayer(nn.Module):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        stride: of the MBConv.
+        stride: stride of the MBConv.
         expansion_ratio: channels within the MBConv as a multiple of `out_channels`.
         squeeze_ratio: channels of its squeeze as a multiple of `out_channels`.
-        norm_layer: of the MBConv, made with the number of channels.
+        norm_layer: makes the MBConv's normalisation layers from their number of channels.
         activation_layer: between layers.
         head_dim: channels of a head of the attentions.
         mlp_ratio: channels between the MLPs' layers as a multiple of `out_channels`.
@@ -272,8 +275,8 @@ class MaxVit(nn.Module):
         block_layers: number of layers in each stage.
         head_dim: channels of a head of the attentions.
         stochastic_depth_prob: that of the last layer; it grows evenly from 0 at the first.
-        norm_layer: of the convolutions, made with the number of channels; None for batch norm with the epsilon and
-            momentum that the published weights were trained with.
+        norm_layer: makes the convolutions's normalisation layers from their number of channels; None for batch norm
+            with the epsilon and momentum that the published weights were trained with.
         activation_layer: between layers.
         squeeze_ratio: channels of an MBConv's squeeze as a multiple of its output's.
         expansion_ratio: channels within an MBConv as a multiple of its output's.
@@ -391,9 +394,6 @@ def _check_divides(input_size: Sequence[int], stages: int, partition_size: int) 
             )
 
 
-MaxVit_T_Weights = define_weights("MaxVit_T_Weights")
-
-
 @register_model(weights=MaxVit_T_Weights, fixed={"input_size": lambda meta: tuple(meta["min_size"])})
 def maxvit_t(
     *,
@@ -406,7 +406,8 @@ def maxvit_t(
     Args:
         input_size: height and width of the images in pixels, multiples of 224; weights fix them.
         stochastic_depth_prob: probability with which the last layer's branches are dropped in training.
-        **kwargs: passed to `MaxVit`, such as `num_classes`.
+        **kwargs: options of `MaxVit`: `num_classes`, `norm_layer`, `activation_layer`, `squeeze_ratio`,
+            `expansion_ratio`, `mlp_ratio`, `mlp_dropout` and `attention_dropout`.
     """
     return MaxVit(
         input_size,

@@ -2,6 +2,8 @@
 
 Source: Tan et al., "MnasNet: Platform-Aware Neural Architecture Search for Mobile", CVPR 2019, arXiv:1807.11626: its
 MnasNet-B1, the one without squeeze and excitation.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from zoofleet.errors import InvalidArgumentError, InvalidWeightsError
 from zoofleet.models._layers import make_divisible
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MNASNet0_5_Weights, MNASNet0_75_Weights, MNASNet1_0_Weights, MNASNet1_3_Weights
 
 __all__ = [
     "MNASNet",
@@ -152,37 +154,41 @@ class MNASNet(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
-MNASNet0_5_Weights = define_weights("MNASNet0_5_Weights")
-
-
 @register_model(weights=MNASNet0_5_Weights)
 def mnasnet0_5(**kwargs: Any) -> MNASNet:
-    """Build MNASNet with 0.5 times the channels (2.2 M parameters); `kwargs` are passed to `MNASNet`."""
+    """Build MNASNet with 0.5 times the channels (2.2 M parameters).
+
+    Args:
+        **kwargs: options of `MNASNet`: `num_classes` and `dropout`.
+    """
     return MNASNet(0.5, **kwargs)
-
-
-MNASNet0_75_Weights = define_weights("MNASNet0_75_Weights")
 
 
 @register_model(weights=MNASNet0_75_Weights)
 def mnasnet0_75(**kwargs: Any) -> MNASNet:
-    """Build MNASNet with 0.75 times the channels (3.2 M parameters); `kwargs` are passed to `MNASNet`."""
+    """Build MNASNet with 0.75 times the channels (3.2 M parameters).
+
+    Args:
+        **kwargs: options of `MNASNet`: `num_classes` and `dropout`.
+    """
     return MNASNet(0.75, **kwargs)
-
-
-MNASNet1_0_Weights = define_weights("MNASNet1_0_Weights")
 
 
 @register_model(weights=MNASNet1_0_Weights)
 def mnasnet1_0(**kwargs: Any) -> MNASNet:
-    """Build MNASNet with 1.0 times the channels (4.4 M parameters); `kwargs` are passed to `MNASNet`."""
+    """Build MNASNet with 1.0 times the channels (4.4 M parameters).
+
+    Args:
+        **kwargs: options of `MNASNet`: `num_classes` and `dropout`.
+    """
     return MNASNet(1.0, **kwargs)
-
-
-MNASNet1_3_Weights = define_weights("MNASNet1_3_Weights")
 
 
 @register_model(weights=MNASNet1_3_Weights)
 def mnasnet1_3(**kwargs: Any) -> MNASNet:
-    """Build MNASNet with 1.3 times the channels (6.3 M parameters); `kwargs` are passed to `MNASNet`."""
+    """Build MNASNet with 1.3 times the channels (6.3 M parameters).
+
+    Args:
+        **kwargs: options of `MNASNet`: `num_classes` and `dropout`.
+    """
     return MNASNet(1.3, **kwargs)

@@ -1,6 +1,8 @@
 """MobileNetV2.
 
 Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, arXiv:1801.04381.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv2dNormActivation, Layer, make_divisible
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MobileNet_V2_Weights
 
 __all__ = ["InvertedResidual", "MobileNetV2", "MobileNet_V2_Weights", "mobilenet_v2"]
 
@@ -37,10 +39,10 @@ class InvertedResidual(nn.Module):
     Args:
         inp: channels of the input.
         oup: channels of the output.
-        stride: of the 3x3 convolution, 1 or 2.
+        stride: stride of the 3x3 convolution, 1 or 2.
         expand_ratio: widening between the 1x1 convolutions; 1 leaves the first of them out.
-        norm_layer: made with the number of channels; None for batch norm.
-        activation_layer: made with `inplace=True`.
+        norm_layer: makes a normalisation layer from its number of channels; None for batch norm.
+        activation_layer: makes an activation, called with `inplace=True`.
     """
 
     def __init__(
@@ -95,9 +97,9 @@ class MobileNetV2(nn.Module):
             paper's.
         round_nearest: channels are multiples of this.
         block: makes a block from the arguments of `InvertedResidual`, which is what None means.
-        norm_layer: made with the number of channels; None for batch norm.
+        norm_layer: makes a normalisation layer from its number of channels; None for batch norm.
         dropout: probability before the classifier.
-        activation_layer: made with `inplace=True`.
+        activation_layer: makes an activation, called with `inplace=True`.
 
     Raises:
         InvalidArgumentError: no stages, or a stage of other than four numbers.
@@ -175,14 +177,12 @@ def init_mobilenet(model: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-MobileNet_V2_Weights = define_weights("MobileNet_V2_Weights")
-
-
 @register_model(weights=MobileNet_V2_Weights)
 def mobilenet_v2(**kwargs: Any) -> MobileNetV2:
     """Build MobileNetV2 (3.5 M parameters).
 
     Args:
-        **kwargs: passed to `MobileNetV2`, such as `num_classes`.
+        **kwargs: options of `MobileNetV2`: `num_classes`, `width_mult`, `inverted_residual_setting`, `round_nearest`,
+            `block`, `norm_layer`, `dropout` and `activation_layer`.
     """
     return MobileNetV2(**kwargs)

@@ -2,6 +2,9 @@
 
 Source: Howard et al., "Searching for MobileNetV3", ICCV 2019, arXiv:1905.02244. The reduced tail and the dilated last
 stage are those of its sections 6.3 (detection) and 6.4 (segmentation).
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map. A prime marks sizes of
+the output.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv2dNormActivation, Layer, SqueezeExcitation, make_divisible
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MobileNet_V3_Large_Weights, MobileNet_V3_Small_Weights
 from zoofleet.models.mobilenetv2 import init_mobilenet
 
 __all__ = [
@@ -38,10 +41,10 @@ class InvertedResidualConfig:
         kernel: side of the depthwise convolution.
         expanded_channels: channels between the 1x1 convolutions.
         out_channels: channels of the output.
-        use_se: with squeeze and excitation.
+        use_se: whether the block has squeeze and excitation.
         activation: `HS` for hard swish, `RE` for ReLU.
-        stride: of the depthwise convolution.
-        dilation: of the depthwise convolution; above 1 it stands in for the stride.
+        stride: stride of the depthwise convolution.
+        dilation: dilation of the depthwise convolution; above 1 it stands in for the stride.
         width_mult: scales all channels, in multiples of 8.
 
     Raises:
@@ -87,8 +90,8 @@ class InvertedResidual(nn.Module):
 
     Args:
         cnf: channels, kernel and so on.
-        norm_layer: made with the number of channels.
-        se_layer: made with the expanded channels and a quarter of them.
+        norm_layer: makes a normalisation layer from its number of channels.
+        se_layer: makes squeeze and excitation from the expanded channels and a quarter of them.
 
     Attributes:
         strided: whether the block begins a new resolution, be it by stride or by the dilation in its place.
@@ -143,7 +146,8 @@ class MobileNetV3(nn.Module):
         last_channel: channels between the classifier's layers.
         num_classes: length of the output.
         block: makes a block from its configuration and `norm_layer`; None for `InvertedResidual`.
-        norm_layer: made with the number of channels; None for batch norm with the paper's epsilon and momentum.
+        norm_layer: makes a normalisation layer from its number of channels; None for batch norm with the paper's
+            epsilon and momentum.
         dropout: probability before the last layer.
 
     Raises:
@@ -230,7 +234,13 @@ def large_config(
 def small_config(
     *, width_mult: float = 1.0, dilated: bool = False, reduced_tail: bool = False
 ) -> tuple[list[InvertedResidualConfig], int]:
-    """Table 2 of the paper; the arguments are those of `large_config`."""
+    """Table 2 of the paper: the blocks and the classifier's width.
+
+    Args:
+        width_mult: scales all channels.
+        dilated: dilate the last stage rather than stride, for segmentation.
+        reduced_tail: halve the channels of the last stage, for detection.
+    """
     tail = 2 if reduced_tail else 1
     dilation = 2 if dilated else 1
     block = functools.partial(InvertedResidualConfig, width_mult=width_mult)
@@ -250,9 +260,6 @@ def small_config(
     return rows, make_divisible(1024 // tail * width_mult)
 
 
-MobileNet_V3_Large_Weights = define_weights("MobileNet_V3_Large_Weights")
-
-
 @register_model(weights=MobileNet_V3_Large_Weights)
 def mobilenet_v3_large(
     *,
@@ -267,13 +274,10 @@ def mobilenet_v3_large(
         width_mult: scales all channels; published weights fit 1.
         dilated: dilate the last stage rather than stride; takes the same weights.
         reduced_tail: halve the channels of the last stage; no published weights fit.
-        **kwargs: passed to `MobileNetV3`, such as `num_classes`.
+        **kwargs: options of `MobileNetV3`: `num_classes`, `block`, `norm_layer` and `dropout`.
     """
     configs, last_channel = large_config(width_mult=width_mult, dilated=dilated, reduced_tail=reduced_tail)
     return MobileNetV3(configs, last_channel, **kwargs)
-
-
-MobileNet_V3_Small_Weights = define_weights("MobileNet_V3_Small_Weights")
 
 
 @register_model(weights=MobileNet_V3_Small_Weights)
@@ -284,6 +288,13 @@ def mobilenet_v3_small(
     reduced_tail: bool = False,
     **kwargs: Any,
 ) -> MobileNetV3:
-    """Build MobileNetV3-Small (2.5 M parameters); the arguments are those of `mobilenet_v3_large`."""
+    """Build MobileNetV3-Small (2.5 M parameters).
+
+    Args:
+        width_mult: scales all channels; published weights fit 1.
+        dilated: dilate the last stage rather than stride; takes the same weights.
+        reduced_tail: halve the channels of the last stage; no published weights fit.
+        **kwargs: options of `MobileNetV3`: `num_classes`, `block`, `norm_layer` and `dropout`.
+    """
     configs, last_channel = small_config(width_mult=width_mult, dilated=dilated, reduced_tail=reduced_tail)
     return MobileNetV3(configs, last_channel, **kwargs)

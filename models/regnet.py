@@ -2,6 +2,9 @@
 
 Source: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020, arXiv:2003.13678. The names tell the number of
 floating-point operations; Y has squeeze and excitation, X has not.
+
+In shapes, N is the number of images, C the number of channels, and H and W are the height and width of an image or a
+map.
 """
 
 from __future__ import annotations
@@ -18,7 +21,23 @@ from torch import Tensor, nn
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv2dNormActivation, Layer, SqueezeExcitation
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    RegNet_X_1_6GF_Weights,
+    RegNet_X_3_2GF_Weights,
+    RegNet_X_8GF_Weights,
+    RegNet_X_16GF_Weights,
+    RegNet_X_32GF_Weights,
+    RegNet_X_400MF_Weights,
+    RegNet_X_800MF_Weights,
+    RegNet_Y_1_6GF_Weights,
+    RegNet_Y_3_2GF_Weights,
+    RegNet_Y_8GF_Weights,
+    RegNet_Y_16GF_Weights,
+    RegNet_Y_32GF_Weights,
+    RegNet_Y_128GF_Weights,
+    RegNet_Y_400MF_Weights,
+    RegNet_Y_800MF_Weights,
+)
 
 __all__ = [
     "RegNet",
@@ -101,8 +120,8 @@ class RegNet(nn.Module):
         se_ratio: channels between squeeze and excitation, relative to the block's input; None for none.
         num_classes: length of the output.
         stem_width: channels of the stem.
-        norm_layer: made with the number of channels; None for batch norm.
-        activation: made with `inplace=True`; None for ReLU.
+        norm_layer: makes a normalisation layer from its number of channels; None for batch norm.
+        activation: makes an activation, called with `inplace=True`; None for ReLU.
 
     Raises:
         InvalidArgumentError: depths and widths differ in number, or a width is no multiple of the group's.
@@ -168,136 +187,151 @@ class RegNet(nn.Module):
         return logits
 
 
-RegNet_Y_400MF_Weights = define_weights("RegNet_Y_400MF_Weights")
-
-
 @register_model(weights=RegNet_Y_400MF_Weights)
 def regnet_y_400mf(**kwargs: Any) -> RegNet:
-    """Build RegNetY-400MF (4.3 M parameters); `kwargs` are passed to `RegNet`."""
+    """Build RegNetY-400MF (4.3 M parameters).
+
+    Args:
+        **kwargs: options of `RegNet`: `num_classes`, `stem_width`, `norm_layer` and `activation`.
+    """
     return RegNet((1, 3, 6, 6), (48, 104, 208, 440), 8, 0.25, **kwargs)
-
-
-RegNet_Y_800MF_Weights = define_weights("RegNet_Y_800MF_Weights")
 
 
 @register_model(weights=RegNet_Y_800MF_Weights)
 def regnet_y_800mf(**kwargs: Any) -> RegNet:
-    """Build RegNetY-800MF (6.4 M parameters); `kwargs` are passed to `RegNet`."""
+    """Build RegNetY-800MF (6.4 M parameters).
+
+    Args:
+        **kwargs: options of `RegNet`: `num_classes`, `stem_width`, `norm_layer` and `activation`.
+    """
     return RegNet((1, 3, 8, 2), (64, 144, 320, 784), 16, 0.25, **kwargs)
-
-
-RegNet_Y_1_6GF_Weights = define_weights("RegNet_Y_1_6GF_Weights")
 
 
 @register_model(weights=RegNet_Y_1_6GF_Weights)
 def regnet_y_1_6gf(**kwargs: Any) -> RegNet:
-    """Build RegNetY-1.6GF (11.2 M parameters); `kwargs` are passed to `RegNet`."""
+    """Build RegNetY-1.6GF (11.2 M parameters).
+
+    Args:
+        **kwargs: options of `RegNet`: `num_classes`, `stem_width`, `norm_layer` and `activation`.
+    """
     return RegNet((2, 6, 17, 2), (48, 120, 336, 888), 24, 0.25, **kwargs)
-
-
-RegNet_Y_3_2GF_Weights = define_weights("RegNet_Y_3_2GF_Weights")
 
 
 @register_model(weights=RegNet_Y_3_2GF_Weights)
 def regnet_y_3_2gf(**kwargs: Any) -> RegNet:
-    """Build RegNetY-3.2GF (19.4 M parameters); `kwargs` are passed to `RegNet`."""
+    """Build RegNetY-3.2GF (19.4 M parameters).
+
+    Args:
+        **kwargs: options of `RegNet`: `num_classes`, `stem_width`, `norm_layer` and `activation`.
+    """
     return RegNet((2, 5, 13, 1), (72, 216, 576, 1512), 24, 0.25, **kwargs)
-
-
-RegNet_Y_8GF_Weights = define_weights("RegNet_Y_8GF_Weights")
 
 
 @register_model(weights=RegNet_Y_8GF_Weights)
 def regnet_y_8gf(**kwargs: Any) -> RegNet:
-    """Build RegNetY-8GF (39.4 M parameters); `kwargs` are passed to `RegNet`."""
+    """Build RegNetY-8GF (39.4 M parameters).
+
+    Args:
+        **kwargs: options of `RegNet`: `num_classes`, `stem_width`, `norm_layer` and `activation`.
+    """
     return RegNet((2, 4, 10, 1), (224, 448, 896, 2016), 56, 0.25, **kwargs)
-
-
-RegNet_Y_16GF_Weights = define_weights("RegNet_Y_16GF_Weights")
 
 
 @register_model(weights=RegNet_Y_16GF_Weights)
 def regnet_y_16gf(**kwargs: Any) -> RegNet:
-    """Build RegNetY-16GF (83.6 M parameters); `kwargs` are passed to `RegNet`."""
+    """Build RegNetY-16GF (83.6 M parameters).
+
+    Args:
+        **kwargs: options of `RegNet`: `num_classes`, `stem_width`, `norm_layer` and `activation`.
+    """
     return RegNet((2, 4, 11, 1), (224, 448, 1232, 3024), 112, 0.25, **kwargs)
-
-
-RegNet_Y_32GF_Weights = define_weights("RegNet_Y_32GF_Weights")
 
 
 @register_model(weights=RegNet_Y_32GF_Weights)
 def regnet_y_32gf(**kwargs: Any) -> RegNet:
-    """Build RegNetY-32GF (145.0 M parameters); `kwargs` are passed to `RegNet`."""
+    """Build RegNetY-32GF (145.0 M parameters).
+
+    Args:
+        **kwargs: options of `RegNet`: `num_classes`, `stem_width`, `norm_layer` and `activation`.
+    """
     return RegNet((2, 5, 12, 1), (232, 696, 1392, 3712), 232, 0.25, **kwargs)
-
-
-RegNet_Y_128GF_Weights = define_weights("RegNet_Y_128GF_Weights")
 
 
 @register_model(weights=RegNet_Y_128GF_Weights)
 def regnet_y_128gf(**kwargs: Any) -> RegNet:
-    """Build RegNetY-128GF (644.8 M parameters); `kwargs` are passed to `RegNet`."""
+    """Build RegNetY-128GF (644.8 M parameters).
+
+    Args:
+        **kwargs: options of `RegNet`: `num_classes`, `stem_width`, `norm_layer` and `activation`.
+    """
     return RegNet((2, 7, 17, 1), (528, 1056, 2904, 7392), 264, 0.25, **kwargs)
-
-
-RegNet_X_400MF_Weights = define_weights("RegNet_X_400MF_Weights")
 
 
 @register_model(weights=RegNet_X_400MF_Weights)
 def regnet_x_400mf(**kwargs: Any) -> RegNet:
-    """Build RegNetX-400MF (5.5 M parameters); `kwargs` are passed to `RegNet`."""
+    """Build RegNetX-400MF (5.5 M parameters).
+
+    Args:
+        **kwargs: options of `RegNet`: `num_classes`, `stem_width`, `norm_layer` and `activation`.
+    """
     return RegNet((1, 2, 7, 12), (32, 64, 160, 400), 16, None, **kwargs)
-
-
-RegNet_X_800MF_Weights = define_weights("RegNet_X_800MF_Weights")
 
 
 @register_model(weights=RegNet_X_800MF_Weights)
 def regnet_x_800mf(**kwargs: Any) -> RegNet:
-    """Build RegNetX-800MF (7.3 M parameters); `kwargs` are passed to `RegNet`."""
+    """Build RegNetX-800MF (7.3 M parameters).
+
+    Args:
+        **kwargs: options of `RegNet`: `num_classes`, `stem_width`, `norm_layer` and `activation`.
+    """
     return RegNet((1, 3, 7, 5), (64, 128, 288, 672), 16, None, **kwargs)
-
-
-RegNet_X_1_6GF_Weights = define_weights("RegNet_X_1_6GF_Weights")
 
 
 @register_model(weights=RegNet_X_1_6GF_Weights)
 def regnet_x_1_6gf(**kwargs: Any) -> RegNet:
-    """Build RegNetX-1.6GF (9.2 M parameters); `kwargs` are passed to `RegNet`."""
+    """Build RegNetX-1.6GF (9.2 M parameters).
+
+    Args:
+        **kwargs: options of `RegNet`: `num_classes`, `stem_width`, `norm_layer` and `activation`.
+    """
     return RegNet((2, 4, 10, 2), (72, 168, 408, 912), 24, None, **kwargs)
-
-
-RegNet_X_3_2GF_Weights = define_weights("RegNet_X_3_2GF_Weights")
 
 
 @register_model(weights=RegNet_X_3_2GF_Weights)
 def regnet_x_3_2gf(**kwargs: Any) -> RegNet:
-    """Build RegNetX-3.2GF (15.3 M parameters); `kwargs` are passed to `RegNet`."""
+    """Build RegNetX-3.2GF (15.3 M parameters).
+
+    Args:
+        **kwargs: options of `RegNet`: `num_classes`, `stem_width`, `norm_layer` and `activation`.
+    """
     return RegNet((2, 6, 15, 2), (96, 192, 432, 1008), 48, None, **kwargs)
-
-
-RegNet_X_8GF_Weights = define_weights("RegNet_X_8GF_Weights")
 
 
 @register_model(weights=RegNet_X_8GF_Weights)
 def regnet_x_8gf(**kwargs: Any) -> RegNet:
-    """Build RegNetX-8GF (39.6 M parameters); `kwargs` are passed to `RegNet`."""
+    """Build RegNetX-8GF (39.6 M parameters).
+
+    Args:
+        **kwargs: options of `RegNet`: `num_classes`, `stem_width`, `norm_layer` and `activation`.
+    """
     return RegNet((2, 5, 15, 1), (80, 240, 720, 1920), 120, None, **kwargs)
-
-
-RegNet_X_16GF_Weights = define_weights("RegNet_X_16GF_Weights")
 
 
 @register_model(weights=RegNet_X_16GF_Weights)
 def regnet_x_16gf(**kwargs: Any) -> RegNet:
-    """Build RegNetX-16GF (54.3 M parameters); `kwargs` are passed to `RegNet`."""
+    """Build RegNetX-16GF (54.3 M parameters).
+
+    Args:
+        **kwargs: options of `RegNet`: `num_classes`, `stem_width`, `norm_layer` and `activation`.
+    """
     return RegNet((2, 6, 13, 1), (256, 512, 896, 2048), 128, None, **kwargs)
-
-
-RegNet_X_32GF_Weights = define_weights("RegNet_X_32GF_Weights")
 
 
 @register_model(weights=RegNet_X_32GF_Weights)
 def regnet_x_32gf(**kwargs: Any) -> RegNet:
-    """Build RegNetX-32GF (107.8 M parameters); `kwargs` are passed to `RegNet`."""
+    """Build RegNetX-32GF (107.8 M parameters).
+
+    Args:
+        **kwargs: options of `RegNet`: `num_classes`, `stem_width`, `norm_layer` and `activation`.
+    """
     return RegNet((2, 7, 13, 1), (336, 672, 1344, 2520), 168, None, **kwargs)

@@ -3,6 +3,9 @@
 Sources: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385; the stride of a
 bottleneck sits in its 3x3 convolution as in Goyal et al., arXiv:1706.02677. Grouped and wide bottlenecks follow
 arXiv:1611.05431 and arXiv:1605.07146.
+
+In shapes, N is the number of images, C the number of channels, and H and W are the height and width of an image or a
+map.
 """
 
 from __future__ import annotations
@@ -16,7 +19,18 @@ from torch import Tensor, nn
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Layer
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    ResNet18_Weights,
+    ResNet34_Weights,
+    ResNet50_Weights,
+    ResNet101_Weights,
+    ResNet152_Weights,
+    ResNeXt50_32X4D_Weights,
+    ResNeXt101_32X8D_Weights,
+    ResNeXt101_64X4D_Weights,
+    Wide_ResNet50_2_Weights,
+    Wide_ResNet101_2_Weights,
+)
 
 __all__ = [
     "BasicBlock",
@@ -72,12 +86,12 @@ class BasicBlock(nn.Module):
     Args:
         inplanes: channels of the input.
         planes: channels of the output.
-        stride: of the first convolution.
+        stride: stride of the first convolution.
         downsample: the shortcut, where input and output differ in shape.
         groups: must be 1; only `Bottleneck` has groups.
         base_width: must be 64; only `Bottleneck` can be wider.
         dilation: must be 1; only `Bottleneck` can be dilated.
-        norm_layer: made with the number of channels; None for batch norm.
+        norm_layer: makes a normalisation layer from its number of channels; None for batch norm.
 
     Raises:
         InvalidArgumentError: groups, base_width or dilation other than that.
@@ -123,12 +137,12 @@ class Bottleneck(nn.Module):
     Args:
         inplanes: channels of the input.
         planes: a quarter of the output's channels; the 3x3 convolution has `planes * base_width / 64 * groups`.
-        stride: of the 3x3 convolution.
+        stride: stride of the 3x3 convolution.
         downsample: the shortcut, where input and output differ in shape.
-        groups: of the 3x3 convolution.
+        groups: number of groups of the 3x3 convolution.
         base_width: channels of each group in the first stage.
-        dilation: of the 3x3 convolution.
-        norm_layer: made with the number of channels; None for batch norm.
+        dilation: dilation of the 3x3 convolution.
+        norm_layer: makes a normalisation layer from its number of channels; None for batch norm.
     """
 
     expansion: ClassVar[int] = 4
@@ -176,11 +190,11 @@ class ResNet(nn.Module):
         layers: number of blocks in each of the four stages.
         num_classes: length of the output.
         zero_init_residual: start each block as the identity, with zero as the scale of its last normalisation.
-        groups: of each bottleneck's 3x3 convolution.
+        groups: number of groups of each bottleneck's 3x3 convolution.
         width_per_group: channels of each of these groups in the first stage.
         replace_stride_with_dilation: for stages 2, 3 and 4, whether to dilate the convolutions rather than stride; None
             for none of them.
-        norm_layer: made with the number of channels; None for batch norm.
+        norm_layer: makes a normalisation layer from its number of channels; None for batch norm.
 
     Raises:
         InvalidArgumentError: not four stages, or not three choices between stride and dilation.
@@ -264,25 +278,26 @@ class ResNet(nn.Module):
         return logits
 
 
-ResNet18_Weights = define_weights("ResNet18_Weights")
-
-
 @register_model(weights=ResNet18_Weights)
 def resnet18(**kwargs: Any) -> ResNet:
-    """Build ResNet-18 (11.7 M parameters); `kwargs` are passed to `ResNet`."""
+    """Build ResNet-18 (11.7 M parameters).
+
+    Args:
+        **kwargs: options of `ResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation` and
+            `norm_layer`.
+    """
     return ResNet(BasicBlock, (2, 2, 2, 2), **kwargs)
-
-
-ResNet34_Weights = define_weights("ResNet34_Weights")
 
 
 @register_model(weights=ResNet34_Weights)
 def resnet34(**kwargs: Any) -> ResNet:
-    """Build ResNet-34 (21.8 M parameters); `kwargs` are passed to `ResNet`."""
+    """Build ResNet-34 (21.8 M parameters).
+
+    Args:
+        **kwargs: options of `ResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation` and
+            `norm_layer`.
+    """
     return ResNet(BasicBlock, (3, 4, 6, 3), **kwargs)
-
-
-ResNet50_Weights = define_weights("ResNet50_Weights")
 
 
 @register_model(weights=ResNet50_Weights)
@@ -290,69 +305,84 @@ def resnet50(**kwargs: Any) -> ResNet:
     """Build ResNet-50 (25.6 M parameters).
 
     Args:
-        **kwargs: passed to `ResNet`, such as `num_classes`.
+        **kwargs: options of `ResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation` and
+            `norm_layer`.
     """
     return ResNet(Bottleneck, (3, 4, 6, 3), **kwargs)
 
 
-ResNet101_Weights = define_weights("ResNet101_Weights")
-
-
 @register_model(weights=ResNet101_Weights)
 def resnet101(**kwargs: Any) -> ResNet:
-    """Build ResNet-101 (44.5 M parameters); `kwargs` are passed to `ResNet`."""
+    """Build ResNet-101 (44.5 M parameters).
+
+    Args:
+        **kwargs: options of `ResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation` and
+            `norm_layer`.
+    """
     return ResNet(Bottleneck, (3, 4, 23, 3), **kwargs)
-
-
-ResNet152_Weights = define_weights("ResNet152_Weights")
 
 
 @register_model(weights=ResNet152_Weights)
 def resnet152(**kwargs: Any) -> ResNet:
-    """Build ResNet-152 (60.2 M parameters); `kwargs` are passed to `ResNet`."""
+    """Build ResNet-152 (60.2 M parameters).
+
+    Args:
+        **kwargs: options of `ResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation` and
+            `norm_layer`.
+    """
     return ResNet(Bottleneck, (3, 8, 36, 3), **kwargs)
-
-
-ResNeXt50_32X4D_Weights = define_weights("ResNeXt50_32X4D_Weights")
 
 
 @register_model(weights=ResNeXt50_32X4D_Weights)
 def resnext50_32x4d(**kwargs: Any) -> ResNet:
-    """Build ResNeXt-50 32x4d (25.0 M parameters); `kwargs` are passed to `ResNet`."""
+    """Build ResNeXt-50 32x4d (25.0 M parameters).
+
+    Args:
+        **kwargs: options of `ResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation` and
+            `norm_layer`.
+    """
     return ResNet(Bottleneck, (3, 4, 6, 3), groups=32, width_per_group=4, **kwargs)
-
-
-ResNeXt101_32X8D_Weights = define_weights("ResNeXt101_32X8D_Weights")
 
 
 @register_model(weights=ResNeXt101_32X8D_Weights)
 def resnext101_32x8d(**kwargs: Any) -> ResNet:
-    """Build ResNeXt-101 32x8d (88.8 M parameters); `kwargs` are passed to `ResNet`."""
+    """Build ResNeXt-101 32x8d (88.8 M parameters).
+
+    Args:
+        **kwargs: options of `ResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation` and
+            `norm_layer`.
+    """
     return ResNet(Bottleneck, (3, 4, 23, 3), groups=32, width_per_group=8, **kwargs)
-
-
-ResNeXt101_64X4D_Weights = define_weights("ResNeXt101_64X4D_Weights")
 
 
 @register_model(weights=ResNeXt101_64X4D_Weights)
 def resnext101_64x4d(**kwargs: Any) -> ResNet:
-    """Build ResNeXt-101 64x4d (83.5 M parameters); `kwargs` are passed to `ResNet`."""
+    """Build ResNeXt-101 64x4d (83.5 M parameters).
+
+    Args:
+        **kwargs: options of `ResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation` and
+            `norm_layer`.
+    """
     return ResNet(Bottleneck, (3, 4, 23, 3), groups=64, width_per_group=4, **kwargs)
-
-
-Wide_ResNet50_2_Weights = define_weights("Wide_ResNet50_2_Weights")
 
 
 @register_model(weights=Wide_ResNet50_2_Weights)
 def wide_resnet50_2(**kwargs: Any) -> ResNet:
-    """Build Wide ResNet-50-2 (68.9 M parameters); `kwargs` are passed to `ResNet`."""
+    """Build Wide ResNet-50-2 (68.9 M parameters).
+
+    Args:
+        **kwargs: options of `ResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation` and
+            `norm_layer`.
+    """
     return ResNet(Bottleneck, (3, 4, 6, 3), width_per_group=128, **kwargs)
-
-
-Wide_ResNet101_2_Weights = define_weights("Wide_ResNet101_2_Weights")
 
 
 @register_model(weights=Wide_ResNet101_2_Weights)
 def wide_resnet101_2(**kwargs: Any) -> ResNet:
-    """Build Wide ResNet-101-2 (126.9 M parameters); `kwargs` are passed to `ResNet`."""
+    """Build Wide ResNet-101-2 (126.9 M parameters).
+
+    Args:
+        **kwargs: options of `ResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation` and
+            `norm_layer`.
+    """
     return ResNet(Bottleneck, (3, 4, 23, 3), width_per_group=128, **kwargs)

@@ -2,6 +2,9 @@
 
 Source: Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design", ECCV 2018,
 arXiv:1807.11164.
+
+In shapes, N is the number of images, C the number of channels, and H and W are the height and width of an image or a
+map.
 """
 
 from __future__ import annotations
@@ -15,7 +18,12 @@ from torch import Tensor, nn
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    ShuffleNet_V2_X0_5_Weights,
+    ShuffleNet_V2_X1_0_Weights,
+    ShuffleNet_V2_X1_5_Weights,
+    ShuffleNet_V2_X2_0_Weights,
+)
 
 __all__ = [
     "InvertedResidual",
@@ -142,37 +150,41 @@ class ShuffleNetV2(nn.Module):
         return logits
 
 
-ShuffleNet_V2_X0_5_Weights = define_weights("ShuffleNet_V2_X0_5_Weights")
-
-
 @register_model(weights=ShuffleNet_V2_X0_5_Weights)
 def shufflenet_v2_x0_5(**kwargs: Any) -> ShuffleNetV2:
-    """Build ShuffleNet V2 0.5x (1.4 M parameters); `kwargs` are passed to `ShuffleNetV2`."""
+    """Build ShuffleNet V2 0.5x (1.4 M parameters).
+
+    Args:
+        **kwargs: options of `ShuffleNetV2`: `num_classes` and `inverted_residual`.
+    """
     return ShuffleNetV2((4, 8, 4), (24, 48, 96, 192, 1024), **kwargs)
-
-
-ShuffleNet_V2_X1_0_Weights = define_weights("ShuffleNet_V2_X1_0_Weights")
 
 
 @register_model(weights=ShuffleNet_V2_X1_0_Weights)
 def shufflenet_v2_x1_0(**kwargs: Any) -> ShuffleNetV2:
-    """Build ShuffleNet V2 1.0x (2.3 M parameters); `kwargs` are passed to `ShuffleNetV2`."""
+    """Build ShuffleNet V2 1.0x (2.3 M parameters).
+
+    Args:
+        **kwargs: options of `ShuffleNetV2`: `num_classes` and `inverted_residual`.
+    """
     return ShuffleNetV2((4, 8, 4), (24, 116, 232, 464, 1024), **kwargs)
-
-
-ShuffleNet_V2_X1_5_Weights = define_weights("ShuffleNet_V2_X1_5_Weights")
 
 
 @register_model(weights=ShuffleNet_V2_X1_5_Weights)
 def shufflenet_v2_x1_5(**kwargs: Any) -> ShuffleNetV2:
-    """Build ShuffleNet V2 1.5x (3.5 M parameters); `kwargs` are passed to `ShuffleNetV2`."""
+    """Build ShuffleNet V2 1.5x (3.5 M parameters).
+
+    Args:
+        **kwargs: options of `ShuffleNetV2`: `num_classes` and `inverted_residual`.
+    """
     return ShuffleNetV2((4, 8, 4), (24, 176, 352, 704, 1024), **kwargs)
-
-
-ShuffleNet_V2_X2_0_Weights = define_weights("ShuffleNet_V2_X2_0_Weights")
 
 
 @register_model(weights=ShuffleNet_V2_X2_0_Weights)
 def shufflenet_v2_x2_0(**kwargs: Any) -> ShuffleNetV2:
-    """Build ShuffleNet V2 2.0x (7.4 M parameters); `kwargs` are passed to `ShuffleNetV2`."""
+    """Build ShuffleNet V2 2.0x (7.4 M parameters).
+
+    Args:
+        **kwargs: options of `ShuffleNetV2`: `num_classes` and `inverted_residual`.
+    """
     return ShuffleNetV2((4, 8, 4), (24, 244, 488, 976, 2048), **kwargs)

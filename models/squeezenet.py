@@ -2,6 +2,8 @@
 
 Source: Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size", 2016,
 arXiv:1602.07360. Version 1.1, by the same authors, pools earlier and takes 2.4 times less computation.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import SqueezeNet1_0_Weights, SqueezeNet1_1_Weights
 
 __all__ = [
     "Fire",
@@ -128,19 +130,21 @@ class SqueezeNet(nn.Module):
         return torch.flatten(self.classifier(self.features(x)), 1)  # (N, num_classes, 1, 1) -> (N, num_classes)
 
 
-SqueezeNet1_0_Weights = define_weights("SqueezeNet1_0_Weights")
-
-
 @register_model(weights=SqueezeNet1_0_Weights)
 def squeezenet1_0(**kwargs: Any) -> SqueezeNet:
-    """Build SqueezeNet 1.0 (1.2 M parameters); `kwargs` are passed to `SqueezeNet`."""
+    """Build SqueezeNet 1.0 (1.2 M parameters).
+
+    Args:
+        **kwargs: options of `SqueezeNet`: `num_classes` and `dropout`.
+    """
     return SqueezeNet("1_0", **kwargs)
-
-
-SqueezeNet1_1_Weights = define_weights("SqueezeNet1_1_Weights")
 
 
 @register_model(weights=SqueezeNet1_1_Weights)
 def squeezenet1_1(**kwargs: Any) -> SqueezeNet:
-    """Build SqueezeNet 1.1 (1.2 M parameters); `kwargs` are passed to `SqueezeNet`."""
+    """Build SqueezeNet 1.1 (1.2 M parameters).
+
+    Args:
+        **kwargs: options of `SqueezeNet`: `num_classes` and `dropout`.
+    """
     return SqueezeNet("1_1", **kwargs)

@@ -4,6 +4,9 @@ Sources: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Sh
 arXiv:2103.14030; Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", CVPR 2022, arXiv:2111.09883.
 
 Windows are written for any number of axes, so that Video Swin builds on them; feature maps have their channels last.
+
+In shapes, N is the number of images, C the number of channels, H and W are the height and width of an image or a map,
+with a prime for those of the last map, and L is the number of tokens in a window.
 """
 
 from __future__ import annotations
@@ -19,7 +22,14 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import MLP, Layer, Permute, StochasticDepth
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    Swin_B_Weights,
+    Swin_S_Weights,
+    Swin_T_Weights,
+    Swin_V2_B_Weights,
+    Swin_V2_S_Weights,
+    Swin_V2_T_Weights,
+)
 
 __all__ = [
     "PatchMerging",
@@ -44,7 +54,8 @@ __all__ = [
 ]
 
 _MASKED = -100.0
-"""Added to the attention between tokens that only the cyclic shift made neighbours; the published value."""
+"""Added to the attention between tokens that only the cyclic shift made neighbours. The value is that of the authors'
+code (models/swin_transformer.py in github.com/microsoft/Swin-Transformer), with which the weights were trained."""
 
 
 def relative_position_index(window_size: Sequence[int]) -> Tensor:
@@ -187,6 +198,8 @@ class ShiftedWindowAttentionV2(ShiftedWindowAttention):
     relative_coords_table: Tensor
 
     def _define_positions(self) -> None:
+        # Offsets on a logarithmic scale (the second paper's section 3.3), from -8 to 8 before it and from about -1 to 1
+        # after it (3 is the binary logarithm of 8): those ends, and 16 below, are from the authors' code.
         axes = [torch.arange(1.0 - w, w) / (w - 1) * 8 for w in self.window_size]
         offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)[None]  # (1, 2 * w1 - 1, 2 * w2 - 1, 2)
         table = offsets.sign() * torch.log2(offsets.abs() + 1.0) / 3.0
@@ -207,7 +220,7 @@ class ShiftedWindowAttentionV2(ShiftedWindowAttention):
             query, key, value = bias.chunk(3)
             bias = torch.cat([query, torch.zeros_like(key), value])  # (3 * dim)
         q, k, v = self._split_heads(F.linear(x, self.qkv.weight, bias))
-        scale = self.logit_scale.clamp(max=math.log(100)).exp()
+        scale = self.logit_scale.clamp(max=math.log(100)).exp()  # the paper's section 3.2: temperatures above 0.01
         return F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1), v
 
 
@@ -223,7 +236,7 @@ class SwinTransformerBlock(nn.Module):
         dropout: probability after the attention and after each layer of the MLP.
         attention_dropout: probability on the attention's weights.
         stochastic_depth_prob: probability with which either branch is dropped.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
     """
 
     _attention: ClassVar[type[ShiftedWindowAttention]] = ShiftedWindowAttention
@@ -281,7 +294,7 @@ class PatchMerging(nn.Module):
 
     Args:
         dim: channels of the input.
-        norm_layer: made with `4 * dim`, before the reduction.
+        norm_layer: makes a normalisation layer from its number of channels, `4 * dim`, before the reduction.
     """
 
     def __init__(self, dim: int, norm_layer: Layer = nn.LayerNorm) -> None:
@@ -300,7 +313,7 @@ class PatchMergingV2(nn.Module):
 
     Args:
         dim: channels of the input.
-        norm_layer: made with `2 * dim`.
+        norm_layer: makes a normalisation layer from its number of channels, `2 * dim`.
     """
 
     def __init__(self, dim: int, norm_layer: Layer = nn.LayerNorm) -> None:
@@ -333,16 +346,16 @@ def swin_stages(
     Args:
         embed_dim: channels of the first stage; they double from stage to stage.
         depths: number of blocks in each stage.
-        num_heads: of the attention in each stage.
+        num_heads: number of attention heads in each stage.
         window_size: sides of a window.
         stochastic_depth_prob: that of the last block.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
         block: makes a block; takes the arguments of `SwinTransformerBlock`.
-        downsample_layer: made with the number of channels and `norm_layer`.
+        downsample_layer: makes the layer between two stages from the number of channels and `norm_layer`.
         **options: passed to each block.
 
     Raises:
-        InvalidArgumentError: as many depths as heads are needed.
+        InvalidArgumentError: there are not as many depths as heads.
     """
     if len(depths) != len(num_heads) or not depths:
         raise InvalidArgumentError(
@@ -387,16 +400,16 @@ class SwinTransformer(nn.Module):
         patch_size: height and width of a patch in pixels.
         embed_dim: channels of the first stage; they double from stage to stage.
         depths: number of blocks in each stage.
-        num_heads: of the attention in each stage.
+        num_heads: number of attention heads in each stage.
         window_size: height and width of a window in patches.
         mlp_ratio: channels between the MLPs' layers as a multiple of a stage's.
         dropout: probability after the attention and after each layer of the MLPs.
         attention_dropout: probability on the attention's weights.
         stochastic_depth_prob: that of the last block; it grows evenly from 0 at the first.
         num_classes: length of the output.
-        norm_layer: made with the number of channels; None for layer norm.
+        norm_layer: makes a normalisation layer from its number of channels; None for layer norm.
         block: makes a block; takes the arguments of `SwinTransformerBlock`, which is what None means.
-        downsample_layer: made with the number of channels and `norm_layer`.
+        downsample_layer: makes the layer between two stages from the number of channels and `norm_layer`.
 
     Raises:
         InvalidArgumentError: not as many depths as heads.
@@ -474,14 +487,6 @@ def _swin_v2(**kwargs: Any) -> SwinTransformer:
     return _swin(window_size=(8, 8), block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2, **kwargs)
 
 
-Swin_T_Weights = define_weights("Swin_T_Weights")
-Swin_S_Weights = define_weights("Swin_S_Weights")
-Swin_B_Weights = define_weights("Swin_B_Weights")
-Swin_V2_T_Weights = define_weights("Swin_V2_T_Weights")
-Swin_V2_S_Weights = define_weights("Swin_V2_S_Weights")
-Swin_V2_B_Weights = define_weights("Swin_V2_B_Weights")
-
-
 @register_model(weights=Swin_T_Weights)
 def swin_t(
     *,
@@ -492,7 +497,8 @@ def swin_t(
 
     Args:
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `SwinTransformer`, such as `num_classes`.
+        **kwargs: options of `SwinTransformer`: `num_classes`, `mlp_ratio`, `dropout`, `attention_dropout` and
+            `norm_layer`.
     """
     return _swin(
         depths=(2, 2, 6, 2),
@@ -512,7 +518,8 @@ def swin_s(
 
     Args:
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `SwinTransformer`, such as `num_classes`.
+        **kwargs: options of `SwinTransformer`: `num_classes`, `mlp_ratio`, `dropout`, `attention_dropout` and
+            `norm_layer`.
     """
     return _swin(
         depths=(2, 2, 18, 2),
@@ -532,7 +539,8 @@ def swin_b(
 
     Args:
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `SwinTransformer`, such as `num_classes`.
+        **kwargs: options of `SwinTransformer`: `num_classes`, `mlp_ratio`, `dropout`, `attention_dropout` and
+            `norm_layer`.
     """
     return _swin(
         embed_dim=128,
@@ -553,7 +561,8 @@ def swin_v2_t(
 
     Args:
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `SwinTransformer`, such as `num_classes`.
+        **kwargs: options of `SwinTransformer`: `num_classes`, `mlp_ratio`, `dropout`, `attention_dropout` and
+            `norm_layer`.
     """
     return _swin_v2(
         depths=(2, 2, 6, 2),
@@ -573,7 +582,8 @@ def swin_v2_s(
 
     Args:
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `SwinTransformer`, such as `num_classes`.
+        **kwargs: options of `SwinTransformer`: `num_classes`, `mlp_ratio`, `dropout`, `attention_dropout` and
+            `norm_layer`.
     """
     return _swin_v2(
         depths=(2, 2, 18, 2),
@@ -593,7 +603,8 @@ def swin_v2_b(
 
     Args:
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `SwinTransformer`, such as `num_classes`.
+        **kwargs: options of `SwinTransformer`: `num_classes`, `mlp_ratio`, `dropout`, `attention_dropout` and
+            `norm_layer`.
     """
     return _swin_v2(
         embed_dim=128,

@@ -2,6 +2,8 @@
 
 Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015,
 arXiv:1409.1556.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
@@ -13,7 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import (
+    VGG11_BN_Weights,
+    VGG11_Weights,
+    VGG13_BN_Weights,
+    VGG13_Weights,
+    VGG16_BN_Weights,
+    VGG16_Weights,
+    VGG19_BN_Weights,
+    VGG19_Weights,
+)
+from zoofleet.models._weights import WeightsEnum
 
 __all__ = [
     "VGG",
@@ -117,73 +129,81 @@ def _vgg(depths: Sequence[int], *, batch_norm: bool, weights: WeightsEnum | None
     return VGG(_features(depths, batch_norm), **kwargs)
 
 
-VGG11_Weights = define_weights("VGG11_Weights")
-
-
 @register_model(weights=VGG11_Weights)
 def vgg11(*, weights: WeightsEnum | None = None, **kwargs: Any) -> VGG:
-    """Build VGG-11 (132.9 M parameters); `kwargs` are passed to `VGG`."""
+    """Build VGG-11 (132.9 M parameters).
+
+    Args:
+        **kwargs: options of `VGG`: `num_classes`, `init_weights` and `dropout`.
+    """
     return _vgg(_VGG11, batch_norm=False, weights=weights, **kwargs)
-
-
-VGG11_BN_Weights = define_weights("VGG11_BN_Weights")
 
 
 @register_model(weights=VGG11_BN_Weights)
 def vgg11_bn(*, weights: WeightsEnum | None = None, **kwargs: Any) -> VGG:
-    """Build VGG-11 with batch norm (132.9 M parameters); `kwargs` are passed to `VGG`."""
+    """Build VGG-11 with batch norm (132.9 M parameters).
+
+    Args:
+        **kwargs: options of `VGG`: `num_classes`, `init_weights` and `dropout`.
+    """
     return _vgg(_VGG11, batch_norm=True, weights=weights, **kwargs)
-
-
-VGG13_Weights = define_weights("VGG13_Weights")
 
 
 @register_model(weights=VGG13_Weights)
 def vgg13(*, weights: WeightsEnum | None = None, **kwargs: Any) -> VGG:
-    """Build VGG-13 (133.0 M parameters); `kwargs` are passed to `VGG`."""
+    """Build VGG-13 (133.0 M parameters).
+
+    Args:
+        **kwargs: options of `VGG`: `num_classes`, `init_weights` and `dropout`.
+    """
     return _vgg(_VGG13, batch_norm=False, weights=weights, **kwargs)
-
-
-VGG13_BN_Weights = define_weights("VGG13_BN_Weights")
 
 
 @register_model(weights=VGG13_BN_Weights)
 def vgg13_bn(*, weights: WeightsEnum | None = None, **kwargs: Any) -> VGG:
-    """Build VGG-13 with batch norm (133.1 M parameters); `kwargs` are passed to `VGG`."""
+    """Build VGG-13 with batch norm (133.1 M parameters).
+
+    Args:
+        **kwargs: options of `VGG`: `num_classes`, `init_weights` and `dropout`.
+    """
     return _vgg(_VGG13, batch_norm=True, weights=weights, **kwargs)
-
-
-VGG16_Weights = define_weights("VGG16_Weights")
 
 
 @register_model(weights=VGG16_Weights)
 def vgg16(*, weights: WeightsEnum | None = None, **kwargs: Any) -> VGG:
-    """Build VGG-16 (138.4 M parameters); `kwargs` are passed to `VGG`."""
+    """Build VGG-16 (138.4 M parameters).
+
+    Args:
+        **kwargs: options of `VGG`: `num_classes`, `init_weights` and `dropout`.
+    """
     return _vgg(_VGG16, batch_norm=False, weights=weights, **kwargs)
-
-
-VGG16_BN_Weights = define_weights("VGG16_BN_Weights")
 
 
 @register_model(weights=VGG16_BN_Weights)
 def vgg16_bn(*, weights: WeightsEnum | None = None, **kwargs: Any) -> VGG:
-    """Build VGG-16 with batch norm (138.4 M parameters); `kwargs` are passed to `VGG`."""
+    """Build VGG-16 with batch norm (138.4 M parameters).
+
+    Args:
+        **kwargs: options of `VGG`: `num_classes`, `init_weights` and `dropout`.
+    """
     return _vgg(_VGG16, batch_norm=True, weights=weights, **kwargs)
-
-
-VGG19_Weights = define_weights("VGG19_Weights")
 
 
 @register_model(weights=VGG19_Weights)
 def vgg19(*, weights: WeightsEnum | None = None, **kwargs: Any) -> VGG:
-    """Build VGG-19 (143.7 M parameters); `kwargs` are passed to `VGG`."""
+    """Build VGG-19 (143.7 M parameters).
+
+    Args:
+        **kwargs: options of `VGG`: `num_classes`, `init_weights` and `dropout`.
+    """
     return _vgg(_VGG19, batch_norm=False, weights=weights, **kwargs)
-
-
-VGG19_BN_Weights = define_weights("VGG19_BN_Weights")
 
 
 @register_model(weights=VGG19_BN_Weights)
 def vgg19_bn(*, weights: WeightsEnum | None = None, **kwargs: Any) -> VGG:
-    """Build VGG-19 with batch norm (143.7 M parameters); `kwargs` are passed to `VGG`."""
+    """Build VGG-19 with batch norm (143.7 M parameters).
+
+    Args:
+        **kwargs: options of `VGG`: `num_classes`, `init_weights` and `dropout`.
+    """
     return _vgg(_VGG19, batch_norm=True, weights=weights, **kwargs)

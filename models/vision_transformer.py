@@ -2,6 +2,8 @@
 
 Source: Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", ICLR 2021,
 arXiv:2010.11929. The convolutional stem that can take the place of the patches follows Xiao et al., arXiv:2106.14881.
+
+In shapes, N is the number of images, and L the number of tokens: one for the class, and one for each patch.
 """
 
 from __future__ import annotations
@@ -20,7 +22,13 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import MLP, Conv2dNormActivation, Layer
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    ViT_B_16_Weights,
+    ViT_B_32_Weights,
+    ViT_H_14_Weights,
+    ViT_L_16_Weights,
+    ViT_L_32_Weights,
+)
 
 __all__ = [
     "ConvStemConfig",
@@ -47,12 +55,12 @@ class EncoderBlock(nn.Module):
     """Self-attention and an MLP, each normalised before and with a shortcut: (N, L, hidden_dim) to the same shape.
 
     Args:
-        num_heads: of the attention.
+        num_heads: number of attention heads.
         hidden_dim: length of a token.
         mlp_dim: channels between the MLP's layers.
         dropout: probability after the attention and after each layer of the MLP.
         attention_dropout: probability on the attention's weights.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
     """
 
     def __init__(
@@ -86,12 +94,12 @@ class Encoder(nn.Module):
     Args:
         seq_length: number of tokens L.
         num_layers: number of blocks.
-        num_heads: of each block's attention.
+        num_heads: number of attention heads of each block.
         hidden_dim: length of a token.
         mlp_dim: channels between the layers of each block's MLP.
         dropout: probability after the positions are added, and in the blocks.
         attention_dropout: probability on the attention's weights.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
     """
 
     def __init__(
@@ -132,8 +140,8 @@ class ConvStemConfig:
     Attributes:
         out_channels: channels of the output.
         kernel_size: side of the kernel.
-        stride: of the convolution; those of all convolutions multiply to the patch size.
-        norm_layer: made with the number of channels.
+        stride: stride of the convolution; those of all convolutions multiply to the patch size.
+        norm_layer: makes a normalisation layer from its number of channels.
         activation_layer: after the normalisation.
     """
 
@@ -159,14 +167,14 @@ class VisionTransformer(nn.Module):
         image_size: side of the square input in pixels.
         patch_size: side of a patch in pixels; divides `image_size`.
         num_layers: number of the encoder's blocks.
-        num_heads: of each block's attention.
+        num_heads: number of attention heads of each block.
         hidden_dim: length of a token.
         mlp_dim: channels between the layers of each block's MLP.
         dropout: probability in the encoder.
         attention_dropout: probability on the attention's weights.
         num_classes: length of the output.
         representation_size: channels of a hidden layer with tanh before the classifier; None for no such layer.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
         conv_stem_configs: convolutions before the projection to tokens, None to project the patches.
 
     Raises:
@@ -288,7 +296,7 @@ def interpolate_embeddings(
         image_size: side of the new images in pixels.
         patch_size: side of a patch in pixels.
         model_state: a `VisionTransformer`'s state dict; not changed.
-        interpolation_mode: of `torch.nn.functional.interpolate`.
+        interpolation_mode: `mode` of `torch.nn.functional.interpolate`.
         reset_heads: leave out the classifier, to train one for other classes.
 
     Raises:
@@ -313,12 +321,6 @@ def interpolate_embeddings(
 
 _TRAINED_SIZE: Final = {"image_size": lambda meta: meta["min_size"][0]}
 """Position embeddings are of the size that weights were trained with."""
-
-ViT_B_16_Weights = define_weights("ViT_B_16_Weights")
-ViT_B_32_Weights = define_weights("ViT_B_32_Weights")
-ViT_L_16_Weights = define_weights("ViT_L_16_Weights")
-ViT_L_32_Weights = define_weights("ViT_L_32_Weights")
-ViT_H_14_Weights = define_weights("ViT_H_14_Weights")
 
 
 @register_model(weights=ViT_B_16_Weights, fixed=_TRAINED_SIZE)

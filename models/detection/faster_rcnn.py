@@ -18,7 +18,13 @@ from torch.nn import functional as F
 
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import load_published, register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import (
+    FasterRCNN_MobileNet_V3_Large_320_FPN_Weights,
+    FasterRCNN_MobileNet_V3_Large_FPN_Weights,
+    FasterRCNN_ResNet50_FPN_V2_Weights,
+    FasterRCNN_ResNet50_FPN_Weights,
+)
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.detection._options import TransformOptions, check_classes, check_names, out_channels
 from zoofleet.models.detection.anchor_utils import AnchorGenerator
 from zoofleet.models.detection.backbone_utils import drop_norm_eps, mobilenet_v3_large_fpn, resnet50_fpn
@@ -298,9 +304,6 @@ def conv_heads(channels: int, rpn_anchor_generator: AnchorGenerator | None) -> d
     }
 
 
-FasterRCNN_ResNet50_FPN_Weights = define_weights("FasterRCNN_ResNet50_FPN_Weights")
-
-
 @register_model(
     weights=FasterRCNN_ResNet50_FPN_Weights,
     weights_backbone=ResNet50_Weights,
@@ -327,9 +330,6 @@ def fasterrcnn_resnet50_fpn(
     """
     backbone = resnet50_fpn(weights, weights_backbone, trainable_backbone_layers, progress=progress)
     return FasterRCNN(backbone, num_classes, **kwargs)
-
-
-FasterRCNN_ResNet50_FPN_V2_Weights = define_weights("FasterRCNN_ResNet50_FPN_V2_Weights")
 
 
 @register_model(weights=FasterRCNN_ResNet50_FPN_V2_Weights, weights_backbone=ResNet50_Weights)
@@ -370,9 +370,6 @@ def _mobilenet_defaults() -> dict[str, Any]:
     return {"rpn_anchor_generator": anchors, "rpn_score_thresh": 0.05}
 
 
-FasterRCNN_MobileNet_V3_Large_FPN_Weights = define_weights("FasterRCNN_MobileNet_V3_Large_FPN_Weights")
-
-
 @register_model(weights=FasterRCNN_MobileNet_V3_Large_FPN_Weights, weights_backbone=MobileNet_V3_Large_Weights)
 def fasterrcnn_mobilenet_v3_large_fpn(
     *,
@@ -396,9 +393,6 @@ def fasterrcnn_mobilenet_v3_large_fpn(
     """
     backbone = mobilenet_v3_large_fpn(weights, weights_backbone, trainable_backbone_layers, progress=progress)
     return FasterRCNN(backbone, num_classes, **_mobilenet_defaults() | kwargs)
-
-
-FasterRCNN_MobileNet_V3_Large_320_FPN_Weights = define_weights("FasterRCNN_MobileNet_V3_Large_320_FPN_Weights")
 
 
 @register_model(weights=FasterRCNN_MobileNet_V3_Large_320_FPN_Weights, weights_backbone=MobileNet_V3_Large_Weights)

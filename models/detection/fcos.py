@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import FCOS_ResNet50_FPN_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.detection._boxes import BELOW_LOW, LinearBoxCoder, at_least_float32
 from zoofleet.models.detection._checkpoints import upgrade_keys_hook
 from zoofleet.models.detection._detector import Detector
@@ -319,9 +320,6 @@ def _centredness(distances: Tensor) -> Tensor:
     """
     across, down = distances[:, 0::2], distances[:, 1::2]  # (K, 2) each
     return ((across.amin(dim=1) / across.amax(dim=1)) * (down.amin(dim=1) / down.amax(dim=1))).sqrt()
-
-
-FCOS_ResNet50_FPN_Weights = define_weights("FCOS_ResNet50_FPN_Weights")
 
 
 @register_model(weights=FCOS_ResNet50_FPN_Weights, weights_backbone=ResNet50_Weights)

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._registry import load_published, register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import KeypointRCNN_ResNet50_FPN_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.detection._options import out_channels, positive
 from zoofleet.models.detection.backbone_utils import drop_norm_eps, resnet50_fpn
 from zoofleet.models.detection.faster_rcnn import FasterRCNN, FasterRCNNOptions, pyramid_roi_pool
@@ -134,9 +135,6 @@ class KeypointRCNN(FasterRCNN):
     def _check_targets(self, targets: Sequence[Target]) -> None:
         if any("keypoints" not in target for target in targets):
             raise InvalidArgumentError("every target must have keypoints, float of shape (N, K, 3)")
-
-
-KeypointRCNN_ResNet50_FPN_Weights = define_weights("KeypointRCNN_ResNet50_FPN_Weights")
 
 
 @register_model(

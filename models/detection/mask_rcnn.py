@@ -18,7 +18,8 @@ from torch import nn
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import load_published, register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import MaskRCNN_ResNet50_FPN_V2_Weights, MaskRCNN_ResNet50_FPN_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.detection._options import check_classes, out_channels
 from zoofleet.models.detection.backbone_utils import drop_norm_eps, resnet50_fpn
 from zoofleet.models.detection.faster_rcnn import FasterRCNN, FasterRCNNOptions, conv_heads, pyramid_roi_pool
@@ -138,9 +139,6 @@ class MaskRCNN(FasterRCNN):
             raise InvalidArgumentError("every target must have masks, uint8 or bool of shape (N, H, W)")
 
 
-MaskRCNN_ResNet50_FPN_Weights = define_weights("MaskRCNN_ResNet50_FPN_Weights")
-
-
 @register_model(
     weights=MaskRCNN_ResNet50_FPN_Weights,
     weights_backbone=ResNet50_Weights,
@@ -167,9 +165,6 @@ def maskrcnn_resnet50_fpn(
     """
     backbone = resnet50_fpn(weights, weights_backbone, trainable_backbone_layers, progress=progress)
     return MaskRCNN(backbone, num_classes, **kwargs)
-
-
-MaskRCNN_ResNet50_FPN_V2_Weights = define_weights("MaskRCNN_ResNet50_FPN_V2_Weights")
 
 
 @register_model(weights=MaskRCNN_ResNet50_FPN_V2_Weights, weights_backbone=ResNet50_Weights)

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import load_published, register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import RetinaNet_ResNet50_FPN_V2_Weights, RetinaNet_ResNet50_FPN_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.detection._boxes import BETWEEN, BoxCoder, at_least_float32, keep_best_anchors, match
 from zoofleet.models.detection._checkpoints import upgrade_retinanet_keys_hook
 from zoofleet.models.detection._detector import Detector
@@ -281,9 +282,6 @@ def _anchors() -> AnchorGenerator:
     )
 
 
-RetinaNet_ResNet50_FPN_Weights = define_weights("RetinaNet_ResNet50_FPN_Weights")
-
-
 @register_model(
     weights=RetinaNet_ResNet50_FPN_Weights,
     weights_backbone=ResNet50_Weights,
@@ -317,9 +315,6 @@ def retinanet_resnet50_fpn(
         extra_blocks=partial(LastLevelP6P7, 256, 256),
     )
     return RetinaNet(backbone, num_classes, **kwargs)
-
-
-RetinaNet_ResNet50_FPN_V2_Weights = define_weights("RetinaNet_ResNet50_FPN_V2_Weights")
 
 
 @register_model(weights=RetinaNet_ResNet50_FPN_V2_Weights, weights_backbone=ResNet50_Weights)

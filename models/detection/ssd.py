@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import SSD300_VGG16_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.detection._boxes import BELOW_LOW, BoxCoder, at_least_float32, claim_best_anchors, match
 from zoofleet.models.detection._detector import Detector
 from zoofleet.models.detection._init import xavier_init
@@ -324,9 +325,6 @@ def refuse_size(options: Mapping[str, Any], side: int) -> None:
     """
     if "size" in options:
         raise InvalidArgumentError(f"no option is named size: this model's images are {side} x {side}; build an SSD")
-
-
-SSD300_VGG16_Weights = define_weights("SSD300_VGG16_Weights")
 
 
 @register_model(weights=SSD300_VGG16_Weights, weights_backbone=VGG16_Weights)

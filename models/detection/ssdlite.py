@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import SSDLite320_MobileNet_V3_Large_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.detection._init import normal_init
 from zoofleet.models.detection._options import positive
 from zoofleet.models.detection._utils import retrieve_out_channels
@@ -158,9 +159,6 @@ class SSDLiteHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Turn feature maps (N, C, H, W) into logits (N, A, num_classes) and codes (N, A, 4)."""
         return self.classification_head(maps), self.regression_head(maps)
-
-
-SSDLite320_MobileNet_V3_Large_Weights = define_weights("SSDLite320_MobileNet_V3_Large_Weights")
 
 
 @register_model(weights=SSDLite320_MobileNet_V3_Large_Weights, weights_backbone=MobileNet_V3_Large_Weights)

@@ -1,11 +1,14 @@
 """RAFT: optical flow by recurrent lookups in an all-pairs correlation volume.
 
 Source: Teed and Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow", ECCV 2020, arXiv:2003.12039.
+
+In shapes, N is the number of image pairs, C channels, H and W the images' height and width in pixels, and h and w those
+of the feature maps, H/8 and W/8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv2dNormActivation
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import Raft_Large_Weights, Raft_Small_Weights
 from zoofleet.models.ops import correlation_lookup
 
 __all__ = [
@@ -40,7 +43,7 @@ class ResidualBlock(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of the output.
         norm_layer: makes a normalisation layer from its number of channels; None for no normalisation.
-        stride: of the first convolution.
+        stride: stride of the first convolution.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class BottleneckBlock(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of the output, divisible by 4.
         norm_layer: makes a normalisation layer from its number of channels; None for no normalisation.
-        stride: of the 3x3 convolution.
+        stride: stride of the 3x3 convolution.
     """
 
     def __init__(
@@ -210,7 +213,7 @@ class RecurrentBlock(nn.Module):
     Args:
         input_size: channels of the input.
         hidden_size: channels of the hidden state.
-        kernel_sizes: of the convolutions of each GRU, odd.
+        kernel_sizes: kernel size of the convolutions of each GRU, odd.
     """
 
     def __init__(
@@ -279,19 +282,37 @@ class MaskPredictor(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(N, in_channels, h, w) -> logits (N, 9 * 8 * 8, h, w): neighbour, then the image pixel's row and column."""
-        # The paper's scale, which keeps this branch's gradients in balance with the others'.
+        # The paper does not mention the factor. Its authors' code has it to keep this branch's gradients in balance
+        # with the others' (core/update.py in github.com/princeton-vl/RAFT), and the published weights were trained so.
         out: Tensor = 0.25 * self.conv(self.convrelu(hidden))
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class Pyramid:
+    """What the lookups of one call read; iterating over it gives the levels.
+
+    Attributes:
+        levels: a tensor for each scale, the finest first, each half as high and wide as the one before.
+        shared: what the lookups on all levels need beside them.
+    """
+
+    levels: tuple[Tensor, ...]
+    shared: Tensor
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.levels)
 
 
 @dataclass(frozen=True, slots=True)
 class CorrBlock:
     """Correlation of all pairs of feature vectors at several scales, and lookups in it.
 
-    Holds sizes only: the pyramid of a call is a value that the caller keeps, so calls never meet.
+    A block holds sizes only. The pyramid of a call is a value that the caller keeps, so calls in several threads do not
+    disturb each other.
 
     Attributes:
-        num_levels: scales of the pyramid, each half of the one before.
+        num_levels: number of scales of the pyramid.
         radius: a lookup reads (2 * radius + 1) x (2 * radius + 1) correlations on every level.
     """
 
@@ -300,7 +321,7 @@ class CorrBlock:
 
     @property
     def out_channels(self) -> int:
-        """Channels of a lookup."""
+        """Number of channels of a lookup."""
         return self.num_levels * (2 * self.radius + 1) ** 2
 
     @property
@@ -308,31 +329,37 @@ class CorrBlock:
         """Smallest height and width of feature maps whose coarsest level still has two pixels each way."""
         return 1 << self.num_levels
 
-    def build_pyramid(self, features1: Tensor, features2: Tensor) -> list[Tensor]:
-        """Correlate two feature maps (N, C, h, w).
+    def build_pyramid(self, features1: Tensor, features2: Tensor) -> Pyramid:
+        """Correlate two feature maps.
+
+        Args:
+            features1: features of the first images, (N, C, h, w).
+            features2: features of the second images, the same shape.
 
         Returns:
-            One tensor (N * h * w, 1, h / 2**level, w / 2**level) a level: for each pixel of the first map its
-            scaled dot products with the second map.
+            Levels (N * h * w, 1, h / 2**level, w / 2**level): for each pixel of the first map its dot products with
+            the second map, divided by the root of C. Shared: the largest x and y of each level, int64
+            (num_levels, 2).
         """
         n, c, h, w = features1.shape
         corr = features1.flatten(2).transpose(1, 2) @ features2.flatten(2)  # (N, h*w, h*w)
         level = (corr / c**0.5).reshape(n * h * w, 1, h, w)
-        pyramid = [level]
+        levels = [level]
         for _ in range(self.num_levels - 1):
-            level = F.avg_pool2d(level, kernel_size=2, stride=2)
-            pyramid.append(level)
-        return pyramid
+            levels.append(F.avg_pool2d(levels[-1], kernel_size=2, stride=2))
+        # Copied to the device once a call: a copy for every lookup would have each of them wait for the host.
+        largest = torch.tensor([[level.shape[3] - 1, level.shape[2] - 1] for level in levels], device=corr.device)
+        return Pyramid(tuple(levels), largest)
 
-    def look_up(self, pyramid: Sequence[Tensor], coords: Tensor) -> Tensor:
+    def look_up(self, pyramid: Pyramid, coords: Tensor) -> Tensor:
         """Read the correlations around where each pixel has moved to, bilinearly, zero outside the map.
 
         Args:
-            pyramid: what `build_pyramid` returned.
-            coords: (N, 2, h, w), x and y in the second feature map.
+            pyramid: what this block's `build_pyramid` returned.
+            coords: x and y in the second feature map, (N, 2, h, w).
 
         Returns:
-            (N, out_channels, h, w), level by level; within a level the window's x offset is the slower index.
+            (N, out_channels, h, w), level by level. Within a level the window's x offset is the slower index.
         """
         n, _, h, w = coords.shape
         window = 2 * self.radius + 1
@@ -341,8 +368,8 @@ class CorrBlock:
         centers = coords.permute(0, 2, 3, 1).reshape(n * h * w, 1, 1, 2)
         looked_up = []
         for i, level in enumerate(pyramid):
-            size = torch.tensor([level.shape[3] - 1, level.shape[2] - 1], dtype=coords.dtype, device=coords.device)
-            grid = 2 * (centers / 2**i + offsets) / size - 1  # (N*h*w, window, window, 2) in -1..1
+            # (N*h*w, window, window, 2) in -1..1
+            grid = 2 * (centers / 2**i + offsets) / pyramid.shared[i].to(coords.dtype) - 1
             sampled = F.grid_sample(level, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
             looked_up.append(sampled.reshape(n, h, w, window * window))
         return torch.cat(looked_up, dim=-1).permute(0, 3, 1, 2).contiguous()  # (N, out_channels, h, w)
@@ -357,23 +384,39 @@ class LinearCorrBlock(CorrBlock):
 
     __slots__ = ()
 
-    def build_pyramid(self, features1: Tensor, features2: Tensor) -> list[Tensor]:
-        """Make feature maps (N, C, h, w) ready for lookups.
+    def build_pyramid(self, features1: Tensor, features2: Tensor) -> Pyramid:
+        """Make feature maps ready for lookups.
+
+        Args:
+            features1: features of the first images, (N, C, h, w).
+            features2: features of the second images, the same shape.
 
         Returns:
-            The first map, scaled, and the second one at each level, (N, h / 2**level, w / 2**level, C).
+            Levels (N, h / 2**level, w / 2**level, C): the second map at each scale. Shared: the first map divided by
+            the root of C, (N, h, w, C).
         """
         levels = [features2]
         for _ in range(self.num_levels - 1):
             # Averages of correlations are correlations with averages.
             levels.append(F.avg_pool2d(levels[-1], kernel_size=2, stride=2))
-        maps = [features1 / features1.shape[1] ** 0.5, *levels]
-        return [features.permute(0, 2, 3, 1).contiguous() for features in maps]
+        shared, *levels = (
+            features.permute(0, 2, 3, 1).contiguous() for features in (features1 / features1.shape[1] ** 0.5, *levels)
+        )
+        return Pyramid(tuple(levels), shared)
 
-    def look_up(self, pyramid: Sequence[Tensor], coords: Tensor) -> Tensor:
-        """As `CorrBlock.look_up`."""
-        features1, *levels = pyramid
-        looked_up = [correlation_lookup(features1, level, coords / 2**i, self.radius) for i, level in enumerate(levels)]
+    def look_up(self, pyramid: Pyramid, coords: Tensor) -> Tensor:
+        """Compute the correlations around where each pixel has moved to, bilinearly, zero outside the map.
+
+        Args:
+            pyramid: what this block's `build_pyramid` returned.
+            coords: x and y in the second feature map, (N, 2, h, w).
+
+        Returns:
+            (N, out_channels, h, w), level by level. Within a level the window's x offset is the slower index.
+        """
+        looked_up = [
+            correlation_lookup(pyramid.shared, level, coords / 2**i, self.radius) for i, level in enumerate(pyramid)
+        ]
         return torch.cat(looked_up, dim=1)  # (N, out_channels, h, w)
 
 
@@ -494,48 +537,9 @@ def _upsample_convex(flow: Tensor, mask: Tensor) -> Tensor:
     return fine.permute(0, 1, 4, 2, 5, 3).reshape(n, 2, _STRIDE * h, _STRIDE * w)  # (N, 2, 8h, 8w)
 
 
-def _raft(
-    replaced: dict[str, Any],
-    *,
-    block: Callable[..., nn.Module],
-    layers: tuple[int, int, int, int],
-    feature_size: int,
-    hidden_size: int,
-    context_size: int,
-    context_norm: Callable[..., nn.Module] | None,
-    corr_block: CorrBlock,
-    corr_layers: tuple[int] | tuple[int, int],
-    flow_layers: tuple[int, int],
-    motion_size: int,
-    gru_kernel_sizes: tuple[tuple[int, int]] | tuple[tuple[int, int], tuple[int, int]],
-    flow_head_size: int,
-    mask_predictor_size: int | None,
-) -> RAFT:
-    parts: dict[str, Any] = {
-        "feature_encoder": FeatureEncoder(block=block, layers=(*layers, feature_size), norm_layer=nn.InstanceNorm2d),
-        "context_encoder": FeatureEncoder(
-            block=block, layers=(*layers, hidden_size + context_size), norm_layer=context_norm
-        ),
-        "corr_block": corr_block,
-        "update_block": UpdateBlock(
-            motion_encoder=MotionEncoder(
-                in_channels_corr=corr_block.out_channels,
-                corr_layers=corr_layers,
-                flow_layers=flow_layers,
-                out_channels=motion_size,
-            ),
-            recurrent_block=RecurrentBlock(
-                input_size=context_size + motion_size, hidden_size=hidden_size, kernel_sizes=gru_kernel_sizes
-            ),
-            flow_head=FlowHead(in_channels=hidden_size, hidden_size=flow_head_size),
-        ),
-    }
-    if mask_predictor_size is not None:
-        parts["mask_predictor"] = MaskPredictor(in_channels=hidden_size, hidden_size=mask_predictor_size)
-    return RAFT(**(parts | replaced))
-
-
-Raft_Large_Weights = define_weights("Raft_Large_Weights")
+def _raft(given: dict[str, Any], **own: Callable[[], nn.Module]) -> RAFT:
+    """RAFT of the parts that the caller gives and, for the others, of the model's own, which are made only then."""
+    return RAFT(**(given | {name: make() for name, make in own.items() if name not in given}))
 
 
 @register_model(weights=Raft_Large_Weights)
@@ -543,49 +547,67 @@ def raft_large(**kwargs: Any) -> RAFT:
     """Build RAFT (5.3 M parameters): residual encoders, GRUs of 1x5 and 5x1, and learned upsampling.
 
     Args:
-        **kwargs: arguments of `RAFT` that replace this model's own parts.
+        **kwargs: parts of `RAFT` in the place of this model's own: `feature_encoder`, `context_encoder`, `corr_block`,
+            `update_block` and `mask_predictor`.
     """
+    corr_block = kwargs.setdefault("corr_block", CorrBlock(num_levels=4, radius=4))
+    stages = (64, 64, 96, 128)
+    hidden = 128
+    context = 128
+    motion = 128
     return _raft(
         kwargs,
-        block=ResidualBlock,
-        layers=(64, 64, 96, 128),
-        feature_size=256,
-        hidden_size=128,
-        context_size=128,
-        context_norm=nn.BatchNorm2d,
-        corr_block=CorrBlock(num_levels=4, radius=4),
-        corr_layers=(256, 192),
-        flow_layers=(128, 64),
-        motion_size=128,
-        gru_kernel_sizes=((1, 5), (5, 1)),
-        flow_head_size=256,
-        mask_predictor_size=256,
+        feature_encoder=lambda: FeatureEncoder(
+            block=ResidualBlock, layers=(*stages, 256), norm_layer=nn.InstanceNorm2d
+        ),
+        context_encoder=lambda: FeatureEncoder(
+            block=ResidualBlock, layers=(*stages, hidden + context), norm_layer=nn.BatchNorm2d
+        ),
+        update_block=lambda: UpdateBlock(
+            motion_encoder=MotionEncoder(
+                in_channels_corr=corr_block.out_channels,
+                corr_layers=(256, 192),
+                flow_layers=(128, 64),
+                out_channels=motion,
+            ),
+            recurrent_block=RecurrentBlock(
+                input_size=context + motion, hidden_size=hidden, kernel_sizes=((1, 5), (5, 1))
+            ),
+            flow_head=FlowHead(in_channels=hidden, hidden_size=256),
+        ),
+        mask_predictor=lambda: MaskPredictor(in_channels=hidden, hidden_size=256),
     )
-
-
-Raft_Small_Weights = define_weights("Raft_Small_Weights")
 
 
 @register_model(weights=Raft_Small_Weights)
 def raft_small(**kwargs: Any) -> RAFT:
-    """Build RAFT-small (1.0 M parameters): narrow encoders of bottleneck blocks and one 3x3 GRU.
+    """Build RAFT-small (1.0 M parameters): narrow encoders of bottleneck blocks, one 3x3 GRU, and bilinear upsampling.
 
     Args:
-        **kwargs: arguments of `RAFT` that replace this model's own parts.
+        **kwargs: parts of `RAFT` in the place of this model's own: `feature_encoder`, `context_encoder`, `corr_block`,
+            `update_block` and `mask_predictor`.
     """
+    corr_block = kwargs.setdefault("corr_block", CorrBlock(num_levels=4, radius=3))
+    stages = (32, 32, 64, 96)
+    hidden = 96
+    context = 64
+    motion = 82
     return _raft(
         kwargs,
-        block=BottleneckBlock,
-        layers=(32, 32, 64, 96),
-        feature_size=128,
-        hidden_size=96,
-        context_size=64,
-        context_norm=None,
-        corr_block=CorrBlock(num_levels=4, radius=3),
-        corr_layers=(96,),
-        flow_layers=(64, 32),
-        motion_size=82,
-        gru_kernel_sizes=((3, 3),),
-        flow_head_size=128,
-        mask_predictor_size=None,
+        feature_encoder=lambda: FeatureEncoder(
+            block=BottleneckBlock, layers=(*stages, 128), norm_layer=nn.InstanceNorm2d
+        ),
+        context_encoder=lambda: FeatureEncoder(
+            block=BottleneckBlock, layers=(*stages, hidden + context), norm_layer=None
+        ),
+        update_block=lambda: UpdateBlock(
+            motion_encoder=MotionEncoder(
+                in_channels_corr=corr_block.out_channels,
+                corr_layers=(96,),
+                flow_layers=(64, 32),
+                out_channels=motion,
+            ),
+            recurrent_block=RecurrentBlock(input_size=context + motion, hidden_size=hidden, kernel_sizes=((3, 3),)),
+            flow_head=FlowHead(in_channels=hidden, hidden_size=128),
+        ),
     )

@@ -1,4 +1,7 @@
-"""What the float form of every quantized model has."""
+"""What the float form of every quantized model has.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
+"""
 
 from __future__ import annotations
 
@@ -46,16 +49,17 @@ class Quantizable(nn.Module):
     def fuse_model(self, is_qat: bool | None = None) -> None:
         """Join each convolution with the batch norm and ReLU after it, in place.
 
-        Which follow each other is read off the children's order; a block where that misleads lists the runs as `fused`.
+        In an `nn.Sequential` the children's order says which follow each other. The class of any other module that has
+        such runs lists them by the children's names, as `fused`.
 
         Args:
-            is_qat: keep the batch norms as parts of their own, for training with rounding; None for what the model's
-                mode says.
+            is_qat: keep the batch norms as parts of their own, for training with rounding; None for doing so in
+                training mode.
         """
         is_qat = self.training if is_qat is None else is_qat
         join = quantization.fuse_modules_qat if is_qat else quantization.fuse_modules
         for module in list(self.modules()):
-            for names in getattr(module, "fused", None) or _runs(module):
+            for names in _runs(module) if isinstance(module, nn.Sequential) else getattr(module, "fused", ()):
                 with without_expected_warnings():
                     join(module, list(names), inplace=True)  # type: ignore[no-untyped-call]
 
@@ -73,12 +77,12 @@ class QuantizableInception(Quantizable):
 
     def forward(self, x: Tensor) -> Any:
         """Logits of a batch of images, float (N, 3, H, W); what the float model returns, in training too."""
-        out = super(Quantizable, self).forward(x)
+        out = super(Quantizable, self).forward(x)  # past Quantizable's own: `rescale` is what quantizes the input here
         # In training, which is always in float, auxiliary heads give logits too.
         return self.dequant(out) if isinstance(out, Tensor) else out
 
 
-def _runs(module: nn.Module) -> list[list[str]]:
+def _runs(module: nn.Sequential) -> list[list[str]]:
     """Names of the children that follow each other as convolution, batch norm and, in places, ReLU."""
     names = [name for name, _ in module.named_children()]
     kinds = [type(child) for child in module.children()]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import GoogLeNet_QuantizedWeights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.googlenet import GoogLeNet, GoogLeNet_Weights, drop_heads, following
 from zoofleet.models.quantization._convert import quantized
 from zoofleet.models.quantization._quantizable import QuantizableInception
@@ -17,11 +18,8 @@ class QuantizableGoogLeNet(QuantizableInception, GoogLeNet):
     """GoogLeNet with the marks between which activations are INT8.
 
     Args:
-        **kwargs: passed to `GoogLeNet`, such as `num_classes`.
+        **kwargs: options of `GoogLeNet` but `concat`, such as `num_classes`.
     """
-
-
-GoogLeNet_QuantizedWeights = define_weights("GoogLeNet_QuantizedWeights")
 
 
 @register_model(
@@ -40,8 +38,8 @@ def googlenet(
     """Build GoogLeNet (13.0 M parameters, of which the auxiliary heads have 6.4 M), in float or in INT8.
 
     Args:
-        aux_logits: with auxiliary heads, which were not trained in the published weights; None for those alone that
-            have random weights.
+        aux_logits: whether the model has auxiliary heads, which were not trained in the published weights; None for
+            those alone that have random weights.
         transform_input: rescale images from ImageNet's mean and standard deviation to -1..1; None for doing so with
             published weights, which need it.
         **kwargs: options of `GoogLeNet`: `num_classes`, `init_weights`, `dropout` and `dropout_aux`.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import Inception_V3_QuantizedWeights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.googlenet import following
 from zoofleet.models.inception import Inception3, Inception_V3_Weights, drop_head
 from zoofleet.models.quantization._convert import quantized
@@ -18,11 +19,8 @@ class QuantizableInception3(QuantizableInception, Inception3):
     """Inception v3 with the marks between which activations are INT8.
 
     Args:
-        **kwargs: passed to `Inception3`, such as `num_classes`.
+        **kwargs: options of `Inception3` but `concat`, such as `num_classes`.
     """
-
-
-Inception_V3_QuantizedWeights = define_weights("Inception_V3_QuantizedWeights")
 
 
 @register_model(
@@ -42,7 +40,8 @@ def inception_v3(
     """Build Inception v3 (27.2 M parameters, of which the auxiliary head has 3.3 M), in float or in INT8.
 
     Args:
-        aux_logits: with the auxiliary head, which INT8 weights lack; None for one that has random weights alone.
+        aux_logits: whether the model has the auxiliary head, which INT8 weights lack; None for one that has random
+            weights alone.
         transform_input: rescale images from ImageNet's mean and standard deviation to -1..1; None for doing so with
             published weights, which need it.
         **kwargs: options of `Inception3`: `num_classes`, `init_weights` and `dropout`.

@@ -1,6 +1,8 @@
 """MobileNetV2 whose float form can be quantized to INT8.
 
 It has ReLU where the float model has ReLU6: the quantized range cuts off above anyway, and ReLU can be fused.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.ao.nn.quantized import FloatFunctional
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MobileNet_V2_QuantizedWeights
 from zoofleet.models.mobilenetv2 import InvertedResidual, MobileNet_V2_Weights, MobileNetV2
 from zoofleet.models.quantization._convert import quantized
 from zoofleet.models.quantization._quantizable import Quantizable
@@ -36,14 +38,12 @@ class QuantizableMobileNetV2(Quantizable, MobileNetV2):
     """MobileNetV2 with the marks between which activations are INT8.
 
     Args:
-        **kwargs: passed to `MobileNetV2`, such as `num_classes`.
+        **kwargs: options of `MobileNetV2`: `num_classes`, `width_mult`, `inverted_residual_setting`, `round_nearest`,
+            `block`, `norm_layer`, `dropout` and `activation_layer`.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(block=QuantizableInvertedResidual, activation_layer=nn.ReLU, **kwargs)
-
-
-MobileNet_V2_QuantizedWeights = define_weights("MobileNet_V2_QuantizedWeights")
 
 
 @register_model(
@@ -56,6 +56,7 @@ def mobilenet_v2(**kwargs: Any) -> QuantizableMobileNetV2:
     """Build MobileNetV2 (3.5 M parameters), in float ready for quantization or in INT8.
 
     Args:
-        **kwargs: passed to `QuantizableMobileNetV2`, such as `num_classes`.
+        **kwargs: options of `QuantizableMobileNetV2`: `num_classes`, `width_mult`, `inverted_residual_setting`,
+            `round_nearest`, `norm_layer` and `dropout`.
     """
     return QuantizableMobileNetV2(**kwargs)

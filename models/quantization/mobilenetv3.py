@@ -1,4 +1,8 @@
-"""MobileNetV3-Large whose float form can be quantized to INT8."""
+"""MobileNetV3-Large whose float form can be quantized to INT8.
+
+In shapes, N is the number of images, C the number of channels, and H and W are the height and width of an image or a
+map. A prime marks sizes of the output.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from torch.ao.nn.quantized import FloatFunctional
 
 from zoofleet.models._layers import Layer, SqueezeExcitation
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MobileNet_V3_Large_QuantizedWeights
 from zoofleet.models.mobilenetv3 import (
     InvertedResidual,
     InvertedResidualConfig,
@@ -63,14 +67,11 @@ class QuantizableMobileNetV3(Quantizable, MobileNetV3):
 
     Args:
         *args: passed to `MobileNetV3`.
-        **kwargs: passed to `MobileNetV3`, such as `num_classes`.
+        **kwargs: options of `MobileNetV3`: `num_classes`, `block`, `norm_layer` and `dropout`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, block=QuantizableInvertedResidual, **kwargs)
-
-
-MobileNet_V3_Large_QuantizedWeights = define_weights("MobileNet_V3_Large_QuantizedWeights")
 
 
 @register_model(
@@ -94,7 +95,7 @@ def mobilenet_v3_large(
         width_mult: scales all channels; published weights fit 1.
         dilated: dilate the last stage rather than stride; takes the same weights.
         reduced_tail: halve the channels of the last stage; no published weights fit.
-        **kwargs: passed to `QuantizableMobileNetV3`, such as `num_classes`.
+        **kwargs: options of `QuantizableMobileNetV3`: `num_classes`, `norm_layer` and `dropout`.
     """
     configs, last_channel = large_config(width_mult=width_mult, dilated=dilated, reduced_tail=reduced_tail)
     return QuantizableMobileNetV3(configs, last_channel, **kwargs)

@@ -1,4 +1,7 @@
-"""ResNets whose float form can be quantized to INT8."""
+"""ResNets whose float form can be quantized to INT8.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,12 @@ from torch import Tensor, nn
 from torch.ao.nn.quantized import FloatFunctional
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    ResNet18_QuantizedWeights,
+    ResNet50_QuantizedWeights,
+    ResNeXt101_32X8D_QuantizedWeights,
+    ResNeXt101_64X4D_QuantizedWeights,
+)
 from zoofleet.models.quantization._convert import quantized
 from zoofleet.models.quantization._quantizable import Quantizable
 from zoofleet.models.resnet import (
@@ -36,6 +44,8 @@ __all__ = [
 
 class QuantizableBasicBlock(BasicBlock):
     """Two 3x3 convolutions with a shortcut, whose sum has a scale of its own."""
+
+    fused = (("conv1", "bn1", "relu"), ("conv2", "bn2"))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -72,13 +82,13 @@ class QuantizableResNet(Quantizable, ResNet):
     Args:
         block: `QuantizableBasicBlock` or `QuantizableBottleneck`.
         layers: number of blocks in each of the four stages.
-        **kwargs: passed to `ResNet`, such as `num_classes`.
+        **kwargs: options of `ResNet`, such as `num_classes`.
     """
+
+    fused = (("conv1", "bn1", "relu"),)
 
 
 _INT8: Final = (quantized("fbgemm"),)
-
-ResNet18_QuantizedWeights = define_weights("ResNet18_QuantizedWeights")
 
 
 @register_model(
@@ -91,12 +101,10 @@ def resnet18(**kwargs: Any) -> QuantizableResNet:
     """Build ResNet-18 (11.7 M parameters), in float ready for quantization or in INT8.
 
     Args:
-        **kwargs: passed to `QuantizableResNet`, such as `num_classes`.
+        **kwargs: options of `QuantizableResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation`
+            and `norm_layer`.
     """
     return QuantizableResNet(QuantizableBasicBlock, (2, 2, 2, 2), **kwargs)
-
-
-ResNet50_QuantizedWeights = define_weights("ResNet50_QuantizedWeights")
 
 
 @register_model(
@@ -106,11 +114,13 @@ ResNet50_QuantizedWeights = define_weights("ResNet50_QuantizedWeights")
     finish=_INT8,
 )
 def resnet50(**kwargs: Any) -> QuantizableResNet:
-    """Build ResNet-50 (25.6 M parameters); the arguments are those of `resnet18`."""
+    """Build ResNet-50 (25.6 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        **kwargs: options of `QuantizableResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation`
+            and `norm_layer`.
+    """
     return QuantizableResNet(QuantizableBottleneck, (3, 4, 6, 3), **kwargs)
-
-
-ResNeXt101_32X8D_QuantizedWeights = define_weights("ResNeXt101_32X8D_QuantizedWeights")
 
 
 @register_model(
@@ -120,11 +130,13 @@ ResNeXt101_32X8D_QuantizedWeights = define_weights("ResNeXt101_32X8D_QuantizedWe
     finish=_INT8,
 )
 def resnext101_32x8d(**kwargs: Any) -> QuantizableResNet:
-    """Build ResNeXt-101 32x8d (88.8 M parameters); the arguments are those of `resnet18`."""
+    """Build ResNeXt-101 32x8d (88.8 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        **kwargs: options of `QuantizableResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation`
+            and `norm_layer`.
+    """
     return QuantizableResNet(QuantizableBottleneck, (3, 4, 23, 3), groups=32, width_per_group=8, **kwargs)
-
-
-ResNeXt101_64X4D_QuantizedWeights = define_weights("ResNeXt101_64X4D_QuantizedWeights")
 
 
 @register_model(
@@ -134,5 +146,10 @@ ResNeXt101_64X4D_QuantizedWeights = define_weights("ResNeXt101_64X4D_QuantizedWe
     finish=_INT8,
 )
 def resnext101_64x4d(**kwargs: Any) -> QuantizableResNet:
-    """Build ResNeXt-101 64x4d (83.5 M parameters); the arguments are those of `resnet18`."""
+    """Build ResNeXt-101 64x4d (83.5 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        **kwargs: options of `QuantizableResNet`: `num_classes`, `zero_init_residual`, `replace_stride_with_dilation`
+            and `norm_layer`.
+    """
     return QuantizableResNet(QuantizableBottleneck, (3, 4, 23, 3), groups=64, width_per_group=4, **kwargs)

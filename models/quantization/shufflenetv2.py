@@ -1,4 +1,7 @@
-"""ShuffleNets V2 whose float form can be quantized to INT8."""
+"""ShuffleNets V2 whose float form can be quantized to INT8.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,12 @@ from torch import Tensor
 from torch.ao.nn.quantized import FloatFunctional
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import (
+    ShuffleNet_V2_X0_5_QuantizedWeights,
+    ShuffleNet_V2_X1_0_QuantizedWeights,
+    ShuffleNet_V2_X1_5_QuantizedWeights,
+    ShuffleNet_V2_X2_0_QuantizedWeights,
+)
 from zoofleet.models.quantization._convert import quantized
 from zoofleet.models.quantization._quantizable import Quantizable
 from zoofleet.models.shufflenetv2 import (
@@ -52,7 +60,7 @@ class QuantizableShuffleNetV2(Quantizable, ShuffleNetV2):
 
     Args:
         *args: passed to `ShuffleNetV2`.
-        **kwargs: passed to `ShuffleNetV2`, such as `num_classes`.
+        **kwargs: options of `ShuffleNetV2`: `num_classes` and `inverted_residual`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -60,8 +68,6 @@ class QuantizableShuffleNetV2(Quantizable, ShuffleNetV2):
 
 
 _INT8: Final = (quantized("fbgemm"),)
-
-ShuffleNet_V2_X0_5_QuantizedWeights = define_weights("ShuffleNet_V2_X0_5_QuantizedWeights")
 
 
 @register_model(
@@ -74,12 +80,9 @@ def shufflenet_v2_x0_5(**kwargs: Any) -> QuantizableShuffleNetV2:
     """Build ShuffleNet V2 0.5x (1.4 M parameters), in float ready for quantization or in INT8.
 
     Args:
-        **kwargs: passed to `QuantizableShuffleNetV2`, such as `num_classes`.
+        **kwargs: `num_classes`, the option of `QuantizableShuffleNetV2`.
     """
     return QuantizableShuffleNetV2((4, 8, 4), (24, 48, 96, 192, 1024), **kwargs)
-
-
-ShuffleNet_V2_X1_0_QuantizedWeights = define_weights("ShuffleNet_V2_X1_0_QuantizedWeights")
 
 
 @register_model(
@@ -89,11 +92,12 @@ ShuffleNet_V2_X1_0_QuantizedWeights = define_weights("ShuffleNet_V2_X1_0_Quantiz
     finish=_INT8,
 )
 def shufflenet_v2_x1_0(**kwargs: Any) -> QuantizableShuffleNetV2:
-    """Build ShuffleNet V2 1.0x (2.3 M parameters); the arguments are those of `shufflenet_v2_x0_5`."""
+    """Build ShuffleNet V2 1.0x (2.3 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        **kwargs: `num_classes`, the option of `QuantizableShuffleNetV2`.
+    """
     return QuantizableShuffleNetV2((4, 8, 4), (24, 116, 232, 464, 1024), **kwargs)
-
-
-ShuffleNet_V2_X1_5_QuantizedWeights = define_weights("ShuffleNet_V2_X1_5_QuantizedWeights")
 
 
 @register_model(
@@ -103,11 +107,12 @@ ShuffleNet_V2_X1_5_QuantizedWeights = define_weights("ShuffleNet_V2_X1_5_Quantiz
     finish=_INT8,
 )
 def shufflenet_v2_x1_5(**kwargs: Any) -> QuantizableShuffleNetV2:
-    """Build ShuffleNet V2 1.5x (3.5 M parameters); the arguments are those of `shufflenet_v2_x0_5`."""
+    """Build ShuffleNet V2 1.5x (3.5 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        **kwargs: `num_classes`, the option of `QuantizableShuffleNetV2`.
+    """
     return QuantizableShuffleNetV2((4, 8, 4), (24, 176, 352, 704, 1024), **kwargs)
-
-
-ShuffleNet_V2_X2_0_QuantizedWeights = define_weights("ShuffleNet_V2_X2_0_QuantizedWeights")
 
 
 @register_model(
@@ -117,5 +122,9 @@ ShuffleNet_V2_X2_0_QuantizedWeights = define_weights("ShuffleNet_V2_X2_0_Quantiz
     finish=_INT8,
 )
 def shufflenet_v2_x2_0(**kwargs: Any) -> QuantizableShuffleNetV2:
-    """Build ShuffleNet V2 2.0x (7.4 M parameters); the arguments are those of `shufflenet_v2_x0_5`."""
+    """Build ShuffleNet V2 2.0x (7.4 M parameters), in float ready for quantization or in INT8.
+
+    Args:
+        **kwargs: `num_classes`, the option of `QuantizableShuffleNetV2`.
+    """
     return QuantizableShuffleNetV2((4, 8, 4), (24, 244, 488, 976, 2048), **kwargs)

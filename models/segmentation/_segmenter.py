@@ -1,4 +1,8 @@
-"""What the segmentation models have in common: dilated backbones, input, output, and a second head for training."""
+"""What the segmentation models have in common: dilated backbones, input, output, and a second head for training.
+
+In shapes, N is the number of images, C the number of channels, and H and W are the height and width of an image or a
+map.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +43,7 @@ class FCNHead(nn.Sequential):
 
     Args:
         in_channels: channels of the features.
-        channels: of the logits, the number of classes.
+        channels: number of channels of the logits, which is the number of classes.
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:
@@ -58,8 +62,8 @@ class Segmenter(nn.Module):
 
     Args:
         backbone: gives a dict with the features `out` and, with an auxiliary head, `aux`.
-        classifier: features `out` -> logits of their size.
-        aux_classifier: features `aux` -> logits of their size, whose loss helps training; None for none.
+        classifier: maps the features `out` to logits of their size.
+        aux_classifier: maps the features `aux` to logits of their size, whose loss helps training; None for none.
     """
 
     def __init__(self, backbone: nn.Module, classifier: nn.Module, aux_classifier: nn.Module | None = None) -> None:
@@ -136,15 +140,19 @@ class DilatedBackbone:
 def build_segmenter(
     model_class: type[S],
     head: Callable[[int, int], nn.Module],
-    backbone: Callable[[WeightsEnum | None, bool], DilatedBackbone],
-    *,
-    progress: bool,
+    dilated: DilatedBackbone,
     num_classes: int,
     aux_loss: bool,
-    weights_backbone: WeightsEnum | None,
 ) -> S:
-    """Build a model with `head(channels, num_classes)` over a backbone; the other arguments are the builders'."""
-    dilated = backbone(weights_backbone, progress)
+    """Build a segmentation model over a backbone.
+
+    Args:
+        model_class: the model's class.
+        head: makes the head from the channels of the backbone's last features and the number of classes.
+        dilated: the backbone.
+        num_classes: number of channels of the output.
+        aux_loss: whether the model has an auxiliary head over the backbone's early features.
+    """
     return model_class(
         backbone=dilated.giving(early="aux" if aux_loss else None, last="out"),
         aux_classifier=FCNHead(dilated.early[1], num_classes) if aux_loss else None,

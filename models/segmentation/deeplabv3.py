@@ -2,18 +2,24 @@
 
 Source: Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", arXiv:1706.05587, section 3.3 and
 figure 5; the rates are those for an eighth of the resolution.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import (
+    DeepLabV3_MobileNet_V3_Large_Weights,
+    DeepLabV3_ResNet50_Weights,
+    DeepLabV3_ResNet101_Weights,
+)
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.mobilenetv3 import MobileNet_V3_Large_Weights
 from zoofleet.models.resnet import ResNet50_Weights, ResNet101_Weights, resnet50, resnet101
 from zoofleet.models.segmentation._segmenter import (
@@ -54,7 +60,7 @@ class ASPPConv(nn.Sequential):
     Args:
         in_channels: channels of the features.
         out_channels: channels of the output.
-        dilation: of the convolution.
+        dilation: dilation of the convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int) -> None:
@@ -123,10 +129,13 @@ class DeepLabHead(nn.Sequential):
 
 
 class DeepLabV3(Segmenter):
-    """DeepLabV3; arguments, input and output are those of `Segmenter`."""
+    """DeepLabV3, which gives logits (N, num_classes, H, W) for images (N, 3, H, W).
 
-
-DeepLabV3_ResNet50_Weights = define_weights("DeepLabV3_ResNet50_Weights")
+    Args:
+        backbone: gives a dict with the features `out` and, with an auxiliary head, `aux`.
+        classifier: maps the features `out` to logits of their size.
+        aux_classifier: maps the features `aux` to logits of their size, whose loss helps training; None for none.
+    """
 
 
 @register_model(weights=DeepLabV3_ResNet50_Weights, weights_backbone=ResNet50_Weights, fixed=TRAINED_WITH_HEAD)
@@ -140,23 +149,13 @@ def deeplabv3_resnet50(
     """Build DeepLabV3 on a dilated ResNet-50 (39.6 M parameters, 42.0 M with the auxiliary head).
 
     Args:
-        num_classes: channels of the output, the background among them; published weights have 21.
-        aux_loss: with an auxiliary head over an earlier stage; None for what `weights` have, which is one, and for
-            none without weights.
-        weights_backbone: published weights of the backbone, used unless `weights` are given; None for random ones.
+        num_classes: number of channels of the output, the background among them; weights fix it.
+        aux_loss: whether the model has an auxiliary head over an earlier stage, for training; weights fix it to True.
+        weights_backbone: the backbone's own weights, a member of `ResNet50_Weights` or the name of one, used
+            only without `weights`; None for random ones.
     """
-    return build_segmenter(
-        DeepLabV3,
-        DeepLabHead,
-        functools.partial(DilatedBackbone.resnet, resnet50),
-        progress=progress,
-        num_classes=num_classes,
-        aux_loss=aux_loss,
-        weights_backbone=weights_backbone,
-    )
-
-
-DeepLabV3_ResNet101_Weights = define_weights("DeepLabV3_ResNet101_Weights")
+    dilated = DilatedBackbone.resnet(resnet50, weights_backbone, progress)
+    return build_segmenter(DeepLabV3, DeepLabHead, dilated, num_classes, aux_loss)
 
 
 @register_model(weights=DeepLabV3_ResNet101_Weights, weights_backbone=ResNet101_Weights, fixed=TRAINED_WITH_HEAD)
@@ -167,19 +166,16 @@ def deeplabv3_resnet101(
     aux_loss: bool = False,
     weights_backbone: WeightsEnum | None = ResNet101_Weights.IMAGENET1K_V1,
 ) -> DeepLabV3:
-    """Build DeepLabV3 on a dilated ResNet-101 (58.6 M parameters); arguments as of `deeplabv3_resnet50`."""
-    return build_segmenter(
-        DeepLabV3,
-        DeepLabHead,
-        functools.partial(DilatedBackbone.resnet, resnet101),
-        progress=progress,
-        num_classes=num_classes,
-        aux_loss=aux_loss,
-        weights_backbone=weights_backbone,
-    )
+    """Build DeepLabV3 on a dilated ResNet-101 (58.6 M parameters).
 
-
-DeepLabV3_MobileNet_V3_Large_Weights = define_weights("DeepLabV3_MobileNet_V3_Large_Weights")
+    Args:
+        num_classes: number of channels of the output, the background among them; weights fix it.
+        aux_loss: whether the model has an auxiliary head over an earlier stage, for training; weights fix it to True.
+        weights_backbone: the backbone's own weights, a member of `ResNet101_Weights` or the name of one, used
+            only without `weights`; None for random ones.
+    """
+    dilated = DilatedBackbone.resnet(resnet101, weights_backbone, progress)
+    return build_segmenter(DeepLabV3, DeepLabHead, dilated, num_classes, aux_loss)
 
 
 @register_model(
@@ -194,13 +190,13 @@ def deeplabv3_mobilenet_v3_large(
     aux_loss: bool = False,
     weights_backbone: WeightsEnum | None = MobileNet_V3_Large_Weights.IMAGENET1K_V1,
 ) -> DeepLabV3:
-    """Build DeepLabV3 on a dilated MobileNetV3-Large (11.0 M parameters); arguments as of `deeplabv3_resnet50`."""
-    return build_segmenter(
-        DeepLabV3,
-        DeepLabHead,
-        DilatedBackbone.mobilenet_v3_large,
-        progress=progress,
-        num_classes=num_classes,
-        aux_loss=aux_loss,
-        weights_backbone=weights_backbone,
-    )
+    """Build DeepLabV3 on a dilated MobileNetV3-Large (11.0 M parameters).
+
+    Args:
+        num_classes: number of channels of the output, the background among them; weights fix it.
+        aux_loss: whether the model has an auxiliary head over an earlier stage, for training; weights fix it to True.
+        weights_backbone: the backbone's own weights, a member of `MobileNet_V3_Large_Weights` or the name of one, used
+            only without `weights`; None for random ones.
+    """
+    dilated = DilatedBackbone.mobilenet_v3_large(weights_backbone, progress)
+    return build_segmenter(DeepLabV3, DeepLabHead, dilated, num_classes, aux_loss)

@@ -2,14 +2,15 @@
 
 Source: Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015,
 arXiv:1411.4038. Dilation in the place of strides keeps an eighth of the resolution, so there are no skips.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
 
-import functools
-
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import FCN_ResNet50_Weights, FCN_ResNet101_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.resnet import ResNet50_Weights, ResNet101_Weights, resnet50, resnet101
 from zoofleet.models.segmentation._segmenter import (
     TRAINED_WITH_HEAD,
@@ -23,10 +24,13 @@ __all__ = ["FCN", "FCNHead", "FCN_ResNet50_Weights", "FCN_ResNet101_Weights", "f
 
 
 class FCN(Segmenter):
-    """FCN; arguments, input and output are those of `Segmenter`."""
+    """FCN, which gives logits (N, num_classes, H, W) for images (N, 3, H, W).
 
-
-FCN_ResNet50_Weights = define_weights("FCN_ResNet50_Weights")
+    Args:
+        backbone: gives a dict with the features `out` and, with an auxiliary head, `aux`.
+        classifier: maps the features `out` to logits of their size.
+        aux_classifier: maps the features `aux` to logits of their size, whose loss helps training; None for none.
+    """
 
 
 @register_model(weights=FCN_ResNet50_Weights, weights_backbone=ResNet50_Weights, fixed=TRAINED_WITH_HEAD)
@@ -40,23 +44,13 @@ def fcn_resnet50(
     """Build FCN on a dilated ResNet-50 (33.0 M parameters, 35.3 M with the auxiliary head).
 
     Args:
-        num_classes: channels of the output, the background among them; published weights have 21.
-        aux_loss: with an auxiliary head over the third stage; None for what `weights` have, which is one, and for
-            none without weights.
-        weights_backbone: published weights of the backbone, used unless `weights` are given; None for random ones.
+        num_classes: number of channels of the output, the background among them; weights fix it.
+        aux_loss: whether the model has an auxiliary head over an earlier stage, for training; weights fix it to True.
+        weights_backbone: the backbone's own weights, a member of `ResNet50_Weights` or the name of one, used
+            only without `weights`; None for random ones.
     """
-    return build_segmenter(
-        FCN,
-        FCNHead,
-        functools.partial(DilatedBackbone.resnet, resnet50),
-        progress=progress,
-        num_classes=num_classes,
-        aux_loss=aux_loss,
-        weights_backbone=weights_backbone,
-    )
-
-
-FCN_ResNet101_Weights = define_weights("FCN_ResNet101_Weights")
+    dilated = DilatedBackbone.resnet(resnet50, weights_backbone, progress)
+    return build_segmenter(FCN, FCNHead, dilated, num_classes, aux_loss)
 
 
 @register_model(weights=FCN_ResNet101_Weights, weights_backbone=ResNet101_Weights, fixed=TRAINED_WITH_HEAD)
@@ -67,13 +61,13 @@ def fcn_resnet101(
     aux_loss: bool = False,
     weights_backbone: WeightsEnum | None = ResNet101_Weights.IMAGENET1K_V1,
 ) -> FCN:
-    """Build FCN on a dilated ResNet-101 (51.9 M parameters); the arguments are those of `fcn_resnet50`."""
-    return build_segmenter(
-        FCN,
-        FCNHead,
-        functools.partial(DilatedBackbone.resnet, resnet101),
-        progress=progress,
-        num_classes=num_classes,
-        aux_loss=aux_loss,
-        weights_backbone=weights_backbone,
-    )
+    """Build FCN on a dilated ResNet-101 (51.9 M parameters).
+
+    Args:
+        num_classes: number of channels of the output, the background among them; weights fix it.
+        aux_loss: whether the model has an auxiliary head over an earlier stage, for training; weights fix it to True.
+        weights_backbone: the backbone's own weights, a member of `ResNet101_Weights` or the name of one, used
+            only without `weights`; None for random ones.
+    """
+    dilated = DilatedBackbone.resnet(resnet101, weights_backbone, progress)
+    return build_segmenter(FCN, FCNHead, dilated, num_classes, aux_loss)

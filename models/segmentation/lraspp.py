@@ -1,6 +1,8 @@
 """LR-ASPP: a light segmentation head over two feature maps of MobileNetV3.
 
 Source: Howard et al., "Searching for MobileNetV3", ICCV 2019, arXiv:1905.02244, section 6.4 and figure 10.
+
+In shapes, N is the number of images, and H and W are the height and width of an image or a map.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import WeightsEnum, define_weights
+from zoofleet.models._weight_sets import LRASPP_MobileNet_V3_Large_Weights
+from zoofleet.models._weights import WeightsEnum
 from zoofleet.models.mobilenetv3 import MobileNet_V3_Large_Weights
 from zoofleet.models.segmentation._segmenter import DilatedBackbone, check_images, upsample
 
@@ -87,9 +90,6 @@ class LRASPP(nn.Module):
         return OrderedDict(out=upsample(self.classifier(features["low"], features["high"]), x))
 
 
-LRASPP_MobileNet_V3_Large_Weights = define_weights("LRASPP_MobileNet_V3_Large_Weights")
-
-
 @register_model(weights=LRASPP_MobileNet_V3_Large_Weights, weights_backbone=MobileNet_V3_Large_Weights)
 def lraspp_mobilenet_v3_large(
     *,
@@ -101,9 +101,10 @@ def lraspp_mobilenet_v3_large(
     """Build LR-ASPP on a dilated MobileNetV3-Large (3.2 M parameters).
 
     Args:
-        num_classes: channels of the output, the background among them; the weights' where they are given.
-        weights_backbone: published weights of the backbone, used unless `weights` are given; None for random ones.
-        **kwargs: `inter_channels` of `LRASPP`.
+        num_classes: number of channels of the output, the background among them; weights fix it.
+        weights_backbone: the backbone's own weights, a member of `MobileNet_V3_Large_Weights` or the name of one, used
+            only without `weights`; None for random ones.
+        **kwargs: `inter_channels`, the option of `LRASPP`.
     """
     dilated = DilatedBackbone.mobilenet_v3_large(weights_backbone, progress)
     return LRASPP(dilated.giving(early="low", last="high"), dilated.early[1], dilated.last[1], num_classes, **kwargs)

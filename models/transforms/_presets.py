@@ -37,8 +37,8 @@ class ImageClassification(_Preset):
     Args:
         crop_size: side of the square output in pixels.
         resize_size: length of the shorter side before the crop in pixels.
-        mean: for each of R, G, B in [0, 1].
-        std: for each of R, G, B.
+        mean: one value for each of R, G and B in [0, 1].
+        std: one value for each of R, G and B.
         interpolation: `bilinear` or `bicubic`.
         antialias: filter tensors before they shrink; Pillow images always are.
     """
@@ -79,8 +79,8 @@ class SemanticSegmentation(_Preset):
 
     Args:
         resize_size: length of the shorter side in pixels, None to keep the image's size.
-        mean: for each of R, G, B in [0, 1].
-        std: for each of R, G, B.
+        mean: one value for each of R, G and B in [0, 1].
+        std: one value for each of R, G and B.
         interpolation: `bilinear` or `bicubic`.
         antialias: filter tensors before they shrink; Pillow images always are.
     """
@@ -123,8 +123,8 @@ class VideoClassification(_Preset):
     Args:
         crop_size: (height, width) of the output in pixels.
         resize_size: (height, width) before the crop, or (shorter side,) alone, in pixels.
-        mean: for each of R, G, B in [0, 1].
-        std: for each of R, G, B.
+        mean: one value for each of R, G and B in [0, 1].
+        std: one value for each of R, G and B.
         interpolation: `bilinear` or `bicubic`.
     """
 

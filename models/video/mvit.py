@@ -4,6 +4,10 @@ Sources: Fan et al., "Multiscale Vision Transformers", ICCV 2021, arXiv:2104.112
 Multiscale Vision Transformers for Classification and Detection", CVPR 2022, arXiv:2112.01526.
 
 A clip is a sequence of tokens: one for the class, then those of the map in the order of time, height and width.
+
+In shapes, N is the number of clips, C the number of channels, T, H and W are the frames, height and width of a clip or
+a map, with a prime for those after a layer that shrinks it, L is the number of tokens, and Q and K are the numbers of
+tokens but the class's among queries and keys.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import MLP, Layer, StochasticDepth
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MViT_V1_B_Weights, MViT_V2_S_Weights
 
 __all__ = ["MSBlockConfig", "MViT", "MViT_V1_B_Weights", "MViT_V2_S_Weights", "mvit_v1_b", "mvit_v2_s"]
 
@@ -36,13 +40,13 @@ class MSBlockConfig:
     """One block.
 
     Attributes:
-        num_heads: of the attention.
+        num_heads: number of attention heads.
         input_channels: length of a token before the block.
         output_channels: length of a token after it.
-        kernel_q: of the convolution that pools queries; all 1, with a stride of 1, for no pooling.
-        kernel_kv: of those that pool keys and values.
-        stride_q: of the convolution that pools queries, by which the block shrinks the map.
-        stride_kv: of those that pool keys and values.
+        kernel_q: kernel size of the convolution that pools queries; all 1, with a stride of 1, for no pooling.
+        kernel_kv: kernel size of those that pool keys and values.
+        stride_q: stride of the convolution that pools queries, by which the block shrinks the map.
+        stride_kv: stride of those that pool keys and values.
     """
 
     num_heads: int
@@ -114,15 +118,15 @@ class MultiscaleAttention(nn.Module):
     """Self-attention whose queries, keys and values are pooled first.
 
     Args:
-        input_size: of the map for which relative positions are made.
+        input_size: size of the map for which relative positions are made.
         embed_dim: length of a token before it.
         output_dim: length of a token after it.
         config: heads and pooling.
         residual_pool: add the pooled queries to the result.
-        residual_with_cls_embed: also that of the class token.
+        residual_with_cls_embed: add that of the class token too.
         rel_pos_embed: let a query's products with learned vectors, one for each distance, bias its attention.
         dropout: probability on the output.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
     """
 
     def __init__(
@@ -195,15 +199,15 @@ class MultiscaleBlock(nn.Module):
     """Pooled attention and an MLP, each normalised before and with a shortcut.
 
     Args:
-        input_size: of the map for which relative positions are made.
+        input_size: size of the map for which relative positions are made.
         config: channels, heads and pooling.
-        residual_pool: as in `MultiscaleAttention`.
-        residual_with_cls_embed: as in `MultiscaleAttention`.
-        rel_pos_embed: as in `MultiscaleAttention`.
+        residual_pool: add the pooled queries to the attention's result.
+        residual_with_cls_embed: add that of the class token too.
+        rel_pos_embed: let a query's products with learned vectors, one for each distance, bias its attention.
         proj_after_attn: change the number of channels in the attention rather than in the MLP.
         dropout: probability after the attention and after each layer of the MLP.
         stochastic_depth_prob: probability with which either branch is dropped.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
     """
 
     def __init__(
@@ -303,9 +307,9 @@ class MViT(nn.Module):
         stochastic_depth_prob: that of the last block; it grows evenly from 0 at the first.
         num_classes: length of the output.
         norm_layer: over the last axis, made with the number of channels.
-        patch_embed_kernel: of the convolution that makes tokens of patches.
-        patch_embed_stride: of that convolution.
-        patch_embed_padding: of that convolution.
+        patch_embed_kernel: kernel size of the convolution that makes tokens of patches.
+        patch_embed_stride: stride of that convolution.
+        patch_embed_padding: padding of that convolution.
 
     Raises:
         InvalidArgumentError: no blocks, or a size that `patch_embed_stride` does not divide.
@@ -419,7 +423,7 @@ def _block_setting(proj_after_attn: bool, kernel_q: Size) -> list[MSBlockConfig]
     Args:
         proj_after_attn: whether the block in which the number of channels grows is the one that halves the map, or the
             one before it.
-        kernel_q: of the pooling of queries in the blocks that keep the map's size.
+        kernel_q: kernel size of the pooling of queries in the blocks that keep the map's size.
     """
     widths = [96] + [192] * 2 + [384] * 11 + [768] * 2  # of the attention
     channels = [96, *widths] if proj_after_attn else [*widths, 768]
@@ -444,9 +448,6 @@ _TRAINED_SIZE: Final = {
 }
 """Position embeddings are of the size that weights were trained with."""
 
-MViT_V1_B_Weights = define_weights("MViT_V1_B_Weights")
-MViT_V2_S_Weights = define_weights("MViT_V2_S_Weights")
-
 
 @register_model(weights=MViT_V1_B_Weights, fixed=_TRAINED_SIZE)
 def mvit_v1_b(
@@ -462,7 +463,8 @@ def mvit_v1_b(
         spatial_size: height and width of the clips in pixels; weights fix them.
         temporal_size: length of the clips in frames; weights fix it.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `MViT`, such as `num_classes`.
+        **kwargs: options of `MViT`: `num_classes`, `dropout`, `attention_dropout`, `norm_layer`, `patch_embed_kernel`,
+            `patch_embed_stride` and `patch_embed_padding`.
     """
     return _mvit(
         residual_pool=False,
@@ -491,7 +493,8 @@ def mvit_v2_s(
         spatial_size: height and width of the clips in pixels; weights fix them.
         temporal_size: length of the clips in frames; weights fix it.
         stochastic_depth_prob: probability with which the last block's branches are dropped in training.
-        **kwargs: passed to `MViT`, such as `num_classes`.
+        **kwargs: options of `MViT`: `num_classes`, `dropout`, `attention_dropout`, `norm_layer`, `patch_embed_kernel`,
+            `patch_embed_stride` and `patch_embed_padding`.
     """
     return _mvit(
         residual_pool=True,

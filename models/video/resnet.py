@@ -3,6 +3,9 @@
 Source: Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018,
 arXiv:1711.11248: R3D has full 3-D convolutions, MC3 has them in its first stage and 2-D ones after it, and R(2+1)D
 filters space and time one after the other.
+
+In shapes, N is the number of clips, and T, H and W are the frames, height and width of a clip or a map, with a prime
+for those of an output.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import MC3_18_Weights, R2Plus1D_18_Weights, R3D_18_Weights
 
 __all__ = [
     "MC3_18_Weights",
@@ -83,7 +86,7 @@ class BasicBlock(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of the output.
         conv_maker: makes both convolutions.
-        stride: of the first convolution.
+        stride: stride of the first convolution.
         downsample: brings the input to the output's shape; None where it has it already.
     """
 
@@ -124,9 +127,9 @@ class VideoResNet(nn.Module):
 
     Args:
         stem: (N, 3, T, H, W) -> (N, 64, T, H/2, W/2).
-        conv_makers: of the four stages.
+        conv_makers: makers of the convolutions of the four stages.
         layers: blocks in each stage.
-        stride: of the second, third and fourth stage.
+        stride: stride of the second, third and fourth stage.
         num_classes: size of the output.
     """
 
@@ -194,17 +197,12 @@ def _video_resnet(
     return VideoResNet(stem=stem(), conv_makers=conv_makers, layers=(2, 2, 2, 2), **kwargs)
 
 
-R3D_18_Weights = define_weights("R3D_18_Weights")
-MC3_18_Weights = define_weights("MC3_18_Weights")
-R2Plus1D_18_Weights = define_weights("R2Plus1D_18_Weights")
-
-
 @register_model(weights=R3D_18_Weights)
 def r3d_18(**kwargs: Any) -> VideoResNet:
     """Build R3D-18 (33.4 M parameters): 3x3x3 convolutions throughout.
 
     Args:
-        **kwargs: passed to `VideoResNet`, such as `num_classes`.
+        **kwargs: `num_classes`, the option of `VideoResNet`.
     """
     return _video_resnet(stem=basic_stem, conv_makers=[conv3d_simple] * 4, **kwargs)
 
@@ -214,7 +212,7 @@ def mc3_18(**kwargs: Any) -> VideoResNet:
     """Build MC3-18 (11.7 M parameters): 3x3x3 convolutions in the first stage, 1x3x3 ones in the others.
 
     Args:
-        **kwargs: passed to `VideoResNet`, such as `num_classes`.
+        **kwargs: `num_classes`, the option of `VideoResNet`.
     """
     return _video_resnet(
         stem=basic_stem,
@@ -229,6 +227,6 @@ def r2plus1d_18(**kwargs: Any) -> VideoResNet:
     """Build R(2+1)D-18 (31.5 M parameters): each convolution is one over space and one over time.
 
     Args:
-        **kwargs: passed to `VideoResNet`, such as `num_classes`.
+        **kwargs: `num_classes`, the option of `VideoResNet`.
     """
     return _video_resnet(stem=r2plus1d_stem, conv_makers=[conv2plus1d] * 4, **kwargs)

@@ -2,6 +2,9 @@
 
 Source: Xie et al., "Rethinking Spatiotemporal Feature Learning: Speed-Accuracy Trade-offs in Video Classification",
 ECCV 2018, arXiv:1712.04851. The widths of its branches are those of GoogLeNet.
+
+In shapes, N is the number of clips, and T, H and W are the frames, height and width of a clip or a map, with a prime
+for those of an output.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from torch import Tensor, fx, nn
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Conv3dNormActivation, Layer
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import S3D_Weights
 
 __all__ = ["S3D", "S3D_Weights", "s3d"]
 
@@ -34,7 +37,7 @@ class TemporalSeparableConv(nn.Sequential):
         kernel_size: in time, height and width.
         stride: in time, height and width.
         padding: in time, height and width.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class SepInceptionBlock3D(nn.Module):
         b2_mid: channels between the third branch's convolutions.
         b2_out: channels of the third branch.
         b3_out: channels of the fourth branch.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
     """
 
     def __init__(
@@ -118,8 +121,8 @@ class S3D(nn.Module):
     Args:
         num_classes: length of the output.
         dropout: probability before the classifier.
-        norm_layer: made with the number of channels; None for batch norm with the epsilon and momentum that the
-            published weights were trained with.
+        norm_layer: makes a normalisation layer from its number of channels; None for batch norm with the epsilon and
+            momentum that the published weights were trained with.
     """
 
     def __init__(self, num_classes: int = 400, dropout: float = 0.2, norm_layer: Layer | None = None) -> None:
@@ -164,14 +167,11 @@ class S3D(nn.Module):
         return logits
 
 
-S3D_Weights = define_weights("S3D_Weights")
-
-
 @register_model(weights=S3D_Weights)
 def s3d(**kwargs: Any) -> S3D:
     """Build S3D (8.3 M parameters).
 
     Args:
-        **kwargs: passed to `S3D`, such as `num_classes`.
+        **kwargs: options of `S3D`: `num_classes`, `dropout` and `norm_layer`.
     """
     return S3D(**kwargs)

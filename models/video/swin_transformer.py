@@ -2,6 +2,9 @@
 
 Source: Liu et al., "Video Swin Transformer", CVPR 2022, arXiv:2106.13230. Windows, blocks and stages are those of
 `zoofleet.models.swin_transformer` with time as a third axis.
+
+In shapes, N is the number of clips, C the number of channels, T, H and W are the frames, height and width of a clip or
+a map, with a prime for those of an output, and L is the number of tokens in a window.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from torch.nn import functional as F
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.models._layers import Layer
 from zoofleet.models._registry import register_model
-from zoofleet.models._weights import define_weights
+from zoofleet.models._weight_sets import Swin3D_B_Weights, Swin3D_S_Weights, Swin3D_T_Weights
 from zoofleet.models.swin_transformer import (
     PatchMerging,
     ShiftedWindowAttention,
@@ -62,7 +65,7 @@ class PatchEmbed3d(nn.Module):
         patch_size: in time, height and width; the last patch of an axis is filled up with zeros.
         in_channels: channels of the input.
         embed_dim: channels of the output.
-        norm_layer: made with `embed_dim`; None for none.
+        norm_layer: makes a normalisation layer from its number of channels, `embed_dim`; None for none.
     """
 
     def __init__(
@@ -90,19 +93,19 @@ class SwinTransformer3d(nn.Module):
     """Patches over time and space, stages of window attention, and a linear classifier over the mean.
 
     Args:
-        patch_size: of a patch in frames, and height and width in pixels.
+        patch_size: size of a patch in frames, and height and width in pixels.
         embed_dim: channels of the first stage; they double from stage to stage.
         depths: number of blocks in each stage.
-        num_heads: of the attention in each stage.
-        window_size: of a window in patches, in time, height and width.
+        num_heads: number of attention heads in each stage.
+        window_size: size of a window in patches, in time, height and width.
         mlp_ratio: channels between the MLPs' layers as a multiple of a stage's.
         dropout: probability after the patches, after the attention and after each layer of the MLPs.
         attention_dropout: probability on the attention's weights.
         stochastic_depth_prob: that of the last block; it grows evenly from 0 at the first.
         num_classes: length of the output.
-        norm_layer: made with the number of channels.
+        norm_layer: makes a normalisation layer from its number of channels.
         block: makes a block; takes the arguments of `SwinTransformerBlock3d`.
-        downsample_layer: made with the number of channels and `norm_layer`.
+        downsample_layer: makes the layer between two stages from the number of channels and `norm_layer`.
         patch_embed: makes the projection of patches; takes the arguments of `PatchEmbed3d`.
 
     Raises:
@@ -178,17 +181,13 @@ def _swin3d(
     return SwinTransformer3d((2, 4, 4), embed_dim, depths, num_heads, (8, 7, 7), **kwargs)
 
 
-Swin3D_T_Weights = define_weights("Swin3D_T_Weights")
-Swin3D_S_Weights = define_weights("Swin3D_S_Weights")
-Swin3D_B_Weights = define_weights("Swin3D_B_Weights")
-
-
 @register_model(weights=Swin3D_T_Weights)
 def swin3d_t(**kwargs: Any) -> SwinTransformer3d:
     """Build Video Swin-T (28.2 M parameters).
 
     Args:
-        **kwargs: passed to `SwinTransformer3d`, such as `num_classes`.
+        **kwargs: options of `SwinTransformer3d`: `num_classes`, `mlp_ratio`, `dropout`, `attention_dropout`,
+            `stochastic_depth_prob`, `norm_layer` and `patch_embed`.
     """
     return _swin3d(depths=(2, 2, 6, 2), **kwargs)
 
@@ -198,7 +197,8 @@ def swin3d_s(**kwargs: Any) -> SwinTransformer3d:
     """Build Video Swin-S (49.8 M parameters).
 
     Args:
-        **kwargs: passed to `SwinTransformer3d`, such as `num_classes`.
+        **kwargs: options of `SwinTransformer3d`: `num_classes`, `mlp_ratio`, `dropout`, `attention_dropout`,
+            `stochastic_depth_prob`, `norm_layer` and `patch_embed`.
     """
     return _swin3d(depths=(2, 2, 18, 2), **kwargs)
 
@@ -208,7 +208,8 @@ def swin3d_b(**kwargs: Any) -> SwinTransformer3d:
     """Build Video Swin-B (88.0 M parameters).
 
     Args:
-        **kwargs: passed to `SwinTransformer3d`, such as `num_classes`.
+        **kwargs: options of `SwinTransformer3d`: `num_classes`, `mlp_ratio`, `dropout`, `attention_dropout`,
+            `stochastic_depth_prob`, `norm_layer` and `patch_embed`.
     """
     return _swin3d(
         depths=(2, 2, 18, 2),

@@ -200,7 +200,7 @@ def test_right_through_the_cluster_and_mistakes_are_caught(case: Case, client: C
 
 def in_process(builder: str) -> Callable[[Sample], Outcome]:
     """The model without any cluster: Pillow, the weights' transforms, the network."""
-    weights = get_model_weights(builder).SHAPES_V1
+    weights = get_model_weights(builder)["SHAPES_V1"]
     transforms = weights.transforms()
     model = get_model(builder, weights=weights).eval()
     names = tuple(weights.meta.get("categories", ()))

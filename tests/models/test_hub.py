@@ -265,7 +265,7 @@ def test_a_cache_that_cannot_be_written_is_named(hub: Hub, cache: Path) -> None:
 def published(hub: Hub, state: Any) -> WeightsEnum:
     value = Weights(hub.at(hub.publish(state)), ObjectDetection, {})
     made = WeightsEnum("Net_Weights", {"V1": value})  # type: ignore[call-arg]
-    return cast("type[WeightsEnum]", made).V1
+    return cast("type[WeightsEnum]", made)["V1"]
 
 
 def test_weights_are_loaded_to_the_letter(hub: Hub) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,8 @@ from zoofleet.models import (
     ResNet50_Weights,
     WeightsEnum,
     _registry,
+    _weight_sets,
+    _weights,
     get_model,
     get_model_builder,
     get_model_weights,
@@ -36,7 +39,6 @@ from zoofleet.models import (
     register_model,
     resnet50,
 )
-from zoofleet.models._weights import define_weights
 from zoofleet.models.quantization import MobileNet_V2_QuantizedWeights
 
 V1, V2 = ResNet50_Weights.IMAGENET1K_V1, ResNet50_Weights.IMAGENET1K_V2
@@ -215,6 +217,73 @@ def test_a_quantizable_builder_takes_the_weights_of_the_form_it_builds() -> None
         quantization.mobilenet_v2(weights=MobileNet_V2_Weights.DEFAULT, quantize=True)
 
 
+def test_a_body_only_builds_and_steps_do_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_registry, "_entries", {})
+    done: list[Any] = []
+    monkeypatch.setattr(_registry, "load_weights", lambda model, weights, progress: done.append((weights, progress)))
+
+    def then(_model: nn.Module, *, heads: bool = False, weights: WeightsEnum | None = None) -> None:
+        """Note what the step got.
+
+        Args:
+            heads: keep them.
+
+        Raises:
+            InvalidArgumentError: never.
+        """
+        done.append((heads, weights))
+
+    @register_model(
+        weights=ResNet50_Weights,
+        fixed={"size": lambda meta: meta["min_size"][0]},
+        finish=(_registry.load_published, then),
+    )
+    def resnet50(*, size: int = 224, heads: bool = True, **kwargs: Any) -> _Received:
+        """Build a stand-in.
+
+        Args:
+            size: of the images.
+            **kwargs: anything.
+
+        Raises:
+            InvalidArgumentError: sometimes.
+        """
+        return _Received(size=size, heads=heads, **kwargs)
+
+    assert resnet50(size=None, num_classes=None, other=3).kwargs == {"size": 224, "heads": True, "other": 3}
+    assert done == [(True, None)]
+    done.clear()
+    made = resnet50(weights="IMAGENET1K_V1", progress=False, heads=False)
+    assert made.kwargs == {"size": 1, "heads": False, "num_classes": 1000}
+    assert done == [(V1, False), (False, V1)]
+    with pytest.raises(InvalidArgumentError, match="has size=1, got 32; build with weights=None"):
+        resnet50(weights=V1, size=32)
+
+    assert list(inspect.signature(resnet50).parameters) == ["weights", "progress", "heads", "size", "kwargs"]
+    assert inspect.getdoc(resnet50) == (
+        "Build a stand-in.\n\nArgs:\n"
+        '    weights: a member of `ResNet50_Weights`, or the name of one, such as "DEFAULT"; None for random\n'
+        "        weights.\n"
+        "    progress: write a progress line to stderr while the weights are downloaded.\n"
+        "    heads: keep them.\n    size: of the images.\n    **kwargs: anything.\n\nRaises:\n"
+        "    InvalidArgumentError: sometimes; or the weights belong to another model, or fix an option that\n"
+        "        was given another value; or never.\n"
+        "    UnknownWeightsError: there are no weights of that name.\n"
+        "    WeightsUnavailableError: neither the cache nor the URL, checkout or mirror has the file.\n"
+        "    InvalidWeightsError: the file is not the published one, holds code, or does not fit the model."
+    )
+
+
+@pytest.mark.parametrize("name", list(_catalog.builders()))
+def test_each_builder_describes_all_its_parameters(name: str) -> None:
+    builder = get_model_builder(name)
+    described = inspect.getdoc(builder) or ""
+    assert described.index("\nArgs:\n") < described.index("\nRaises:\n")
+    for parameter in inspect.signature(builder).parameters.values():
+        prefix = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+        assert f"\n    {prefix}{parameter.name}: " in described
+
+
 def test_members_survive_pickling_and_copying() -> None:
     assert pickle.loads(pickle.dumps(V2)) is V2
     assert copy.deepcopy(V2) is V2
@@ -222,11 +291,12 @@ def test_members_survive_pickling_and_copying() -> None:
     assert repr(V2) == "ResNet50_Weights.IMAGENET1K_V2"
 
 
-def test_an_enum_is_defined_once_and_from_the_catalog() -> None:
-    with pytest.raises(InternalError, match="defined already"):
-        define_weights("ResNet50_Weights")
-    with pytest.raises(InternalError, match="not in the catalog"):
-        define_weights("ResNet51_Weights")
+def test_an_enum_is_made_once_and_belongs_to_its_builders_module() -> None:
+    assert _weights.weights_enum("ResNet50_Weights") is _weight_sets.ResNet50_Weights is ResNet50_Weights
+    for name in list_models():
+        assert get_model_weights(name).__module__ == get_model_builder(name).__module__
+    with pytest.raises(ImportError, match="ResNet51_Weights"):
+        from zoofleet.models._weight_sets import ResNet51_Weights  # type: ignore[attr-defined]  # noqa: F401
 
 
 def test_presets_take_further_options() -> None:

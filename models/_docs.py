@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 __all__ = ["entries", "merged"]
 
 _SECTION = re.compile(r"\n*^(Args|Returns|Raises):\n", re.MULTILINE)
+_SOURCE = re.compile(r"^Sources?: (?:.+(?:\n|\Z))+", re.MULTILINE)
 _ENTRY = re.compile(r"^ {4}(?=\S)", re.MULTILINE)
 
 
@@ -32,7 +34,7 @@ def entries(fn: Callable[..., Any], section: str) -> dict[str, str]:
 def merged(
     fn: Callable[..., Any], args: Mapping[str, str], raises: Iterable[Mapping[str, str]], order: Iterable[str]
 ) -> str:
-    """A function's docstring with further entries among those of its own.
+    """A function's docstring with the paper that its module names, and with further entries among those of its own.
 
     Args:
         fn: a function with a docstring in Google's style.
@@ -49,7 +51,8 @@ def merged(
     failures = entries(fn, "Raises")
     for error, says in (entry for said in raises for entry in said.items()):
         failures[error] = f"{failures[error].removesuffix('.')}; or {says}" if error in failures else says
-    parts = [intro, _shown("Args", listed)]
+    source = _SOURCE.search(sys.modules[fn.__module__].__doc__ or "")
+    parts = [intro, *([source[0].rstrip()] if source else []), _shown("Args", listed)]
     if "Returns" in sections:
         parts.append("Returns:\n" + sections["Returns"].rstrip())
     return "\n\n".join([*parts, _shown("Raises", failures)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import functools
 import inspect
@@ -24,7 +23,7 @@ from zoofleet.errors import (
 from zoofleet.models._docs import entries, merged
 from zoofleet.models._hub import load_weights
 from zoofleet.models._legacy import by_name, resolve
-from zoofleet.models._weights import WEIGHT_SETS, WeightsEnum, fixed_by_weights, weights_enum
+from zoofleet.models._weights import WEIGHT_SETS, WeightsEnum, hint, weights_enum
 
 __all__ = [
     "get_model",
@@ -179,10 +178,16 @@ def _fix(kwargs: dict[str, Any], fixed: Mapping[str, Callable[[Mapping[str, Any]
     """Set the options that the weights fix, and refuse what contradicts them before they are downloaded."""
     weights = kwargs.get("weights")
     if weights is not None:
-        has = {option: published(weights.meta) for option, published in fixed.items()}
+        published = {option: value(weights.meta) for option, value in fixed.items()}
         if "categories" in weights.meta:
-            has["num_classes"] = len(weights.meta["categories"])
-        kwargs |= {option: fixed_by_weights(weights, option, kwargs.get(option), has[option]) for option in has}
+            published["num_classes"] = len(weights.meta["categories"])
+        for option, value in published.items():
+            given = kwargs.get(option)
+            if given is not None and given != value:
+                raise InvalidArgumentError(
+                    f"{weights!r} has {option}={value!r}, got {given!r}; build with weights=None"
+                )
+            kwargs[option] = value
     for option in fixed.keys() | {"num_classes"}:
         if option in kwargs and kwargs[option] is None:
             del kwargs[option]
@@ -270,10 +275,5 @@ def get_weight(name: str) -> WeightsEnum:
 def _entry(name: str) -> _Entry:
     entry = _entries.get(name.lower())
     if entry is None:
-        raise UnknownModelError(f"no model is named {name[:80]!r}{_hint(name.lower(), _entries)}")
+        raise UnknownModelError(f"no model is named {name[:80]!r}{hint(name.lower(), _entries)}")
     return entry
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name[:80], list(known), n=3)
-    return f"; did you mean {', '.join(near)}?" if near else ""

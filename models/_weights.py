@@ -7,10 +7,10 @@ value says where the file is, which transforms belong to it and how well it does
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, EnumMeta
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -19,8 +19,6 @@ from zoofleet.errors import InvalidArgumentError, UnknownWeightsError
 from zoofleet.models import _hub, transforms
 
 __all__ = ["Weights", "WeightsEnum", "weights_enum"]
-
-T = TypeVar("T")
 
 
 WEIGHT_SETS: Final = "zoofleet.models._weight_sets"
@@ -143,30 +141,18 @@ def weights_enum(name: str) -> type[WeightsEnum]:
         return _enums[name]
     rows = [row for row in _catalog.all_weights() if row.enum == name]
     if not rows:
-        near = difflib.get_close_matches(name[:80], {row.enum for row in _catalog.all_weights()}, n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise UnknownWeightsError(f"no weights are named {name[:80]!r}{hint}")
+        known = {row.enum for row in _catalog.all_weights()}
+        raise UnknownWeightsError(f"no weights are named {name[:80]!r}{hint(name, known)}")
     members = {row.member: _value(row) for row in rows}
     members["DEFAULT"] = next(members[row.member] for row in rows if row.default)
     made: type[WeightsEnum] = WeightsEnum(name, members, module=WEIGHT_SETS)  # type: ignore[call-arg,assignment]
     return _enums.setdefault(name, made)  # the first one, where threads make the same
 
 
-def fixed_by_weights(weights: WeightsEnum, option: str, given: T | None, published: T) -> T:
-    """The value of a builder's option that its weights were trained with.
-
-    Args:
-        weights: named in the error.
-        option: name of the builder's parameter.
-        given: what the caller passed for it; None for nothing.
-        published: what the weights need.
-
-    Raises:
-        InvalidArgumentError: the caller passed something else.
-    """
-    if given is not None and given != published:
-        raise InvalidArgumentError(f"{weights!r} has {option}={published!r}, got {given!r}; build with weights=None")
-    return published
+def hint(name: str, known: Iterable[str]) -> str:
+    """What an error says of a name that there is not: the nearest ones that there are, or nothing."""
+    near = difflib.get_close_matches(name[:80], list(known), n=3)
+    return f"; did you mean {', '.join(near)}?" if near else ""
 
 
 def _value(row: _catalog.WeightsInfo) -> Weights:

@@ -6,6 +6,7 @@ import copy
 import importlib
 import inspect
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -282,6 +283,8 @@ def test_each_builder_describes_all_its_parameters(name: str) -> None:
     for parameter in inspect.signature(builder).parameters.values():
         prefix = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
         assert f"\n    {prefix}{parameter.name}: " in described
+    if _catalog.builders()[name].task != "quantization":
+        assert re.search(r"\n\nSources?: .+\n(.+\n)*\nArgs:\n", described)
 
 
 def test_members_survive_pickling_and_copying() -> None:

@@ -332,7 +332,7 @@ def fcos_resnet50_fpn(
     trainable_backbone_layers: int | None = None,
     **kwargs: Any,
 ) -> FCOS:
-    """Build FCOS over ResNet-50 with a feature pyramid.
+    """Build FCOS over ResNet-50 with a feature pyramid (32.3 M parameters).
 
     Args:
         num_classes: number of classes, with the background; the published weights have 91.
@@ -340,7 +340,9 @@ def fcos_resnet50_fpn(
             random ones. They are not used where there are `weights`.
         trainable_backbone_layers: how many of the ResNet's five parts, counted from its last stage, are trained; 0 to
             5, or None for 3. A ResNet without trained weights is trained whole.
-        **kwargs: options of `FCOS`.
+        **kwargs: options of `FCOS`: `min_size`, `max_size`, `image_mean`, `image_std`, `anchor_generator`, `head`,
+            `center_sampling_radius`, `score_thresh`, `nms_thresh`, `detections_per_img`, `topk_candidates`,
+            `size_divisible` and `fixed_size`.
     """
     backbone = resnet50_fpn(
         weights,

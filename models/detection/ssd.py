@@ -337,7 +337,7 @@ def ssd300_vgg16(
     trainable_backbone_layers: int | None = None,
     **kwargs: Any,
 ) -> SSD:
-    """Build SSD over VGG-16, for images of 300 x 300 pixels.
+    """Build SSD over VGG-16 (35.6 M parameters), for images of 300 x 300 pixels.
 
     Args:
         num_classes: number of classes, with the background; the published weights have 91.
@@ -345,8 +345,9 @@ def ssd300_vgg16(
             ones. They are not used where there are `weights`.
         trainable_backbone_layers: how many of the VGG's five parts, counted from the last, are trained; 0 to 5, or None
             for 4. A VGG without trained weights is trained whole.
-        **kwargs: options of `SSD` but `size`; if left out, `image_mean` and `image_std` are those of the first VGG
-            weights.
+        **kwargs: options of `SSD`: `image_mean`, `image_std`, `head`, `score_thresh`, `nms_thresh`,
+            `detections_per_img`, `iou_thresh`, `topk_candidates` and `positive_fraction`; if left out, `image_mean` and
+            `image_std` are those of the first VGG weights.
 
     Raises:
         InvalidArgumentError: `size` is among the options.

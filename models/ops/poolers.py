@@ -1,6 +1,7 @@
 """RoIAlign over the levels of a feature pyramid.
 
-Letters in shapes: N images, C channels, H_i and W_i cells of level i, L boxes of an image, K boxes of all images.
+Letters in shapes: N images, C channels, H and W cells of a feature map, H_i and W_i cells of level i, L boxes of an
+image, K boxes of all images.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The operators, under the name that they have in torchvision; `zoofleet.models.ops` has them."""
+"""The operators and layers of `zoofleet.models.ops`, under the name that torchvision has for that package."""
 
 from zoofleet.models.ops import *  # noqa: F403
 from zoofleet.models.ops import __all__ as __all__

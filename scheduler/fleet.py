@@ -271,4 +271,4 @@ class Fleet:
 
 
 def _not_found(worker_id: str) -> WorkerNotFoundError:
-    return WorkerNotFoundError(f"no live worker is named 'workers/{worker_id}'")
+    return WorkerNotFoundError(f"no live worker is named '{worker_name(worker_id)}'")

@@ -366,7 +366,7 @@ class Queue:
         if outcome == b"MISSING":
             raise _not_found(job_id)
         if outcome == b"UNFINISHED":
-            raise FailedPreconditionError(f"jobs/{job_id} has not finished; cancel it first")
+            raise FailedPreconditionError(f"{job_name(job_id)} has not finished; cancel it first")
 
     async def read_results(self, job: JobRecord, after: int) -> list[StoredResult]:
         """Return some of the results after the position `after`, 0 for the first ones; an empty list at the end."""

@@ -59,7 +59,7 @@ local function ids_of(job, indices)
   return ids
 end
 
--- Returns the items of an entry to lease, and the index after them. Items whose data are lost get an error that says so.
+-- Returns the items of an entry to lease, and the index after them. Items whose data are lost end as errors.
 local function cut(job, tasks, task, first, count)
   local name = key('job', job)
   local found, after = pending(job, tasks, task, first, count, max_items)

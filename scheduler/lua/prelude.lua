@@ -339,8 +339,8 @@ local function count_attempt(lease, index, why, max_attempts, status, verdict_ms
   end
 end
 
--- Puts the items of a lease that have no result up for leasing again. Where the attempt counts, each item goes on alone,
--- so that one that kills workers does not take its neighbours with it.
+-- Puts the items of a lease that have no result up for leasing again. Where the attempt counts, each item goes on
+-- alone, so that one that kills workers does not take its neighbours with it.
 --
 -- why           INNOCENT: it does not count; DIED: it counts if the worker's process has really died; FAULT: it counts
 -- max_attempts  attempts that an item has

@@ -1,4 +1,4 @@
-"""The scheduler: jobs, queue, leases and placement. Loads redis, never torch.
+"""The scheduler: jobs, queue, leases and routing. It loads redis and never torch.
 
 The settings load at once and without the server, since the command line shows them in its help; the server loads when
 it is asked for.

@@ -1,4 +1,4 @@
-"""The workers: registered in Redis, seen by every replica, reached over channels that stay open."""
+"""The workers of the fleet: the registry in Redis, this replica's view of it, and a channel to each worker."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ class WorkerRecord:
 
 
 class Fleet:
-    """The registry, and this replica's view of it, which the way of a request reads without asking Redis.
+    """The registry, and this replica's view of it, so that requests are routed without asking Redis.
 
     Args:
-        store: where the registry is.
-        config: heartbeat times.
+        store: the connection to Redis.
+        config: the times of heartbeats and sweeps.
     """
 
     def __init__(self, store: Store, config: SchedulerConfig) -> None:
@@ -120,16 +120,16 @@ class Fleet:
 
     @property
     def view(self) -> Mapping[str, WorkerRecord]:
-        """Live workers by id, as this replica last saw them."""
+        """The live workers by id, as this replica last saw them."""
         return MappingProxyType(self._workers)
 
     def able(self, *models: ModelName) -> list[WorkerRecord]:
-        """Live workers that might run all of the models; those that drain are left out."""
+        """Return the live workers that might run all of the models, without those that drain."""
         builders = {model.builder for model in models}
         return [worker for worker in self._workers.values() if not worker.draining and builders <= worker.builders]
 
     async def register(self, worker_id: str, worker: fleet_pb2.Worker) -> None:
-        """Register a worker, or register it again."""
+        """Register a worker, for the first time or again."""
         info = fleet_pb2.Worker()
         info.CopyFrom(worker)
         info.ClearField("status")
@@ -147,10 +147,10 @@ class Fleet:
             _log.warning("workers/%s registered at %s in the place of another process", worker_id, worker.address)
 
     async def beat(self, worker_id: str, instance: str, status: fleet_pb2.WorkerStatus) -> bool:
-        """Note a heartbeat; returns whether the worker should drain.
+        """Note a heartbeat, and return whether an operator wants the worker to drain.
 
         Raises:
-            WorkerNotFoundError: it is not registered, or another process has taken its place.
+            WorkerNotFoundError: the worker is not registered, or another process has taken its place.
         """
         drain: int = await self._store.run(
             "beat", worker_id, instance or worker_id, status.SerializeToString(), self._timeout_ms
@@ -160,15 +160,15 @@ class Fleet:
         return bool(drain)
 
     async def unregister(self, worker_id: str, instance: str) -> None:
-        """Take a worker out; nothing happens where it is not registered, or another process is."""
+        """Take a worker out of the registry, unless another process is registered under its name."""
         await self._store.run("unregister", worker_id, instance or worker_id)
         _log.info("workers/%s unregistered", worker_id)
 
     async def drain(self, worker_id: str) -> WorkerRecord:
-        """Give a worker no further work.
+        """Mark a worker as draining, so that it gets no further work, and return it.
 
         Raises:
-            WorkerNotFoundError: it is not registered.
+            WorkerNotFoundError: the worker is not registered.
         """
         if not await self._store.run("drain", worker_id):
             raise _not_found(worker_id)
@@ -176,10 +176,10 @@ class Fleet:
         return await self.get(worker_id)
 
     async def get(self, worker_id: str) -> WorkerRecord:
-        """Read a worker from the registry.
+        """Return a worker from the registry.
 
         Raises:
-            WorkerNotFoundError: it is not registered.
+            WorkerNotFoundError: the worker is not registered.
         """
         fields = await self._store.call("HGETALL", keys.worker(worker_id))
         if not fields:
@@ -187,7 +187,7 @@ class Fleet:
         return WorkerRecord.parse(worker_id, fields)
 
     async def read(self) -> dict[str, WorkerRecord]:
-        """Read all workers from the registry, by id."""
+        """Return all workers of the registry by id."""
         workers = {}
         for name, flat in await self._store.run("workers"):
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
@@ -195,7 +195,7 @@ class Fleet:
         return workers
 
     def channel(self, worker_id: str) -> grpc.aio.Channel:
-        """The open channel to a live worker, for calls of clients; bulk work has its own.
+        """Return the open channel to a live worker, for calls of clients. Bulk work has channels of its own.
 
         Raises:
             WorkerNotFoundError: this replica sees no such worker.
@@ -205,11 +205,11 @@ class Fleet:
         return self._channels[worker_id]
 
     async def run(self) -> None:
-        """Keep the view fresh until cancelled."""
+        """Keep the view up to date until cancelled."""
         swept = -math.inf
         with self._store.listening("worker", self._note):
             while True:
-                # Beats come all the time, but nobody tells of a registration that has expired.
+                # Each beat is announced, but nobody announces a registration that has expired.
                 if time.monotonic() - swept >= self._config.sweep_interval:
                     self._changed.add("")
                     swept = time.monotonic()
@@ -246,7 +246,7 @@ class Fleet:
             found = {worker_id: WorkerRecord.parse(worker_id, fields) for worker_id, fields in rows if fields}
             gone = self._workers.keys() & changed - found.keys()
         if not self._store.is_settled:
-            # During an outage registrations may have expired of workers that live: they get the time to come back.
+            # During an outage registrations of live workers may have expired: they get the time to come back.
             gone = set()
         for worker_id in gone:
             self._drop(worker_id)
@@ -271,4 +271,4 @@ class Fleet:
 
 
 def _not_found(worker_id: str) -> WorkerNotFoundError:
-    return WorkerNotFoundError(f"no live worker is named 'workers/{worker_id}'")
+    return WorkerNotFoundError(f"no live worker is named '{worker_name(worker_id)}'")

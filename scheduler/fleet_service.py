@@ -1,4 +1,4 @@
-"""The `Fleet` service."""
+"""The `Fleet` service: workers register, and operators look at them and drain them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class FleetService(fleet_pb2_grpc.FleetServicer):
-    """Registration for workers, an overview for operators.
+    """Registers workers, and shows them to operators.
 
     Args:
         fleet: the registry.
-        config: heartbeat times.
+        config: the heartbeat times that workers are told.
     """
 
     def __init__(self, fleet: Fleet, config: SchedulerConfig) -> None:

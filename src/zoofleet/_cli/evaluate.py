@@ -56,12 +56,12 @@ def evaluate(
 
     kind = kind_of(ModelName.parse(model))
     if num_flow_updates is not None and kind is not ESTIMATE_FLOW:
-        raise usage_error(f"--num-flow-updates is for optical flow; {model} is of the task {kind.name!r}")
+        raise usage_error(f"--num-flow-updates is for optical flow; {model} is of the task {kind.field!r}")
     if json_file is not None and not json_file.parent.is_dir():
         raise usage_error(f"--json {json_file}: {json_file.parent} is no folder")
     before = Evaluation.from_json(baseline) if baseline is not None else None
     if before is not None:
-        require_task(before, kind.name)
+        require_task(before, kind.field)
     dataset = open_dataset(model, images, annotations, limit=limit, num_flow_updates=num_flow_updates)
     evaluation = _run(dataset, address)
     _print(evaluation, before)

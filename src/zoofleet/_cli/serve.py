@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zoofleet._cli.console import DEFAULT_ADDRESS
+from zoofleet._wire.address import DEFAULT_ADDRESS
 from zoofleet.errors import FailedPreconditionError, InvalidArgumentError
 
 

@@ -6,7 +6,7 @@
         found = client.detect("street.jpg", model="maskrcnn_resnet50_fpn")
         print(found.categories, found.boxes)
 
-Names are loaded when they are first used, so that the zoo can be used without gRPC and the command line starts at once.
+Each name is loaded at its first use, so that the zoo can be used without gRPC, and the command line starts at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from zoofleet._client.video_analysis import AsyncVideoAnalysis, VideoSource
     from zoofleet._values.resources import Job, JobState, LoadedModel, Model, TaskName, WeightSet, Worker, WorkerState
     from zoofleet._values.results import Classification, Detections, Flow, Outcome, Result, Segmentation
-    from zoofleet._values.tasks import Classify, ClassifyClip, Detect, EstimateFlow, Segment, Task
+    from zoofleet._values.tasks import (
+        Classify,
+        ClassifyClip,
+        Detect,
+        EstimateFlow,
+        FlowEncoding,
+        MaskEncoding,
+        Segment,
+        Task,
+    )
     from zoofleet._values.video import FrameResults, VideoInfo, VideoSummary
     from zoofleet.errors import ZoofleetError
 
@@ -37,12 +46,14 @@ __all__ = [
     "Detections",
     "EstimateFlow",
     "Flow",
+    "FlowEncoding",
     "FrameResults",
     "Item",
     "ItemSource",
     "Job",
     "JobState",
     "LoadedModel",
+    "MaskEncoding",
     "MediaSource",
     "Model",
     "Outcome",
@@ -69,7 +80,16 @@ _HOMES: Final = {
     "_client.items": ("Item", "ItemSource", "MediaSource", "Uri"),
     "_values.resources": ("Job", "JobState", "LoadedModel", "Model", "TaskName", "WeightSet", "Worker", "WorkerState"),
     "_values.results": ("Classification", "Detections", "Flow", "Outcome", "Result", "Segmentation"),
-    "_values.tasks": ("Classify", "ClassifyClip", "Detect", "EstimateFlow", "Segment", "Task"),
+    "_values.tasks": (
+        "Classify",
+        "ClassifyClip",
+        "Detect",
+        "EstimateFlow",
+        "FlowEncoding",
+        "MaskEncoding",
+        "Segment",
+        "Task",
+    ),
     "_client.video_analysis": ("AsyncVideoAnalysis", "VideoSource"),
     "_values.video": ("FrameResults", "VideoInfo", "VideoSummary"),
     "errors": ("ZoofleetError",),

@@ -1,4 +1,4 @@
-"""Every error Zoofleet raises, as one tree.
+"""Every error that Zoofleet raises, as one tree.
 
     ZoofleetError
     ├── InvalidArgumentError            a value that can never be accepted
@@ -29,8 +29,8 @@
     │   └── PoisonItemError             an item that killed every worker it met
     └── KernelLibraryError              libzoofleet_ops does not load
 
-Each class carries the gRPC status code that it travels under, so that an error keeps its meaning, but never its
-stack trace, on the way to a client.
+Each class has the gRPC status code that it travels under. On its way to a client, an error keeps its class and its
+message; its stack trace stays behind.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ __all__ = [
 
 
 class ZoofleetError(Exception):
-    """Base of all errors raised by Zoofleet."""
+    """The base class of all errors that Zoofleet raises."""
 
     code: ClassVar[int] = 2
-    """The `google.rpc.Code` this error travels under (2 is UNKNOWN)."""
+    """The `google.rpc.Code` that the error travels under. 2 is UNKNOWN."""
 
 
 class InvalidArgumentError(ZoofleetError, ValueError):
-    """A value that no state of the system would accept; names the value and what is accepted."""
+    """A value that is never accepted. The message has the value and what is accepted."""
 
     code = 3
 
@@ -91,29 +91,29 @@ class InvalidMediaError(InvalidArgumentError):
 
 
 class ItemTooLargeError(InvalidArgumentError):
-    """An item over the limit in bytes, pixels or frames."""
+    """An item that has more bytes, pixels or frames than are accepted."""
 
 
 class NotFoundError(ZoofleetError, LookupError):
-    """Something named does not exist."""
+    """Something that a name stands for does not exist."""
 
     code = 5
 
 
 class UnknownModelError(NotFoundError, ValueError):
-    """No builder has this name; the message suggests the nearest ones."""
+    """No builder has this name. The message suggests similar names."""
 
 
 class UnknownWeightsError(NotFoundError, ValueError):
-    """The builder has no weight set of this name; the message lists those it has."""
+    """The builder has no weight set of this name. The message lists those that it has."""
 
 
 class MediaNotFoundError(NotFoundError, FileNotFoundError):
-    """A path that a caller gave as an item has no file behind it; names the path."""
+    """There is no file at a path that a caller gave as an item. The message has the path."""
 
 
 class JobNotFoundError(NotFoundError):
-    """No job has this name, or it has expired."""
+    """No job has this name, or the job has expired."""
 
 
 class WorkerNotFoundError(NotFoundError):
@@ -121,25 +121,30 @@ class WorkerNotFoundError(NotFoundError):
 
 
 class AlreadyExistsError(ZoofleetError):
-    """A name or a request_id is in use with a different content."""
+    """A name or a request id is in use for something different."""
 
     code = 6
 
 
 class PermissionDeniedError(ZoofleetError):
-    """Not allowed: a URI outside the prefixes that the operator has set, or a file that the caller may not read."""
+    """A URI is outside of the prefixes that the operator has allowed, or a file may not be read."""
 
     code = 7
 
 
 class FailedPreconditionError(ZoofleetError):
-    """The system is not in a state in which the call makes sense."""
+    """The system is in a state in which the call cannot be carried out."""
 
     code = 9
 
 
 class ResourceExhaustedError(ZoofleetError):
-    """A quota or a queue is full; `retry_after` is a hint in seconds, None where waiting alone does not help."""
+    """A quota, a queue or a memory budget is full.
+
+    Args:
+        message: what is full.
+        retry_after: seconds after which another attempt may succeed. None where waiting alone does not help.
+    """
 
     code = 8
 
@@ -149,17 +154,17 @@ class ResourceExhaustedError(ZoofleetError):
 
 
 class UnavailableError(ZoofleetError):
-    """The other side cannot be reached or is going away; the call may be tried again."""
+    """The other side cannot be reached or is shutting down. The call may be tried again."""
 
     code = 14
 
 
 class WeightsUnavailableError(UnavailableError):
-    """Published weights could not be fetched from their URL or mirror."""
+    """Published weights could not be fetched from their URL or from the mirror."""
 
 
 class DeadlineExceededError(ZoofleetError, TimeoutError):
-    """The deadline passed first."""
+    """The deadline passed before the call had ended."""
 
     code = 4
 
@@ -171,44 +176,44 @@ class CancelledError(ZoofleetError):
 
 
 class DataLossError(ZoofleetError):
-    """Stored or downloaded bytes are not what they must be."""
+    """Bytes that were stored, received or downloaded are not what they should be."""
 
     code = 15
 
 
 class InvalidWeightsError(DataLossError):
-    """A weight file with a wrong hash, wrong keys or shapes, or code in its pickle; names the first differences."""
+    """A weight file has a wrong hash, wrong keys or shapes, or code in its pickle. The message lists differences."""
 
 
 class UnimplementedError(ZoofleetError, NotImplementedError):
-    """A part of the contract that this version does not serve yet."""
+    """The call asks for a part of the contract that this version does not serve yet."""
 
     code = 12
 
 
 class AbortedError(ZoofleetError):
-    """Somebody else got there first."""
+    """Another party has already done this, or something that excludes it."""
 
     code = 10
 
 
 class LeaseLostError(AbortedError):
-    """The lease's fencing token is no longer the current one, so nothing was committed."""
+    """The lease's fencing token is not the current one any more, so nothing was committed."""
 
 
 class InternalError(ZoofleetError):
-    """A fault of ours; the message carries a reference, the log the details."""
+    """A fault in Zoofleet. The message has a reference, under which the server's log has the details."""
 
     code = 13
 
 
 class DeviceHungError(InternalError):
-    """A worker's device does not come to the end of a batch; says of which model and for how long."""
+    """A worker's device does not finish a batch. The message says of which model, and how long it has been running."""
 
 
 class PoisonItemError(InternalError):
-    """An item whose every attempt ended with a dead worker."""
+    """Every attempt to process the item ended with the death of a worker's process."""
 
 
 class KernelLibraryError(ZoofleetError, ImportError):
-    """libzoofleet_ops could not be loaded; the message lists where it was looked for and why each failed."""
+    """The library libzoofleet_ops could not be loaded. The message lists the paths tried, and why each failed."""

@@ -1,4 +1,4 @@
-"""Results drawn on image tensors."""
+"""Functions that draw results on image tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoofleet.transforms.functional import to_pil_image
 __all__ = ["draw_bounding_boxes"]
 
 Color: TypeAlias = str | tuple[int, int, int]
-"""A name such as `red`, `#ff0000`, or (255, 0, 0)."""
+"""A colour: a name such as `red`, a code such as `#ff0000`, or (red, green, blue) of 0 to 255."""
 
 
 def draw_bounding_boxes(
@@ -29,22 +29,22 @@ def draw_bounding_boxes(
     width: int = 1,
     font_size: float = 10,
 ) -> Tensor:
-    """Draw boxes, each with its label in its upper left corner, on a copy of an image.
+    """Draw boxes on a copy of an image, each with its label in its upper left corner.
 
     Args:
-        image: uint8 or floating point in [0, 1], (3, H, W) or (1, H, W).
+        image: (3, H, W) or (1, H, W), uint8, or floating point in [0, 1].
         boxes: (N, 4), x0, y0, x1, y1 in pixels.
-        labels: N texts.
-        colors: one for all boxes, or N; PASCAL VOC's if left out.
-        width: of the lines in pixels.
-        font_size: of the labels in pixels.
+        labels: N texts. None for boxes without labels.
+        colors: one colour for all boxes, or N colours. None for PASCAL VOC's.
+        width: the width of the lines in pixels.
+        font_size: the size of the labels in pixels.
 
     Returns:
-        uint8 (3, H, W).
+        The image with the boxes, uint8 (3, H, W).
 
     Raises:
-        InvalidArgumentError: shapes or counts that do not fit together, boxes that end before they begin, an unknown
-            colour.
+        InvalidArgumentError: a shape is wrong, the numbers of boxes, labels and colours differ, a box is not finite or
+            ends before it begins, or a colour is unknown.
     """
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not boxes.isfinite().all() or (boxes[:, 2:] < boxes[:, :2]).any():
         raise InvalidArgumentError(
@@ -64,7 +64,7 @@ def draw_bounding_boxes(
 
 
 def _inks(colors: Color | Sequence[Color] | None, count: int) -> list[tuple[int, ...]]:
-    """A colour for each box."""
+    """Return a colour for each of `count` boxes."""
     if colors is None:
         return [tuple(row) for row in np.resize(voc_palette()[1:22], (count, 3)).tolist()]
     each: Sequence[Color] = [colors] * count if isinstance(colors, str | tuple) else colors

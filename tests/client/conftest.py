@@ -17,7 +17,7 @@ import pytest
 from google.protobuf import empty_pb2
 
 from zoofleet import Client
-from zoofleet._wire.parts import PART_BYTES, Assembler, split
+from zoofleet._wire.parts import Joiner, cut
 from zoofleet._wire.status import grpc_code, trailing_metadata
 from zoofleet.errors import JobNotFoundError, ZoofleetError
 from zoofleet.v1 import fleet_pb2, fleet_pb2_grpc, jobs_pb2, jobs_pb2_grpc, vision_pb2, vision_pb2_grpc
@@ -78,19 +78,14 @@ class Flaky(vision_pb2_grpc.VisionServicer, jobs_pb2_grpc.JobsServicer, fleet_pb
         task = next(request_iterator).task
         received: list[str] = []
         self.streams.append(received)
-        assembler = Assembler(vision_pb2.Item, 1 << 30)
-        for answered, item in enumerate(_items(request_iterator, assembler)):
+        for answered, item in enumerate(_items(request_iterator)):
             self._fail(context, answered)
             received.append(item.item_id)
             result = vision_pb2.Result(item_id=item.item_id, model=task.model, precision=vision_pb2.PRECISION_EXACT)
             result.classification.labels.append(len(item.media[0].data))
             result.classification.scores.append(1.0)
             result.classification.categories.append("size" + " " * self.result_bytes)
-            if result.ByteSize() > PART_BYTES:
-                for part in split(item.item_id, result.SerializeToString()):
-                    yield vision_pb2.ClassifyResponse(part=part)
-            else:
-                yield vision_pb2.ClassifyResponse(result=result)
+            yield from cut(vision_pb2.ClassifyResponse, result)
         self._fail(context, len(received))
 
     def AnalyzeVideo(  # noqa: N802
@@ -110,7 +105,7 @@ class Flaky(vision_pb2_grpc.VisionServicer, jobs_pb2_grpc.JobsServicer, fleet_pb
         gone = threading.Event()
         context.add_callback(gone.set)
         spec = next(request_iterator).spec
-        items = list(_items(request_iterator, Assembler(vision_pb2.Item, 1 << 30)))
+        items = list(_items(request_iterator))
         if gone.wait(0.2):  # a call that is cancelled may look for a moment as if its client had written all
             return self.job
         if spec.request_id not in self.request_ids:
@@ -171,13 +166,13 @@ class Flaky(vision_pb2_grpc.VisionServicer, jobs_pb2_grpc.JobsServicer, fleet_pb
 
 def _items(
     messages: Iterator[vision_pb2.ClassifyRequest] | Iterator[jobs_pb2.CreateJobRequest],
-    assembler: Assembler[vision_pb2.Item],
 ) -> Iterator[vision_pb2.Item]:
+    joiner = Joiner(vision_pb2.Item, 1 << 30)
     for message in messages:
-        joined = assembler.add(message.part) if message.WhichOneof("message") == "part" else message.item
-        assert not isinstance(joined, ZoofleetError)
-        if joined is not None:
-            yield joined
+        if (joined := joiner.add(message)) is not None:
+            _, item = joined
+            assert not isinstance(item, ZoofleetError)
+            yield item
 
 
 @dataclass

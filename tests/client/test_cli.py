@@ -175,6 +175,11 @@ def test_flow_runs_on_each_picture_and_the_next(server: Server, photos: Path, tm
     assert run.returncode == 0, run.stderr
     assert run.stdout == "jobs/1\n"
     assert [len(item.media) for item in server.flaky.job_items] == [2]
+    assert not server.flaky.job.tasks[0].estimate_flow.ListFields()
+    command: list[str | Path] = ["submit", photos, "-m", "raft_small@random", "-o", tmp_path / "o", "-d"]
+    assert zoofleet(*command, "--flow-encoding", "kitti-png", address=server.address).returncode == 0
+    encoding = server.flaky.job.tasks[0].estimate_flow.flow_encoding
+    assert encoding == vision_pb2.FLOW_ENCODING_KITTI_PNG
 
 
 @pytest.mark.parametrize(
@@ -183,6 +188,7 @@ def test_flow_runs_on_each_picture_and_the_next(server: Server, photos: Path, tm
         (["submit", ".", "-m", "resnt50"], 2, "did you mean resnet50"),
         (["submit", ".", "-m", "resnet50", "--score-threshold", "0.5"], 2, "none of the models detects"),
         (["submit", ".", "-m", "resnet50", "--max-detections", "5"], 2, "none of the models detects"),
+        (["submit", ".", "-m", "resnet50", "--flow-encoding", "flo"], 2, "none of the models estimates it"),
         (["submit", ".", "-m", "raft_small", "-m", "resnet50"], 2, "need a job each"),
         (["submit", "missing", "-m", "resnet50"], 1, "error: 'missing' does not exist"),
         (["submit", __file__, "-m", "resnet50"], 1, "no Zoofleet server answers at 127.0.0.1:1; start one with"),

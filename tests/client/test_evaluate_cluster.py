@@ -18,7 +18,7 @@ from tests.client.test_up import Up
 
 from zoofleet import Client
 from zoofleet._catalog import ModelName, categories
-from zoofleet._evaluate import Evaluation, Progress, evaluate, open_dataset, runs
+from zoofleet._evaluate import Evaluation, Progress, evaluate, open_dataset, portions
 from zoofleet.v1 import vision_pb2
 
 pytestmark = pytest.mark.cluster
@@ -107,7 +107,7 @@ def test_the_command_reports_all_and_counts_what_fails(up: Up, client: Client, i
 def test_large_datasets_go_as_several_jobs(
     client: Client, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "_JOB_BYTES", 1)
+    monkeypatch.setattr(portions, "JOB_BYTES", 1)
     shutil.copytree(images, tmp_path / "val" / "tench")
     (tmp_path / "val" / "tench" / "gone.jpg").symlink_to("nowhere")
     seen: list[Progress] = []

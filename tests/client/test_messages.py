@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from google.protobuf import struct_pb2
 
-from zoofleet import Classify, ClassifyClip, Detect, EstimateFlow, Segment, Task
+from zoofleet import Classify, ClassifyClip, Detect, EstimateFlow, FlowEncoding, MaskEncoding, Segment, Task, TaskName
+from zoofleet._cli import models as models_command
 from zoofleet._media.rle import encode
+from zoofleet._values import tasks
 from zoofleet._values.resources import Job, JobState, Model, Worker
 from zoofleet._values.results import Classification, Detections, Flow, Outcome, Result, Segmentation
 from zoofleet._values.video import VideoSummary
@@ -30,6 +32,8 @@ TASKS = [
     Detect("maskrcnn_resnet50_fpn", score_threshold=0.25, max_detections=7),
     ClassifyClip("r3d_18", num_frames=8),
     EstimateFlow("raft_small", num_flow_updates=4),
+    *(Detect("maskrcnn_resnet50_fpn", mask_encoding=encoding) for encoding in MaskEncoding),
+    *(EstimateFlow("raft_small", flow_encoding=encoding) for encoding in FlowEncoding),
 ]
 
 
@@ -39,8 +43,36 @@ def test_tasks_come_back_as_they_went(task: Task) -> None:
     resolve(task.to_proto())  # and mean the same to a server
 
 
+def test_without_options_a_task_sends_none() -> None:
+    assert not Detect("x").to_proto().detect.ListFields()
+    assert not EstimateFlow("x").to_proto().estimate_flow.ListFields()
+
+
+def test_every_kind_of_task_and_every_encoding_of_the_contract_can_be_asked_for() -> None:
+    assert set(tasks.TASK_CLASSES) == set(TaskName)
+    for kind, cls in tasks.TASK_CLASSES.items():
+        assert set(tasks.option_names(cls)) == {option.name for option in kind.options}
+    assert {kind.name for kind in models_command._Kind} == {kind.name for kind in TaskName}
+    for ours, theirs in ((MaskEncoding, vision_pb2.MaskEncoding), (FlowEncoding, vision_pb2.FlowEncoding)):
+        assert {member.value for member in ours} == set(theirs.values()) - {0}
+
+
+def test_an_encoding_of_a_later_version_is_data_loss() -> None:
+    proto = vision_pb2.Task(model="x")
+    proto.detect.mask_encoding = 99  # type: ignore[assignment]
+    with pytest.raises(DataLossError, match="MaskEncoding"):
+        Task.from_proto(proto)
+
+
 @pytest.mark.parametrize(
-    "task", [Classify("resnet50", top_k=-1), Detect("x", max_detections=1 << 40), Task("\ud800")], ids=repr
+    "task",
+    [
+        Classify("resnet50", top_k=-1),
+        Detect("x", max_detections=1 << 40),
+        Detect("x", mask_encoding="no such"),  # type: ignore[arg-type]
+        Task("\ud800"),
+    ],
+    ids=repr,
 )
 def test_values_that_no_message_holds_are_refused(task: Task) -> None:
     with pytest.raises(InvalidArgumentError):
@@ -81,6 +113,18 @@ OUTCOME_NAMES = ["classification", "segmentation", "masks", "boxes", "keypoints"
 def message_of(outcome: Any) -> vision_pb2.Result:
     field = {Classification: "classification", Segmentation: "segmentation", Detections: "detections", Flow: "flow"}
     return vision_pb2.Result(item_id="1", model="m@random", **{field[type(outcome)]: outcome.to_proto()})
+
+
+@pytest.mark.parametrize("encoding", FlowEncoding)
+def test_every_encoding_of_a_flow_comes_back(encoding: FlowEncoding) -> None:
+    random = np.random.default_rng(0)
+    flow = random.uniform(-300, 300, (2, 7, 5)).astype(np.float32)
+    proto = Flow(flow).to_proto(encoding.value)
+    tolerance = {FlowEncoding.FLOAT16: 0.125, FlowEncoding.FLO: 0, FlowEncoding.KITTI_PNG: 1 / 128}[encoding]
+    np.testing.assert_allclose(Flow.from_proto(proto).flow, flow, rtol=0, atol=tolerance)
+    for width, height, data in ((5, 7, proto.data[: len(proto.data) // 2]), (5, 7, b""), (5, 8, proto.data)):
+        with pytest.raises(DataLossError):
+            Flow.from_proto(vision_pb2.Flow(width=width, height=height, encoding=encoding.value, data=data))
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=OUTCOME_NAMES)

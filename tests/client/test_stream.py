@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import os
 import threading
@@ -219,9 +220,28 @@ def test_the_facade_works_inside_a_running_loop(client: Client) -> None:
 
 def test_the_facade_has_every_method_of_the_asynchronous_client() -> None:
     def public(cls: type) -> set[str]:
-        return {name for name in vars(cls) if not name.startswith("_")}
+        return {name for name in dir(cls) if not name.startswith("_")}
 
     assert public(AsyncClient) | {"address"} == public(Client)
+
+
+@pytest.mark.parametrize(
+    ("name", "returns"),
+    [
+        ("classify", "Classification"),
+        ("stream", "Iterator[Result]"),
+        ("analyze_video", "VideoAnalysis"),
+        ("create_job", "Job"),
+        ("list_workers", "Iterator[Worker]"),
+    ],
+)
+def test_the_facade_has_docstrings_and_signatures_for_help(name: str, returns: str) -> None:
+    method, counterpart = getattr(Client, name), getattr(AsyncClient, name)
+    signature = inspect.signature(method)
+    assert method.__doc__ == counterpart.__doc__ and "Raises:" in method.__doc__
+    assert signature.parameters == inspect.signature(counterpart).parameters
+    assert signature.return_annotation == returns
+    assert method.__qualname__ == f"Client.{name}" and not inspect.iscoroutinefunction(method)
 
 
 def test_results_come_while_items_are_still_read(client: Client) -> None:

@@ -1,8 +1,9 @@
 """The catalog of builders and weight sets, as data that needs no torch.
 
-The scheduler validates model names with it, the CLI lists it, and `zoofleet.models` builds its `Weights` enums from it.
-The data stand beside this file: `builders.json` (a row for each builder this version implements), `weights.json` (all
-published weight sets, and those that come with the repository) and `categories.json` (the category lists those name).
+The scheduler validates model names with it, the command line lists it, and `zoofleet.models` makes its `Weights` enums
+from it. The data stand beside this file: `builders.json` (a row for each builder that this version implements),
+`weights.json` (all published weight sets, and those that come with the repository) and `categories.json` (the category
+lists that weight sets name).
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ class BuilderInfo:
     """One builder of the zoo.
 
     Attributes:
-        name: registered name, such as `quantized_mobilenet_v2`; unique.
+        name: the builder's unique name, such as `quantized_mobilenet_v2`.
         task: `classification`, `quantization`, `segmentation`, `detection`, `video` or `optical_flow`.
-        function: name of the function in its module, such as `mobilenet_v2`.
-        num_params: number of parameters with default arguments.
+        function: the name of the function in its module, such as `mobilenet_v2`.
+        num_params: the number of parameters with default arguments.
     """
 
     name: str
@@ -46,14 +47,14 @@ class WeightsInfo:
     """One weight set.
 
     Attributes:
-        builder: name of the builder it fits.
-        enum: name of its enum class, such as `ResNet50_Weights`.
-        member: name within the enum, such as `IMAGENET1K_V2`.
-        default: whether `DEFAULT` is an alias of it.
-        url: where it is published, or its path where it comes with Zoofleet's repository; the 8 hex digits before the
-            suffix start the file's SHA-256.
-        transforms: name (`preset`) and parameters of its transforms preset.
-        meta: metrics, minimum size, recipe and so on; `categories` is a list name for `categories`.
+        builder: the name of the builder that the weights fit.
+        enum: the name of the enum class, such as `ResNet50_Weights`.
+        member: the name within the enum, such as `IMAGENET1K_V2`.
+        default: whether `DEFAULT` is an alias of this weight set.
+        url: where the file is published, or its path where it comes with Zoofleet's repository. The 8 hex digits before
+            the suffix are the first of the file's SHA-256.
+        transforms: the name (`preset`) and the parameters of the transforms preset.
+        meta: metrics, minimum size, recipe and so on. `categories` is the name of a list in `category_lists`.
     """
 
     builder: str
@@ -71,7 +72,7 @@ class ModelName:
 
     Attributes:
         builder: a name in `builders()`.
-        weights: a member of the builder's weights, or `random`; never `DEFAULT`, which is resolved on parsing.
+        weights: a member of the builder's weights, or `random`. Never `DEFAULT`, which parsing resolves.
     """
 
     builder: str
@@ -79,11 +80,11 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
-        """Parse `resnet50`, `resnet50@DEFAULT`, `resnet50@IMAGENET1K_V2` or `resnet50@random`.
+        """Parse a name such as `resnet50`, `resnet50@DEFAULT`, `resnet50@IMAGENET1K_V2` or `resnet50@random`.
 
         Raises:
             InvalidModelNameError: the text is not of that form.
-            UnknownModelError: no such builder.
+            UnknownModelError: the catalog has no such builder.
             UnknownWeightsError: the builder has no such weight set.
         """
         builder, at, member = text.partition("@")
@@ -114,8 +115,17 @@ class ModelName:
 
     @property
     def weights_info(self) -> WeightsInfo | None:
-        """The weight set's row in the catalog, None for random weights."""
+        """The weight set's row in the catalog. None for random weights."""
         return next((w for w in weights(self.builder) if w.member == self.weights), None)
+
+    @property
+    def published(self) -> WeightsInfo | None:
+        """The row of the weight set, or of the builder's default one where the weights are random.
+
+        It says what input and which labels the model has, with random weights, too. None where the builder has no
+        published weights.
+        """
+        return self.weights_info or next((w for w in weights(self.builder) if w.default), None)
 
     def __str__(self) -> str:
         return f"{self.builder}@{self.weights}"
@@ -127,33 +137,33 @@ def _load(name: str) -> Any:
 
 @cache
 def builders() -> Mapping[str, BuilderInfo]:
-    """All builders of this version by name."""
+    """Return all builders of this version by name."""
     rows = _load("builders.json")
     return MappingProxyType({name: BuilderInfo(name, **row) for name, row in rows.items()})
 
 
 @cache
 def all_weights() -> tuple[WeightsInfo, ...]:
-    """All weight sets, those of builders that this version lacks among them."""
+    """Return all weight sets, including those of builders that this version lacks."""
     return tuple(WeightsInfo(**row) for row in _load("weights.json"))
 
 
 def weights(builder: str) -> tuple[WeightsInfo, ...]:
-    """The weight sets of one builder, in their enum's order."""
+    """Return the weight sets of one builder, in the order of their enum."""
     return tuple(w for w in all_weights() if w.builder == builder)
 
 
 @cache
 def category_lists() -> Mapping[str, tuple[str, ...]]:
-    """The label names by index of each category list that `WeightsInfo.meta` names."""
+    """Return all category lists by name: the names of labels by index."""
     return {name: tuple(rows) for name, rows in _load("categories.json").items()}
 
 
 def categories(model: ModelName) -> tuple[str, ...]:
-    """Names of the model's labels by index; empty where it has none (optical flow).
+    """Return the names of a model's labels by index. Empty where it has none, as for optical flow.
 
     A model with random weights has the categories of its builder's default weight set.
     """
-    info = model.weights_info or next((w for w in weights(model.builder) if w.default), None)
+    info = model.published
     name = info.meta.get("categories") if info else None
     return category_lists()[name] if name else ()

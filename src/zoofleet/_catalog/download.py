@@ -1,10 +1,10 @@
-"""Weight files: fetched once, checked against the hash in their name. Needs no torch.
+"""Weight files, which are fetched once and checked against the hash in their name. Needs no torch.
 
-A file arrives in a hidden `.NAME.partial` beside its place. What a cut connection or a killed process leaves there is
-taken up where it ended by whoever fetches the file next; only the complete file with the right hash gets its name.
+A file is received as `.NAME.partial` beside its place. Where a cut connection or a killed process leaves a part of it,
+the next fetch goes on where that ended. Only the complete file with the right hash gets its name.
 
-Some files come with Zoofleet's repository; their URL has no scheme and is their path in it. They are used where they
-stand in the checkout that the package runs from.
+Some files come with Zoofleet's repository. Their URL has no scheme and is their path in the repository. They are used
+where they are in the checkout that the package runs from.
 """
 
 from __future__ import annotations
@@ -30,28 +30,31 @@ from zoofleet.errors import InvalidArgumentError, InvalidWeightsError, WeightsUn
 __all__ = ["HASH_PREFIX", "MIRROR", "Report", "cache_dir", "fetch", "file_name", "in_repository"]
 
 MIRROR: Final = "ZOOFLEET_WEIGHTS_MIRROR"
-"""Environment variable with a base URL or a directory that holds the files by name, used in place of their URLs."""
+"""The environment variable with the base URL or the folder of a mirror, which has the files by name."""
 
 HASH_PREFIX: Final = re.compile(r"[-_]([0-9a-f]{8,64})\.(?:pth|safetensors)$")
-"""The digits in a file's name with which its SHA-256 begins."""
+"""The digits in a file's name that are the first of its SHA-256."""
 
 Report: TypeAlias = Callable[[int, int | None], None]
-"""Told, while a file downloads, the bytes that are here and those of the whole file, None where unknown."""
+"""Called while a file downloads with the bytes received and the bytes of the whole file, None where that is unknown."""
 
 _REPOSITORY: Final = Path(__file__).resolve().parents[3]
-"""The checkout, where the package runs from one."""
+"""The checkout that the package runs from, if it does."""
 
 _ATTEMPTS: Final = 6
 _BACKOFF_S: Final = 0.2
+"""The n-th attempt, from 0, comes after a pause of 2^n - 1 times this: the six take 11.4 s without their downloads."""
 _TIMEOUT_S: Final = 30.0
+"""Seconds for which a server may be silent."""
 _BLOCK: Final = 1 << 20
+"""Bytes that are read and reported at once."""
 
 
 def cache_dir() -> Path:
-    """torch.hub's folder of weight files, which other programs share.
+    """Return torch.hub's folder of weight files, which other programs share.
 
-    `$TORCH_HOME/hub/checkpoints`, by default under `$XDG_CACHE_HOME/torch`, which is `~/.cache/torch`; but where
-    torch is loaded and `torch.hub.set_dir` was called, under that.
+    It is `$TORCH_HOME/hub/checkpoints`. By default, TORCH_HOME is `$XDG_CACHE_HOME/torch`, XDG_CACHE_HOME `~/.cache`.
+    Where torch is loaded and `torch.hub.set_dir` was called, the folder is `checkpoints` in that directory.
     """
     if "torch" in sys.modules:
         import torch
@@ -63,28 +66,31 @@ def cache_dir() -> Path:
 
 
 def file_name(url: str) -> str:
-    """The name under which a URL's file is kept."""
+    """Return the name under which the file of a URL is kept."""
     return urlsplit(url).path.rpartition("/")[2]
 
 
 def in_repository(url: str) -> bool:
-    """Whether the file comes with Zoofleet's repository rather than from a server."""
+    """Return whether a file comes with Zoofleet's repository, and not from a server."""
     return not urlsplit(url).scheme
 
 
 def fetch(url: str, folder: Path | None = None, *, check_hash: bool, report: Report | None = None) -> Path:
-    """The file in the folder, downloaded first if need be; of several processes one downloads and the others wait.
+    """Return the path of a weight file, which is downloaded first where it is missing.
+
+    Where several processes need the file, one downloads it and the others wait.
 
     Args:
-        url: where it is published; http, https or file, or a path in Zoofleet's repository.
-        folder: made where missing. None for the cache, into which what stands in the checkout is not copied.
-        check_hash: compare the file, old or new, with the SHA-256 prefix in its name.
-        report: called while the file downloads; what it raises ends the download, which can be taken up later.
+        url: the http, https or file URL at which the file is published, or its path in Zoofleet's repository.
+        folder: the folder for the file, which is made where it is missing. None for torch.hub's cache; a file of the
+            checkout is then used where it is.
+        check_hash: compare the file, old or new, with the SHA-256 digits in its name.
+        report: called while the file downloads. An exception from it ends the download; the next fetch goes on there.
 
     Raises:
         WeightsUnavailableError: neither the folder nor the URL, checkout or mirror has the file.
-        InvalidWeightsError: its hash is wrong; a downloaded file is then thrown away, an old one left as it is.
-        InvalidArgumentError: another kind of URL, or a path that leads out of the repository.
+        InvalidWeightsError: the file's hash is wrong. A downloaded file is deleted, an older one is left as it is.
+        InvalidArgumentError: the URL is of another kind, or a path that leads out of the repository.
     """
     name = file_name(url)
     original = _in_checkout(url) if in_repository(url) else None
@@ -125,7 +131,7 @@ def _fetch_into(path: Path, source: str | Path, *, check_hash: bool, report: Rep
         partial.unlink()
         if not resumed:
             raise
-        _fetch_into(path, source, check_hash=check_hash, report=report)  # what was there was of another file
+        _fetch_into(path, source, check_hash=check_hash, report=report)  # the part may be of another file
     except OSError:
         partial.unlink(missing_ok=True)  # a full disk, above all
         raise
@@ -155,7 +161,7 @@ def _check_hash(path: Path, name: str, advice: str) -> None:
 
 
 def _in_checkout(path: str) -> Path | None:
-    """Where a file of the repository stands in the checkout, None where it does not."""
+    """Return where a file of the repository is in the checkout. None where it is not there."""
     place = (_REPOSITORY / path).resolve()
     if not place.is_relative_to(_REPOSITORY):
         raise InvalidArgumentError(f"weights in the repository have a path within it, not {path[:200]!r}")
@@ -163,7 +169,7 @@ def _in_checkout(path: str) -> Path | None:
 
 
 def _source(url: str, name: str) -> str | Path:
-    """Where to get the file: its URL, or its place in the mirror."""
+    """Return where to get a file: its URL, or its path or URL in the mirror."""
     mirror = os.environ.get(MIRROR)
     if mirror:
         url = f"{mirror.rstrip('/')}/{name}"
@@ -192,7 +198,7 @@ def _copy_file(source: Path, file: BinaryIO) -> None:
 
 
 def _download(url: str, file: BinaryIO, report: Report | None) -> None:
-    """Append to a file what it lacks of the URL's content; a cut connection is taken up again where it ended."""
+    """Append to a file what it lacks of a URL's content. After a cut connection, go on where it ended."""
     opener = _opener()
     failure: Exception | None = None
     for attempt in range(_ATTEMPTS):
@@ -208,7 +214,7 @@ def _download(url: str, file: BinaryIO, report: Report | None) -> None:
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
-                if error.code == 416 and have:  # the server has no more: we have it all, or the wrong beginning
+                if error.code == 416 and have:  # the server has no more: the file is complete, or it is another one
                     if error.headers.get("Content-Range") == f"bytes */{have}":
                         return
                     _empty(file)
@@ -223,7 +229,7 @@ def _download(url: str, file: BinaryIO, report: Report | None) -> None:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """http and https alone, so that a redirect cannot lead to ftp: or data:."""
+    """Return an opener for http and https alone, so that no redirect leads to ftp: or data:."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -239,14 +245,14 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _receive(response: http.client.HTTPResponse, file: BinaryIO, have: int, report: Report | None) -> None:
-    """Append a response to the file.
+    """Append a response to a file.
 
     Raises:
-        http.client.HTTPException: it ended before its announced length.
+        http.client.HTTPException: the response ended before its announced length.
     """
     length = response.headers.get("Content-Length", "")
     if response.status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-        _empty(file)  # the server sends the whole file instead of the missing part
+        _empty(file)  # the server sends the whole file, not the missing part
         have = 0
     total = have + int(length) if length.isdecimal() else None
     if report:
@@ -265,7 +271,7 @@ def _empty(file: BinaryIO) -> None:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether another attempt makes sense: after a cut or an overloaded server, not after a refusal."""
+    """Return whether another attempt may succeed: after a cut or an overload it may, after a refusal not."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code in (408, 425, 429) or error.code >= 500
     if isinstance(error, urllib.error.URLError):

@@ -21,13 +21,14 @@ _commands = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Runs the vision model zoo as a cluster: images and clips in, classes, boxes, masks and flows out.",
+    help="Run vision models on images and videos, on a cluster of workers: classification, detection, segmentation and "
+    "optical flow.",
     epilog="Start everything on this machine with [bold]zoofleet up[/].",
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(given: bool) -> None:
+    if given:
         import zoofleet
 
         typer.echo(f"zoofleet {zoofleet.__version__}")
@@ -40,21 +41,21 @@ def main(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Set up what all commands share."""
-    # gRPC's own log lines would break into progress bars; what matters in them reaches us as errors.
+    """Set up what all commands need."""
+    # gRPC writes log lines of its own into progress bars. What matters in them reaches us as errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     quiet_pillow()
 
 
-_WORK, _LOOK, _RUN = "Work", "Look and steer", "Run a cluster"
+_WORK, _MANAGE, _RUN = "Run models", "Manage a cluster", "Run a cluster"
 
 _commands.command(rich_help_panel=_WORK)(submit.submit)
 _commands.command(rich_help_panel=_WORK)(video.video)
 _commands.command(rich_help_panel=_WORK)(evaluate.evaluate)
 _commands.command(rich_help_panel=_WORK)(evaluate.compare)
-_commands.add_typer(jobs.app, name="jobs", rich_help_panel=_LOOK)
-_commands.add_typer(models.app, name="models", rich_help_panel=_LOOK)
-_commands.add_typer(workers.app, name="workers", rich_help_panel=_LOOK)
+_commands.add_typer(jobs.app, name="jobs", rich_help_panel=_MANAGE)
+_commands.add_typer(models.app, name="models", rich_help_panel=_MANAGE)
+_commands.add_typer(workers.app, name="workers", rich_help_panel=_MANAGE)
 _commands.command(rich_help_panel=_RUN)(serve.up)
 _commands.command(rich_help_panel=_RUN)(serve.scheduler)
 _commands.command(rich_help_panel=_RUN)(serve.worker)
@@ -63,7 +64,7 @@ _commands.command(rich_help_panel=_RUN)(serve.worker)
 def app() -> None:
     """Run the command line.
 
-    Exit codes: 0; 1 for an error, said in one line; 2 for wrong usage; 130 for Ctrl-C.
+    Exit codes: 0 for success, 1 for an error, which is printed in one line, 2 for wrong usage, 130 for Ctrl-C.
     """
     try:
         _commands()

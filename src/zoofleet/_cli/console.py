@@ -1,4 +1,8 @@
-"""What commands share: options, the terminal, the connection."""
+"""What the commands share: options, the terminal, the connection.
+
+typer prints the line breaks in a command's docstring, but for those of its first paragraph, so docstrings of commands
+have lines that fit a terminal of 80 columns.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TextIO, TypeAlias
 
 import typer
 
+from zoofleet._wire.address import ADDRESS_VARIABLE
+from zoofleet._wire.names import job_name
 from zoofleet.errors import ZoofleetError
 
 if TYPE_CHECKING:
@@ -24,7 +30,12 @@ if TYPE_CHECKING:
 Address: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--address", "-a", envvar="ZOOFLEET_ADDRESS", metavar="HOST:PORT", help="The scheduler.", show_default=True
+        "--address",
+        "-a",
+        envvar=ADDRESS_VARIABLE,
+        metavar="HOST:PORT",
+        help="The address of the scheduler.",
+        show_default=True,
     ),
 ]
 Models: TypeAlias = Annotated[
@@ -33,60 +44,69 @@ Models: TypeAlias = Annotated[
         "--model",
         "-m",
         metavar="NAME",
-        help="Such as [bold]resnet50[/] or [bold]resnet50@IMAGENET1K_V2[/]; repeatable.",
+        help="A model, such as [bold]resnet50[/] or [bold]resnet50@IMAGENET1K_V2[/]. May be given several times.",
     ),
 ]
-TopK: TypeAlias = Annotated[int | None, typer.Option(min=1, max=1000, help="Categories to return; 5 by default.")]
+TopK: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Number of categories to return. 5 by default.")
+]
 ScoreThreshold: TypeAlias = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Leaves out detections below it; 0.5 by default.")
+    float | None, typer.Option(min=0, max=1, help="Lowest score of a detection to return. 0.5 by default.")
 ]
 MaxDetections: TypeAlias = Annotated[
-    int | None, typer.Option(min=1, max=1000, help="Most detections an image, best first; 100 by default.")
+    int | None,
+    typer.Option(
+        min=1, max=1000, help="Number of detections to return for an image at most, best first. 100 by default."
+    ),
 ]
-JobName: TypeAlias = Annotated[str, typer.Argument(metavar="NAME", help="[bold]jobs/ID[/], or the ID alone.")]
-
-DEFAULT_ADDRESS = "127.0.0.1:50051"
+JobName: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="The job: [bold]jobs/ID[/], or the ID alone.",
+        callback=lambda name: job_name(name.removeprefix("jobs/")),
+    ),
+]
 
 
 @cache
 def stdout() -> Console:
-    """The terminal, for what was asked for."""
+    """Return standard output, for what the user asked for."""
     return _console(sys.stdout)
 
 
 @cache
 def stderr() -> Console:
-    """The terminal, for all else: progress, notes, errors."""
+    """Return standard error, for all else: progress, notes, errors."""
     return _console(sys.stderr)
 
 
 def _console(file: TextIO) -> Console:
     from rich.console import Console
 
-    # What is not a terminal has no width that lines would have to fit.
+    # A file or pipe has no width that lines would have to fit.
     fits = file.isatty() or "COLUMNS" in os.environ
     return Console(file=file, highlight=False, width=None if fits else 160)
 
 
 def fail(message: str) -> None:
-    """Say why a command fails, in one line."""
+    """Print why a command fails, in one line."""
     from rich.text import Text
 
     line = " ".join(message.split())
     stderr().print(Text.assemble(("error: ", "bold red"), (line, "red")), soft_wrap=True)
 
 
-def usage_error(message: str) -> typer.BadParameter:
-    """What to raise where the command line asks for something impossible."""
-    return typer.BadParameter(message)
-
-
 @contextmanager
 def connect(address: str, timeout: float = 5.0) -> Iterator[Client]:
-    """A client of a server that answers.
+    """Connect to a server, and close the connection at the end.
+
+    Args:
+        address: the server as `host:port`.
+        timeout: seconds to wait for the server to answer at most.
 
     Raises:
-        UnavailableError: it does not within `timeout` seconds.
+        UnavailableError: the server did not answer in that time.
     """
     from zoofleet import Client
     from zoofleet.errors import UnavailableError
@@ -99,43 +119,44 @@ def connect(address: str, timeout: float = 5.0) -> Iterator[Client]:
         yield client
 
 
-def job_name(name: str) -> str:
-    """`jobs/ID`, where the ID alone will do on the command line."""
-    return name if name.startswith("jobs/") else f"jobs/{name}"
+_OPTION_USES: Final = {
+    "top_k": "classification; none of the models classifies",
+    "score_threshold": "detection; none of the models detects",
+    "max_detections": "detection; none of the models detects",
+    "flow_encoding": "optical flow; none of the models estimates it",
+}
 
 
-def tasks_of(
-    models: Sequence[str], top_k: int | None, score_threshold: float | None, max_detections: int | None
-) -> list[Task]:
-    """A task for each model, with those of the options that its kind has.
+def tasks_of(models: Sequence[str], **options: Any) -> list[Task]:
+    """Return a task for each model, with those of the options that its kind of task has.
+
+    Args:
+        models: the models' names.
+        options: options of any kind of task by name, such as `top_k`. None where the user has not given one.
 
     Raises:
-        BadParameter: no such model or weight set; an option that no model has.
+        BadParameter: there is no such model or weight set, or none of the models has an option that was given.
     """
-    from zoofleet import Classify, ClassifyClip, Detect, EstimateFlow, Segment
     from zoofleet._catalog import ModelName
+    from zoofleet._values.tasks import TASK_CLASSES, option_names
     from zoofleet._wire.kinds import kind_of
 
+    given = {name: value for name, value in options.items() if value is not None}
     tasks: list[Task] = []
     for model in models:
         try:
-            kind = kind_of(ModelName.parse(model))
+            cls = TASK_CLASSES[kind_of(ModelName.parse(model))]
         except ZoofleetError as error:
-            raise usage_error(str(error)) from None
-        tasks.extend(cls(model, top_k=top_k) for cls in (Classify, ClassifyClip) if cls.kind is kind)
-        if Detect.kind is kind:
-            tasks.append(Detect(model, score_threshold, max_detections))
-        tasks.extend(cls(model) for cls in (Segment, EstimateFlow) if cls.kind is kind)
-    if top_k is not None and not any(isinstance(task, Classify | ClassifyClip) for task in tasks):
-        raise usage_error("--top-k is for classification; none of the models classifies")
-    for option, value in (("--score-threshold", score_threshold), ("--max-detections", max_detections)):
-        if value is not None and not any(isinstance(task, Detect) for task in tasks):
-            raise usage_error(f"{option} is for detection; none of the models detects")
+            raise typer.BadParameter(str(error)) from None
+        tasks.append(cls(model, **{name: given[name] for name in option_names(cls) if name in given}))
+    for name in given:
+        if not any(name in option_names(type(task)) for task in tasks):
+            raise typer.BadParameter(f"--{name.replace('_', '-')} is for {_OPTION_USES[name]}")
     return tasks
 
 
 def progress() -> Progress:
-    """Bars with counts, rate, errors and the time left, on stderr."""
+    """Return progress bars with counts, rate, errors and the time left, on standard error."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
     return Progress(
@@ -151,13 +172,13 @@ def progress() -> Progress:
 
 
 class Bar:
-    """One bar of a `progress()`, with its mean rate and a count of errors.
+    """One progress bar, with its mean rate and a count of errors.
 
     Args:
-        progress: where it stands.
-        description: what it counts.
-        total: how many there will be; None where unknown.
-        unit: what the rate counts.
+        progress: the bars that it is one of.
+        description: the text before the bar.
+        total: the count at which the bar is full. None where that is unknown.
+        unit: the unit of the counts, in the plural.
     """
 
     def __init__(self, progress: Progress, description: str, total: int | None, unit: str) -> None:
@@ -166,7 +187,7 @@ class Bar:
         self._task = progress.add_task(description, total=total, rate="", note="")
 
     def show(self, done: int, *, total: int | None = None, errors: int = 0) -> None:
-        """Set the bar to `done`."""
+        """Set the bar to the count `done`, and to a new total where one is given."""
         self._progress.update(self._task, completed=done, total=total)
         task = next(task for task in self._progress.tasks if task.id == self._task)
         rate = done / task.elapsed if task.elapsed else 0.0
@@ -175,7 +196,7 @@ class Bar:
 
 
 def table(*columns: str) -> Table:
-    """An empty table with the house's looks; a column whose name begins with `>` is set to the right."""
+    """Return an empty table in the style of all our tables. A column whose name begins with `>` is set to the right."""
     from rich import box
     from rich.table import Table
 
@@ -188,7 +209,7 @@ def table(*columns: str) -> Table:
 
 
 def ago(time: datetime | None) -> str:
-    """How long ago, in its largest unit."""
+    """Return how long ago a time was, in its largest unit: `3 h ago`."""
     if time is None:
         return "–"
     seconds = max(0, int((datetime.now(UTC) - time).total_seconds()))
@@ -199,7 +220,7 @@ def ago(time: datetime | None) -> str:
 
 
 def gib(count: int) -> str:
-    """Bytes, in MiB or GiB."""
+    """Return a number of bytes in MiB or GiB: `98 MiB`."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
@@ -215,12 +236,12 @@ _STATE_STYLES = {
 
 
 def state(name: str) -> str:
-    """A state's name in its colour."""
+    """Return a state's name in its colour, as markup."""
     return f"[{_STATE_STYLES[name]}]{name.lower()}[/]"
 
 
 def job_table(jobs: Sequence[Job]) -> Table:
-    """Jobs, one a row."""
+    """Return a table of jobs with a row for each."""
     from rich.markup import escape
 
     result = table("job", "state", ">results", ">errors", "models", "tenant", ">created")

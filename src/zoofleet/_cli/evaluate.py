@@ -1,4 +1,4 @@
-"""`zoofleet evaluate` and `zoofleet compare`: how right a model is."""
+"""`zoofleet evaluate` and `zoofleet compare`: the accuracy of models on annotated data."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoofleet._cli.console import (
-    DEFAULT_ADDRESS,
-    Address,
-    Bar,
-    connect,
-    progress,
-    stderr,
-    stdout,
-    table,
-    usage_error,
-)
+from zoofleet._cli.console import Address, Bar, connect, progress, stderr, stdout, table
+from zoofleet._wire.address import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
     from zoofleet._evaluate import Dataset, Evaluation, Progress
@@ -27,7 +18,7 @@ _SHOWN_ERRORS = 20
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Such as [bold]resnet50@IMAGENET1K_V2[/].")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model, such as [bold]resnet50@IMAGENET1K_V2[/].")],
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="The folder of images or clips.")],
     annotations: Annotated[
         Path | None,
@@ -35,30 +26,36 @@ def evaluate(
             help="Detection: a COCO JSON file. Segmentation: a folder of label maps. Flow: a folder of flows."
         ),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Where all of it is kept.")] = None,
-    baseline: Annotated[Path | None, typer.Option(metavar="FILE", help="An older --json file to compare with.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Takes so many items, evenly spread.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers to this file.")
+    ] = None,
+    baseline: Annotated[Path | None, typer.Option(metavar="FILE", help="Compare with this older --json file.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Measure N items only, evenly spread over the data.", metavar="N")
+    ] = None,
     num_flow_updates: Annotated[
-        int | None, typer.Option(min=1, max=32, help="Refinements of optical flow; 12 by default.")
+        int | None, typer.Option(min=1, max=32, help="Number of times that optical flow is refined. 12 by default.")
     ] = None,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Measure a model on a folder with annotations, through the cluster.
+    """Measure the accuracy of a model on annotated images or clips, through the cluster.
 
-    Classification takes a folder for each category, of images or clips. The items go as durable jobs, which are deleted
-    once they are read. Shares and AP are 0 to 1, end-point errors pixels.
+    For classification, IMAGES has a subfolder for each category. The items run
+    as durable jobs, which are deleted once their results are read. Shares and
+    average precision are 0 to 1, end-point errors are pixels.
 
-    Exit code 1: some items failed, and the metrics are over the others; 130: Ctrl-C.
+    The exit code is 1 where some items failed and the metrics are those of the
+    others, and 130 after Ctrl-C.
     """
     from zoofleet._catalog import ModelName
     from zoofleet._evaluate import Evaluation, open_dataset, require_task
-    from zoofleet._wire.kinds import ESTIMATE_FLOW, kind_of
+    from zoofleet._wire.kinds import TaskKind, kind_of
 
     kind = kind_of(ModelName.parse(model))
-    if num_flow_updates is not None and kind is not ESTIMATE_FLOW:
-        raise usage_error(f"--num-flow-updates is for optical flow; {model} is of the task {kind.field!r}")
+    if num_flow_updates is not None and kind is not TaskKind.ESTIMATE_FLOW:
+        raise typer.BadParameter(f"--num-flow-updates is for optical flow; {model} is of the task {kind.field!r}")
     if json_file is not None and not json_file.parent.is_dir():
-        raise usage_error(f"--json {json_file}: {json_file.parent} is no folder")
+        raise typer.BadParameter(f"--json {json_file}: {json_file.parent} is no folder")
     before = Evaluation.from_json(baseline) if baseline is not None else None
     if before is not None:
         require_task(before, kind.field)
@@ -72,10 +69,12 @@ def evaluate(
 
 
 def compare(
-    before: Annotated[Path, typer.Argument(metavar="BEFORE.json", help="A file of 'zoofleet evaluate --json'.")],
-    after: Annotated[Path, typer.Argument(metavar="AFTER.json", help="Another one, of the same task.")],
+    before: Annotated[
+        Path, typer.Argument(metavar="BEFORE.json", help="A file that 'zoofleet evaluate --json' has written.")
+    ],
+    after: Annotated[Path, typer.Argument(metavar="AFTER.json", help="Another such file, of the same task.")],
 ) -> None:
-    """Compare two evaluations."""
+    """Compare two evaluations, metric by metric."""
     from zoofleet._evaluate import Evaluation
 
     _print(Evaluation.from_json(after), Evaluation.from_json(before))
@@ -106,7 +105,7 @@ def _run(dataset: Dataset, address: str) -> Evaluation:
 
 
 def _print(evaluation: Evaluation, before: Evaluation | None) -> None:
-    """Failures, the table, and what it is of."""
+    """Print the failures, the table of metrics, and what was measured."""
     from rich.markup import escape
 
     from zoofleet._evaluate import rows

@@ -1,4 +1,4 @@
-"""`zoofleet models`: the catalog and its files, and what is loaded where."""
+"""`zoofleet models`: the catalog and its weight files, and the models in the memory of workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from zoofleet._cli.console import DEFAULT_ADDRESS, Address, connect, fail, gib, stderr, stdout, table
+from zoofleet._cli.console import Address, connect, fail, gib, stderr, stdout, table
+from zoofleet._wire.address import DEFAULT_ADDRESS
 from zoofleet.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
@@ -20,16 +21,23 @@ if TYPE_CHECKING:
 
     from zoofleet._catalog import ModelName, WeightsInfo
 
-app = typer.Typer(no_args_is_help=True, help="List models, fetch their weights, move them in and out of workers.")
+app = typer.Typer(no_args_is_help=True, help="List models, fetch their weights, load them on workers and unload them.")
 
 _PULLS: Final = 4
-"""Files that are fetched at the same time."""
+"""Number of files that are fetched at the same time."""
 
-_Model: TypeAlias = Annotated[str, typer.Argument(metavar="NAME", help="Such as resnet50@IMAGENET1K_V2.")]
-_Worker: TypeAlias = Annotated[str, typer.Option("--worker", "-w", metavar="workers/ID", help="On this worker.")]
+_Model: TypeAlias = Annotated[str, typer.Argument(metavar="NAME", help="The model, such as resnet50@IMAGENET1K_V2.")]
+_Worker: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--worker", "-w", metavar="workers/ID", help="The worker. By default, the one with the most free memory."
+    ),
+]
 
 
 class _Kind(Enum):
+    """The kinds of task; a copy of `TaskKind`, since help must not wait for protobuf. A test compares the two."""
+
     CLASSIFY = "classify"
     SEGMENT = "segment"
     DETECT = "detect"
@@ -40,15 +48,20 @@ class _Kind(Enum):
 @app.command("list")
 def list_(
     patterns: Annotated[
-        list[str] | None, typer.Argument(metavar="[PATTERN]...", help="Only names that match, such as 'resnet*'.")
+        list[str] | None,
+        typer.Argument(metavar="PATTERN", help="List models whose names match a pattern only, such as 'resnet*'."),
     ] = None,
-    kind: Annotated[_Kind | None, typer.Option("--task", help="Only models for this task.")] = None,
+    kind: Annotated[_Kind | None, typer.Option("--task", help="List models for this task only.")] = None,
     loaded: Annotated[
-        bool, typer.Option("--loaded", help="Only models in a worker's memory, and where; asks the scheduler.")
+        bool,
+        typer.Option(
+            "--loaded",
+            help="List models in the memory of workers only, and which workers have them. Asks the scheduler.",
+        ),
     ] = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """List the catalog; accuracy, GFLOPs and size are those of the default weights."""
+    """List the models of the catalog. Accuracy, GFLOPs and file size are those of the default weights."""
     if loaded:
         _list_loaded(patterns, kind, address)
         return
@@ -88,7 +101,7 @@ def _list_loaded(patterns: Sequence[str] | None, kind: _Kind | None, address: st
         for model in client.list_models(task=TaskName[kind.name] if kind else None):
             if _wanted(model.name.removeprefix("models/"), patterns):
                 for place in model.loaded_models:
-                    task = model.task.name.lower().replace("_", "-")
+                    task = _Kind[model.task.name].value
                     pinned = "pinned" if place.pinned else ""
                     listing.add_row(escape(place.model), task, gib(place.memory_bytes), escape(place.worker), pinned)
     stdout().print(listing)
@@ -96,7 +109,7 @@ def _list_loaded(patterns: Sequence[str] | None, kind: _Kind | None, address: st
 
 @app.command()
 def show(name: _Model) -> None:
-    """Show a model's weight sets: what they reach, what they cost, where they come from."""
+    """Show a model's weight sets with their accuracy, cost, input, license and file."""
     from rich.markup import escape
 
     from zoofleet import _catalog
@@ -125,18 +138,18 @@ def show(name: _Model) -> None:
 
 @app.command()
 def pull(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Such as resnet50@IMAGENET1K_V2.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="The models, such as resnet50@IMAGENET1K_V2.")],
     folder: Annotated[
         Path | None,
         typer.Option(
             "--dir",
             file_okay=False,
-            help="Put the files here, for a mirror to serve, instead of into torch.hub's cache.",
+            help="Put the files into this folder, for a mirror to serve, and not into torch.hub's cache.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Fetch weight files, several at a time; what an interrupted pull received is taken up where it ended."""
+    """Fetch weight files, four at a time. A pull that was interrupted goes on where it ended."""
     from zoofleet import _catalog
 
     models = dict.fromkeys(_catalog.ModelName.parse(name) for name in names)
@@ -154,7 +167,7 @@ def pull(
 
 
 def _pull_all(urls: Mapping[ModelName, str], folder: Path | None, bars: Progress) -> dict[ModelName, Path | Exception]:
-    """Fetch files, `_PULLS` at a time; gives the path of each, or why there is none."""
+    """Fetch files, `_PULLS` at a time. Return the path of each, or the error that says why there is none."""
     from zoofleet._catalog import download
 
     results: dict[ModelName, Path | Exception] = {}
@@ -213,11 +226,11 @@ def _wanted(name: str, patterns: Sequence[str] | None) -> bool:
 
 
 def _task_of(builder: str) -> str:
-    """The task's name on the command line."""
+    """Return the name on the command line of the task that a builder serves."""
     from zoofleet import _catalog
     from zoofleet._wire.kinds import kind_of
 
-    return kind_of(_catalog.ModelName(builder, _catalog.RANDOM)).field.replace("_", "-")
+    return _Kind[kind_of(_catalog.ModelName(builder, _catalog.RANDOM)).name].value
 
 
 def _headline(meta: Mapping[str, Any]) -> str:
@@ -228,7 +241,7 @@ def _headline(meta: Mapping[str, Any]) -> str:
 
 
 def _metrics(meta: Mapping[str, Any]) -> list[str]:
-    """What the weights reach on each data set, such as `acc@1 80.858, acc@5 95.434 on ImageNet-1K`."""
+    """Return the accuracy on each data set, such as `acc@1 80.858, acc@5 95.434 on ImageNet-1K`."""
     return [
         ", ".join(f"{metric.replace('_', ' ')} {value:g}" for metric, value in values.items()) + f" on {data}"
         for data, values in meta.get("_metrics", {}).items()
@@ -247,18 +260,25 @@ def _file_size(meta: Mapping[str, Any]) -> str:
 def load(
     name: _Model,
     worker: _Worker = "",
-    pin: Annotated[bool, typer.Option("--pin", help="Keep it from being unloaded to make room.")] = False,
+    pin: Annotated[bool, typer.Option("--pin", help="Do not unload the model to make room for others.")] = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Load a model on a worker, or on the one with the most room."""
+    """Load a model into a worker's memory."""
     with connect(address) as client:
         loaded = client.load_model(name, worker=worker, pin=pin)
     stdout().print(f"{loaded.model} is on {loaded.worker}, {gib(loaded.memory_bytes)}{', pinned' if pin else ''}")
 
 
 @app.command()
-def unload(name: _Model, worker: _Worker = "", address: Address = DEFAULT_ADDRESS) -> None:
-    """Unload a model from a worker, or from all."""
+def unload(
+    name: _Model,
+    worker: Annotated[
+        str,
+        typer.Option("--worker", "-w", metavar="workers/ID", help="The worker. By default, all that have the model."),
+    ] = "",
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Unload a model from the memory of workers."""
     with connect(address) as client:
         freed = client.unload_model(name, worker=worker)
     stdout().print(f"{name} is unloaded, {gib(freed)} are free")
@@ -267,11 +287,11 @@ def unload(name: _Model, worker: _Worker = "", address: Address = DEFAULT_ADDRES
 @app.command()
 def pin(
     name: _Model,
-    worker: Annotated[str, typer.Option("--worker", "-w", metavar="workers/ID", help="On this worker.")],
-    unpin: Annotated[bool, typer.Option("--unpin", help="Let it go again.")] = False,
+    worker: Annotated[str, typer.Option("--worker", "-w", metavar="workers/ID", help="The worker.")],
+    unpin: Annotated[bool, typer.Option("--unpin", help="Allow the worker to unload the model again.")] = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Keep a loaded model from being unloaded to make room."""
+    """Pin a loaded model, so that the worker does not unload it to make room for others."""
     with connect(address) as client:
         loaded = client.pin_model(name, worker=worker, pinned=not unpin)
     stdout().print(f"{loaded.model} on {loaded.worker} is {'pinned' if loaded.pinned else 'unpinned'}")

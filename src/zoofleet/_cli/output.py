@@ -1,10 +1,14 @@
-"""Results as JSON Lines, as files beside them, and as annotated pictures."""
+"""Results as JSON Lines, as files beside them, and as annotated pictures.
+
+Three functions have an implementation for each kind of outcome: `_fields`, `annotate` and `_attachment`.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable
+from functools import singledispatch
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,53 +16,69 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from zoofleet._cli import render
+from zoofleet._media.flows import encode_flo
 from zoofleet._media.rle import area
 from zoofleet._values.results import Classification, Detections, Flow, Outcome, Result, Segmentation
 from zoofleet.errors import ZoofleetError
-from zoofleet.v1 import vision_pb2
 
 _MAX_PICTURE_SIDE: Final = 1600
-"""Annotated pictures are no larger: they are for looking at."""
+"""Annotated pictures have no longer side, in pixels: they are for looking at."""
 
 
 def record_of(result: Result) -> dict[str, Any]:
-    """A result as JSON has it, without the label map or flow field, which are files.
+    """Return a result as JSON has it, without its label map or flow field, which become files.
 
-    Boxes are x0, y0, x1, y1 in pixels; a mask is `{"size": [H, W], "counts": …}`, which pycocotools reads.
+    Boxes are x0, y0, x1, y1 in pixels. A mask is `{"size": [H, W], "counts": …}`, which pycocotools reads.
     """
     record: dict[str, Any] = {"item": result.item_id, "model": result.model}
     outcome = result.outcome
     if isinstance(outcome, ZoofleetError):
         return record | {"error": {"type": type(outcome).__name__, "message": str(outcome)}}
-    record["task"] = _TASKS[type(outcome)]
-    record["duration"] = round(result.duration, 4)
-    if isinstance(outcome, Classification):
-        record |= _labelled(outcome)
-    elif isinstance(outcome, Detections):
-        record |= {"image_size": outcome.image_size, "boxes": _rounded(outcome.boxes, 2)} | _labelled(outcome)
-        if outcome.rles is not None:
-            masks = [{"size": outcome.image_size, "counts": rle.decode("ascii")} for rle in outcome.rles]
-            record |= {"masks": masks, "areas": [area(rle) for rle in outcome.rles]}
-        if outcome.keypoints is not None and outcome.keypoint_scores is not None:
-            record["keypoints"] = _rounded(outcome.keypoints, 2)
-            record["keypoint_scores"] = _rounded(outcome.keypoint_scores, 4)
-            record["keypoint_names"] = outcome.keypoint_names
-    elif isinstance(outcome, Segmentation):
-        labels, counts = np.unique(outcome.label_map, return_counts=True)
-        names = [outcome.categories[i] if i < len(outcome.categories) else str(i) for i in labels.tolist()]
-        record |= {"image_size": outcome.label_map.shape, "pixels": dict(zip(names, counts.tolist(), strict=True))}
-    else:
-        speed = np.hypot(*outcome.flow)
-        record |= {"image_size": outcome.flow.shape[1:], "mean_speed": round(float(speed.mean()), 4)}
-    return record
+    fields = _fields(outcome)
+    return record | {"task": fields.pop("task"), "duration": round(result.duration, 4)} | fields
 
 
-_TASKS: Final[dict[type[Outcome], str]] = {
-    Classification: "classify",
-    Detections: "detect",
-    Segmentation: "segment",
-    Flow: "estimate_flow",
-}
+@singledispatch
+def _fields(outcome: Outcome) -> dict[str, Any]:
+    """Return the fields that an outcome adds to its record."""
+    raise TypeError(f"no JSON for {type(outcome).__name__}")
+
+
+@_fields.register
+def _(outcome: Classification) -> dict[str, Any]:
+    return {"task": "classify"} | _labelled(outcome)
+
+
+@_fields.register
+def _(outcome: Detections) -> dict[str, Any]:
+    fields = {"task": "detect", "image_size": outcome.image_size, "boxes": _rounded(outcome.boxes, 2)}
+    fields |= _labelled(outcome)
+    if outcome.rles is not None:
+        masks = [{"size": outcome.image_size, "counts": rle.decode("ascii")} for rle in outcome.rles]
+        fields |= {"masks": masks, "areas": [area(rle) for rle in outcome.rles]}
+    if outcome.keypoints is not None and outcome.keypoint_scores is not None:
+        fields["keypoints"] = _rounded(outcome.keypoints, 2)
+        fields["keypoint_scores"] = _rounded(outcome.keypoint_scores, 4)
+        fields["keypoint_names"] = outcome.keypoint_names
+    return fields
+
+
+@_fields.register
+def _(outcome: Segmentation) -> dict[str, Any]:
+    labels, counts = np.unique(outcome.label_map, return_counts=True)
+    names = [outcome.categories[i] if i < len(outcome.categories) else str(i) for i in labels.tolist()]
+    pixels = dict(zip(names, counts.tolist(), strict=True))
+    return {"task": "segment", "image_size": outcome.label_map.shape, "pixels": pixels}
+
+
+@_fields.register
+def _(outcome: Flow) -> dict[str, Any]:
+    speed = np.hypot(*outcome.flow)
+    return {
+        "task": "estimate_flow",
+        "image_size": outcome.flow.shape[1:],
+        "mean_speed": round(float(speed.mean()), 4),
+    }
 
 
 def _labelled(outcome: Classification | Detections) -> dict[str, Any]:
@@ -74,20 +94,36 @@ def _rounded(array: np.ndarray[Any, np.dtype[np.float32]], digits: int) -> Any:
     return np.nan_to_num(array.astype(np.float64).round(digits), nan=0.0, posinf=1e30, neginf=-1e30).tolist()
 
 
-def annotate(image: Image.Image, outcome: Outcome, *, max_norm: float | None = None) -> Image.Image:
-    """The picture that shows a result.
+@singledispatch
+def annotate(outcome: Outcome, image: Image.Image, max_norm: float | None = None) -> Image.Image:
+    """Return the picture that shows an outcome.
 
     Args:
-        image: what the task ran on, upright.
-        outcome: the result.
-        max_norm: displacement that has full colour, for flows that must compare; the flow's own maximum where None.
+        outcome: the outcome.
+        image: the image that the task ran on, upright.
+        max_norm: displacement in pixels that has full colour, for flows that must compare. None for the flow's own
+            maximum. Other outcomes do not use it.
     """
-    if isinstance(outcome, Classification):
-        return render.draw_classification(image, outcome.categories, outcome.scores)
-    if isinstance(outcome, Segmentation):
-        return render.draw_label_map(image, outcome.label_map, outcome.categories)
-    if isinstance(outcome, Flow):
-        return render.flow_to_image(outcome.flow, max_norm)
+    raise TypeError(f"no picture for {type(outcome).__name__}")
+
+
+@annotate.register
+def _(outcome: Classification, image: Image.Image, max_norm: float | None = None) -> Image.Image:
+    return render.draw_classification(image, outcome.categories, outcome.scores)
+
+
+@annotate.register
+def _(outcome: Segmentation, image: Image.Image, max_norm: float | None = None) -> Image.Image:
+    return render.draw_label_map(image, outcome.label_map, outcome.categories)
+
+
+@annotate.register
+def _(outcome: Flow, image: Image.Image, max_norm: float | None = None) -> Image.Image:
+    return render.flow_to_image(outcome.flow, max_norm)
+
+
+@annotate.register
+def _(outcome: Detections, image: Image.Image, max_norm: float | None = None) -> Image.Image:
     return render.draw_detections(
         image,
         outcome.boxes,
@@ -99,13 +135,33 @@ def annotate(image: Image.Image, outcome: Outcome, *, max_norm: float | None = N
     )
 
 
+@singledispatch
+def _attachment(outcome: Outcome | ZoofleetError) -> tuple[str, str, bytes] | None:
+    """Return the file that belongs to an outcome: its key in the record, its path with NAME, and its bytes."""
+    return None
+
+
+@_attachment.register
+def _(outcome: Segmentation) -> tuple[str, str, bytes] | None:
+    return "label_map", "label_maps/NAME.png", outcome.to_proto().label_map
+
+
+@_attachment.register
+def _(outcome: Flow) -> tuple[str, str, bytes] | None:
+    return "flow", "flows/NAME.flo", encode_flo(outcome.flow)
+
+
 class ResultWriter:
     """Writes results under a folder: `results.jsonl`, `label_maps/`, `flows/`, `annotated/`.
 
     Args:
-        folder: made where missing; an older `results.jsonl` is overwritten.
-        picture_of: the path of the picture that an item id stands for, None where there is none to annotate; None to
-            annotate nothing.
+        folder: the folder, which is made where it is missing. An older `results.jsonl` in it is overwritten.
+        picture_of: returns the path of an item's picture, or None where there is none to annotate. None to annotate
+            nothing.
+
+    Attributes:
+        path: the path of `results.jsonl`.
+        picture_count: number of annotated pictures written.
     """
 
     def __init__(self, folder: Path, picture_of: Callable[[str], Path | None] | None) -> None:
@@ -118,18 +174,18 @@ class ResultWriter:
         self.picture_count = 0
 
     def write(self, result: Result) -> None:
-        """Write one result."""
+        """Write one result, with the files and the picture that belong to it."""
         record = record_of(result)
         outcome = result.outcome
         name = self._name(result)
-        if isinstance(outcome, Segmentation):
-            record["label_map"] = self._write(f"label_maps/{name}.png", outcome.to_proto().label_map)
-        elif isinstance(outcome, Flow):
-            record["flow"] = self._write(f"flows/{name}.flo", outcome.to_proto(vision_pb2.FLOW_ENCODING_FLO).data)
+        attachment = _attachment(outcome)
+        if attachment is not None:
+            key, path, data = attachment
+            record[key] = self._write(path.replace("NAME", name), data)
         if self._picture_of is not None and not isinstance(outcome, ZoofleetError):
-            path = self._picture_of(result.item_id)
-            if path is not None:
-                record |= self._annotated(path, outcome, f"annotated/{name}.jpg")
+            picture = self._picture_of(result.item_id)
+            if picture is not None:
+                record |= self._annotated(picture, outcome, f"annotated/{name}.jpg")
         json.dump(record, self._file, ensure_ascii=False, separators=(",", ":"))
         self._file.write("\n")
 
@@ -141,7 +197,7 @@ class ResultWriter:
         try:
             with Image.open(path) as file:
                 image = ImageOps.exif_transpose(file).convert("RGB")  # results are in upright coordinates
-            picture = annotate(image, outcome)
+            picture = annotate(outcome, image)
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             return {"annotation_error": str(error)}
         picture.thumbnail((_MAX_PICTURE_SIDE, _MAX_PICTURE_SIDE))
@@ -158,7 +214,7 @@ class ResultWriter:
         return name
 
     def _name(self, result: Result) -> str:
-        """A file name for a result: of harmless characters, since ids are whatever their makers liked, and unused."""
+        """Return an unused file name for a result, of harmless characters: an item's id may have any."""
         item = re.sub(r"\.\w{1,5}$", "", result.item_id)
         base = re.sub(r"[^\w.-]+", "_", item, flags=re.ASCII).strip("._")[-100:] or "item"
         base += "-" + re.sub(r"[^\w]+", "_", result.model.partition("@")[0], flags=re.ASCII)

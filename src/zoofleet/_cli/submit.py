@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zoofleet._cli.console import (
-    DEFAULT_ADDRESS,
     Address,
     Bar,
     MaxDetections,
@@ -24,8 +24,8 @@ from zoofleet._cli.console import (
     stdout,
     table,
     tasks_of,
-    usage_error,
 )
+from zoofleet._wire.address import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
     from zoofleet import Client, Item, Job, Task
@@ -34,27 +34,57 @@ if TYPE_CHECKING:
 _SHOWN_ERRORS = 20
 
 
+class _FlowEncoding(Enum):
+    """The members of `FlowEncoding` by name, which help must not load."""
+
+    FLOAT16 = "float16"
+    FLO = "flo"
+    KITTI_PNG = "kitti-png"
+
+
 def submit(
-    paths: Annotated[list[str], typer.Argument(metavar="PATHS...", help="Files, folders (recursive) or globs.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH", help="Files, folders (with their subfolders) or globs.")
+    ],
     model: Models,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where results.jsonl and pictures go.")] = Path("out"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for results.jsonl and pictures.")] = Path("out"),
     top_k: TopK = None,
     score_threshold: ScoreThreshold = None,
     max_detections: MaxDetections = None,
-    tenant: Annotated[str, typer.Option(help="Whom quotas count the job under.")] = "",
-    priority: Annotated[int, typer.Option(min=-100, max=100, help="Before the tenant's jobs with a lower one.")] = 0,
+    flow_encoding: Annotated[
+        _FlowEncoding | None,
+        typer.Option(
+            help="How optical flow travels: float16, the default; flo, exact and twice as large; kitti-png, 1/64 pixel."
+        ),
+    ] = None,
+    tenant: Annotated[str, typer.Option(help="The name that quotas count the job under.")] = "",
+    priority: Annotated[
+        int, typer.Option(min=-100, max=100, help="The job runs before the tenant's jobs with a lower priority.")
+    ] = 0,
     annotate: Annotated[bool, typer.Option(help="Draw the results on the pictures.")] = True,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Queue the job and do not wait for it.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Queue the job, print its name, and do not wait for it.")
+    ] = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Run models over files as one durable job, and write what they find.
+    """Run models on files as one durable job, and write the results to a folder.
 
-    Writes results.jsonl (one result a line; masks as COCO run lengths), label maps, flows and annotated pictures.
-    Optical flow runs on each file and the next.
+    The folder gets results.jsonl (a result on each line, masks as COCO run
+    lengths), label maps, flows and annotated pictures. Optical flow runs on
+    each file and the next one.
 
-    Exit code 1: some items failed; 130: Ctrl-C, after which the job goes on.
+    The exit code is 1 where some items failed, and 130 after Ctrl-C, which
+    leaves the job running.
     """
-    tasks = tasks_of(model, top_k, score_threshold, max_detections)
+    from zoofleet import FlowEncoding
+
+    tasks = tasks_of(
+        model,
+        top_k=top_k,
+        score_threshold=score_threshold,
+        max_detections=max_detections,
+        flow_encoding=FlowEncoding[flow_encoding.name] if flow_encoding else None,
+    )
     upload = _Upload(paths, tasks)
     with connect(address) as client:
         try:
@@ -79,13 +109,23 @@ def _send(client: Client, upload: _Upload, tasks: list[Task], tenant: str, prior
 
 
 class _Upload:
-    """The items of a job, each checked when its turn comes; those that cannot be read are left out and noted.
+    """The items of a job. Files that cannot be read are left out and noted when their turn comes.
 
-    It can be iterated again, so the client may send the job again.
+    It can be iterated again, so that the client may send the job again.
+
+    Args:
+        paths: files, folders and globs.
+        tasks: the job's tasks.
+
+    Attributes:
+        items: the files of each item: one, or two for optical flow.
+        failures: id and error of each item that was left out.
+        bar: shows how many items have been sent. None to show nothing.
 
     Raises:
-        BadParameter: the models take different media, or there is too little for them.
-        MediaNotFoundError, InvalidMediaError: as `expand`.
+        BadParameter: the models need different media, or there are too few files for them.
+        MediaNotFoundError: a path is not there.
+        InvalidMediaError: a folder or glob holds no files of the right kind.
     """
 
     def __init__(self, paths: Iterable[str], tasks: list[Task]) -> None:
@@ -96,10 +136,10 @@ class _Upload:
         clips = [isinstance(task, ClassifyClip) for task in tasks]
         flows = [isinstance(task, EstimateFlow) for task in tasks]
         if any(clips) != all(clips) or any(flows) != all(flows):
-            raise usage_error("images, clips and pairs of images (optical flow) need a job each")
+            raise typer.BadParameter("images, clips and pairs of images (optical flow) need a job each")
         files = expand(paths, VIDEO_SUFFIXES if all(clips) else IMAGE_SUFFIXES)
         if all(flows) and len(files) < 2:
-            raise usage_error("optical flow needs two images or more")
+            raise typer.BadParameter("optical flow needs two images or more")
         self._paths = item_ids(files[:-1] if all(flows) else files)
         self.items = list(pairwise(files)) if all(flows) else [(path,) for path in files]
         self._images = not all(clips)
@@ -121,7 +161,7 @@ class _Upload:
                 self.bar.show(count + 1, errors=len(self.failures))
 
     def picture_of(self, item_id: str) -> Path | None:
-        """The picture of an item."""
+        """Return the path of an item's picture. None where the job has clips."""
         return self._paths.get(item_id) if self._images else None
 
 
@@ -134,10 +174,19 @@ def collect(
     *,
     follow: bool = True,
 ) -> int:
-    """Write a job's results as they come, and say how it went.
+    """Write a job's results as they come, and print a summary.
+
+    Args:
+        client: a client of the scheduler.
+        job: the job.
+        out: the folder for the results.
+        picture_of: returns the path of an item's picture, or None where there is none to annotate. None to annotate
+            nothing.
+        local_failures: id and error of each item that was not sent.
+        follow: wait for further results until the job has finished.
 
     Returns:
-        How many items failed.
+        The number of items that failed.
     """
     from zoofleet._cli.output import ResultWriter
 

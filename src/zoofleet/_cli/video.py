@@ -1,4 +1,4 @@
-"""`zoofleet video`: any number of models over one decode of a video."""
+"""`zoofleet video`: models on the frames of a video, which is decoded once for all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import typer
 
 from zoofleet._catalog import ModelName
 from zoofleet._cli.console import (
-    DEFAULT_ADDRESS,
     Address,
     Bar,
     MaxDetections,
@@ -25,6 +24,7 @@ from zoofleet._cli.console import (
     stdout,
     tasks_of,
 )
+from zoofleet._wire.address import DEFAULT_ADDRESS
 from zoofleet.errors import FailedPreconditionError, InvalidMediaError
 
 if TYPE_CHECKING:
@@ -33,27 +33,32 @@ if TYPE_CHECKING:
     from zoofleet import FrameResults
 
 _MAX_WIDTH = 1920
-"""Of an annotated video, in pixels: wider ones do not play everywhere."""
+"""Largest width of an annotated video, in pixels: that of full HD, which all common players take."""
 
 
 def video(
     file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="The video.")],
     model: Models,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where results and the annotated video go.")] = Path("out"),
-    frame_step: Annotated[int, typer.Option(min=1, help="Analyse every so many frames.")] = 1,
-    max_frames: Annotated[int, typer.Option(min=0, help="Stop after so many analysed frames; 0 for all.")] = 0,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The folder for the results and the annotated video.")
+    ] = Path("out"),
+    frame_step: Annotated[
+        int, typer.Option(min=1, help="Analyse every N-th frame, beginning with the first.", metavar="N")
+    ] = 1,
+    max_frames: Annotated[int, typer.Option(min=0, help="Stop after N analysed frames. 0 for all.", metavar="N")] = 0,
     top_k: TopK = None,
     score_threshold: ScoreThreshold = None,
     max_detections: MaxDetections = None,
-    annotate: Annotated[bool, typer.Option(help="Write a video of the frames beside what was found in them.")] = True,
+    annotate: Annotated[bool, typer.Option(help="Write a video of the frames beside the results.")] = True,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Run models over the frames of a video, and write what they find.
+    """Run models on the frames of a video, and write the results to a folder.
 
-    Writes NAME.jsonl (one frame a line; label maps and flows in short) and NAME.mp4: the original beside a panel for
-    each model.
+    The folder gets NAME.jsonl (the results of a frame on each line, label maps
+    and flows in short) and NAME.mp4, which shows the original beside a panel
+    for each model.
     """
-    tasks = tasks_of(model, top_k, score_threshold, max_detections)
+    tasks = tasks_of(model, top_k=top_k, score_threshold=score_threshold, max_detections=max_detections)
     out.mkdir(parents=True, exist_ok=True)
     lines, picture = out / f"{file.stem}.jsonl", out / f"{file.stem}.mp4"
     if picture.exists() and picture.samefile(file):
@@ -87,13 +92,13 @@ def _record_of(frame: FrameResults) -> dict[str, Any]:
 
 
 class _Panels:
-    """A video of the original frames, each beside a panel for each model.
+    """A video that shows the original frames, each beside a panel for each model.
 
     Args:
-        source: the video that is analysed; decoded a second time here.
-        target: the MP4 to write.
+        source: the video that is analysed. It is decoded a second time here.
+        target: the path of the MP4 file to write.
         models: names of the models, in the order of their panels.
-        frame_step: how many frames of the source one frame of the target stands for.
+        frame_step: the number of frames of the source for each frame of the target.
 
     Raises:
         FailedPreconditionError: PyAV is not installed.
@@ -124,7 +129,7 @@ class _Panels:
         yield from enumerate(self._source.decode(video=0))
 
     def add(self, frame: FrameResults) -> None:
-        """Append a frame."""
+        """Append the picture of an analysed frame."""
         import av
         import numpy as np
         from PIL import Image, ImageOps
@@ -137,7 +142,7 @@ class _Panels:
         for result in frame.results:
             self._last[result.model] = self._panel(result.model, image, result.outcome)
         captions, panels = zip(("original", image), *self._last.values(), strict=True)
-        # Every panel has one size, whatever legend it brings, so that all pictures are alike.
+        # All panels get the same size, whatever their legends, so that all frames of the video have one size.
         scale = min(1.0, _MAX_WIDTH / (image.width * len(panels)))
         size = (round(scale * image.width), round(scale * image.height))
         cells = [ImageOps.pad(panel or Image.new("RGB", size), size) for panel in panels]
@@ -158,9 +163,9 @@ class _Panels:
         if isinstance(outcome, ZoofleetError):
             return f"{name}: {outcome}", image
         if isinstance(outcome, Flow):
-            # One scale for all frames, grown with the fastest so far: colours compare, and do not flicker.
+            # One scale for all frames, which grows with the fastest so far: colours compare and do not flicker.
             self._max_norm = max(self._max_norm, float(np.percentile(np.hypot(*outcome.flow), 99)))
-        return model, annotate(image, outcome, max_norm=self._max_norm)
+        return model, annotate(outcome, image, max_norm=self._max_norm)
 
     def _open_stream(self, size: tuple[int, int]) -> Any:
         rate = Fraction(self._source.streams.video[0].average_rate or 25) / self._step

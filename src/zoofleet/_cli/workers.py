@@ -1,4 +1,4 @@
-"""`zoofleet workers`: the fleet."""
+"""`zoofleet workers`: list and drain workers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from typing import Annotated
 
 import typer
 
-from zoofleet._cli.console import DEFAULT_ADDRESS, Address, ago, connect, gib, state, stderr, stdout, table
+from zoofleet._cli.console import Address, ago, connect, gib, state, stderr, stdout, table
+from zoofleet._wire.address import DEFAULT_ADDRESS
+from zoofleet._wire.names import worker_name
 
 app = typer.Typer(no_args_is_help=True, help="List and drain workers.")
 
 
 @app.command("list")
 def list_(address: Address = DEFAULT_ADDRESS) -> None:
-    """List live workers."""
+    """List the live workers."""
     from rich.markup import escape
 
     listing = table(
@@ -42,10 +44,10 @@ def list_(address: Address = DEFAULT_ADDRESS) -> None:
 
 @app.command()
 def drain(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="[bold]workers/ID[/], or the ID alone.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The worker: [bold]workers/ID[/], or the ID alone.")],
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Give a worker no further work; what it has is finished."""
+    """Give a worker no further work. It finishes the work that it has."""
     with connect(address) as client:
-        worker = client.drain_worker(name if name.startswith("workers/") else f"workers/{name}")
+        worker = client.drain_worker(worker_name(name.removeprefix("workers/")))
     stdout().print(f"{worker.name} {state(worker.state.name)}")

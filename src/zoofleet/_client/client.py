@@ -1,16 +1,16 @@
-"""The client without asyncio: each method is its counterpart in `AsyncClient`, run on an event loop in a thread."""
+"""The client without asyncio: each method runs its counterpart in `AsyncClient` on an event loop in a thread."""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
 import concurrent.futures
-import functools
+import inspect
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
 from zoofleet._client.async_client import AsyncClient
 from zoofleet._client.video_analysis import AsyncVideoAnalysis
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 class _LoopThread:
-    """An event loop in a daemon thread, one for all clients: gRPC does not like several loops in a process."""
+    """An event loop in a daemon thread, one for all clients: gRPC is made for one event loop in a process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,10 +32,13 @@ class _LoopThread:
         self._stop = asyncio.Event()
 
     def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """Run a coroutine to its end; an interrupt cancels it and waits for that.
+        """Run a coroutine to its end, and return or raise what it does. An interrupt cancels the coroutine.
+
+        Args:
+            work: makes the coroutine; called on the loop.
 
         Raises:
-            FailedPreconditionError: the interpreter is about to exit.
+            FailedPreconditionError: the interpreter is about to exit, so the loop has ended.
         """
         loop = self._running()
         future: concurrent.futures.Future[_T] = concurrent.futures.Future()
@@ -114,46 +117,55 @@ async def _step(source: AsyncGenerator[_T]) -> _T:
     return await anext(source)
 
 
+@overload
 def _blocking(
     method: Callable[Concatenate[AsyncClient, _P], Coroutine[Any, Any, _T]],
-) -> Callable[Concatenate[Client, _P], _T]:
-    @functools.wraps(method)
-    def call(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return _thread.run(lambda: method(self._client, *args, **kwargs))
-
-    return call
+) -> Callable[Concatenate[Client, _P], _T]: ...
 
 
-def _iterating(
+@overload
+def _blocking(
     method: Callable[Concatenate[AsyncClient, _P], AsyncGenerator[_T]],
-) -> Callable[Concatenate[Client, _P], Iterator[_T]]:
-    @functools.wraps(method)
-    def call(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> Iterator[_T]:
-        return _iterate(_thread.run(lambda: _made(method, self._client, *args, **kwargs)))
-
-    return call
+) -> Callable[Concatenate[Client, _P], Iterator[_T]]: ...
 
 
-def _analysing(
+@overload
+def _blocking(
     method: Callable[Concatenate[AsyncClient, _P], AsyncVideoAnalysis],
-) -> Callable[Concatenate[Client, _P], VideoAnalysis]:
-    @functools.wraps(method)
-    def call(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> VideoAnalysis:
-        return VideoAnalysis(_thread.run(lambda: _made(method, self._client, *args, **kwargs)))
+) -> Callable[Concatenate[Client, _P], VideoAnalysis]: ...
 
+
+def _blocking(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method of `Client` from its counterpart in `AsyncClient`.
+
+    The method has the counterpart's docstring and parameters, so that neither is written twice: help() and editors that
+    run code show both. Editors that only read code get the parameters from the types above, and find the docstring one
+    jump away, at the counterpart.
+    """
+
+    async def begin(client: AsyncClient, args: Any, kwargs: Any) -> Any:
+        made = method(client, *args, **kwargs)  # on the loop, also a plain method: what it makes belongs to the loop
+        return await made if isinstance(made, Coroutine) else made
+
+    def call(self: Client, /, *args: Any, **kwargs: Any) -> Any:
+        result = _thread.run(lambda: begin(self._client, args, kwargs))
+        if isinstance(result, AsyncVideoAnalysis):
+            return VideoAnalysis(result)
+        return _iterate(result) if isinstance(result, AsyncGenerator) else result
+
+    signature = inspect.signature(method)
+    returned = str(signature.return_annotation).replace("AsyncGenerator", "Iterator").replace("Async", "")
+    call.__name__, call.__qualname__, call.__doc__ = method.__name__, f"Client.{method.__name__}", method.__doc__
+    call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
     return call
-
-
-async def _made(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Call a plain function on the loop, since what it makes belongs to the loop."""
-    return function(*args, **kwargs)
 
 
 class Client:
-    """A connection to a Zoofleet scheduler, or to a single worker for `Vision` and `Models` alone.
+    """A connection to a Zoofleet scheduler, or to a single worker, which serves `Vision` and `Models` alone.
 
-    All methods may be called from several threads at once. Iterators fetch as they are read; closing one, or leaving
-    it, ends its call. Iterables of items are read in a thread of the client's.
+    Calls that fail because the server cannot be reached are repeated, with growing pauses. All methods may be called
+    from several threads at once. Iterators fetch results as they are read; closing an iterator, or leaving its loop,
+    ends its call. Iterables of items are read in a thread of the client.
 
         with Client() as client:
             print(client.classify("cat.jpg", model="resnet50").categories[0])
@@ -161,19 +173,23 @@ class Client:
                 print(result.item_id, result.outcome)
 
     Args:
-        address: host:port; the variable ZOOFLEET_ADDRESS or else 127.0.0.1:50051 where None.
-        retry_timeout: seconds without progress after which a call that the server does not answer fails; 0 never
-            repeats a call.
+        address: the server as `host:port`. None for the value of the environment variable ZOOFLEET_ADDRESS, or
+            127.0.0.1:50051 without one.
+        retry_timeout: seconds without progress after which a call that the server does not answer fails. With 0, no
+            call is repeated.
 
-    Every method raises the errors of `zoofleet.errors` only, besides what a caller's own items raise.
+    Every method raises errors of `zoofleet.errors` only, and what the caller's own iterables raise.
     """
 
     def __init__(self, address: str | None = None, *, retry_timeout: float = 30.0) -> None:
-        self._client = _thread.run(lambda: _made(AsyncClient, address, retry_timeout=retry_timeout))
+        async def connect() -> AsyncClient:
+            return AsyncClient(address, retry_timeout=retry_timeout)
+
+        self._client = _thread.run(connect)  # on the loop, to which the channel belongs
 
     @property
     def address(self) -> str:
-        """host:port of the server."""
+        """The server as `host:port`."""
         return self._client.address
 
     def __enter__(self) -> Self:
@@ -192,31 +208,31 @@ class Client:
     detect = _blocking(AsyncClient.detect)
     classify_clip = _blocking(AsyncClient.classify_clip)
     estimate_flow = _blocking(AsyncClient.estimate_flow)
-    stream = _iterating(AsyncClient.stream)
+    stream = _blocking(AsyncClient.stream)
 
-    analyze_video = _analysing(AsyncClient.analyze_video)
+    analyze_video = _blocking(AsyncClient.analyze_video)
 
     create_job = _blocking(AsyncClient.create_job)
     get_job = _blocking(AsyncClient.get_job)
-    list_jobs = _iterating(AsyncClient.list_jobs)
+    list_jobs = _blocking(AsyncClient.list_jobs)
     cancel_job = _blocking(AsyncClient.cancel_job)
     delete_job = _blocking(AsyncClient.delete_job)
-    watch_job = _iterating(AsyncClient.watch_job)
+    watch_job = _blocking(AsyncClient.watch_job)
     wait_job = _blocking(AsyncClient.wait_job)
-    read_results = _iterating(AsyncClient.read_results)
+    read_results = _blocking(AsyncClient.read_results)
 
-    list_models = _iterating(AsyncClient.list_models)
+    list_models = _blocking(AsyncClient.list_models)
     get_model = _blocking(AsyncClient.get_model)
     load_model = _blocking(AsyncClient.load_model)
     unload_model = _blocking(AsyncClient.unload_model)
     pin_model = _blocking(AsyncClient.pin_model)
 
-    list_workers = _iterating(AsyncClient.list_workers)
+    list_workers = _blocking(AsyncClient.list_workers)
     drain_worker = _blocking(AsyncClient.drain_worker)
 
 
 class VideoAnalysis:
-    """`AsyncVideoAnalysis`, read by a plain loop."""
+    """An iterator over the results of a video's frames, in frame order, for a plain `for` loop."""
 
     def __init__(self, analysis: AsyncVideoAnalysis) -> None:
         self._analysis = analysis
@@ -224,12 +240,16 @@ class VideoAnalysis:
 
     @property
     def info(self) -> VideoInfo | None:
-        """What the container says of the video; None before the first frame came."""
+        """What the container says of the video. None before the first frame has come."""
         return self._analysis.info
 
     @property
     def summary(self) -> VideoSummary | None:
-        """How the analysis ended; None before it has."""
+        """How the analysis ended. None before it has ended.
+
+        Where the video turned unreadable on the way, the iteration raises `summary.error` after the results of all
+        frames before.
+        """
         return self._analysis.summary
 
     def __iter__(self) -> Iterator[FrameResults]:

@@ -1,53 +1,54 @@
-"""What a caller may hand in as an item, and how it becomes a message."""
+"""The items that callers may pass, and the messages that they become."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from zoofleet._media.png import encode_png
 from zoofleet._media.sources import read_error
-from zoofleet._wire.parts import MAX_ITEM_ID_BYTES, PART_BYTES, split
+from zoofleet._wire.limits import MAX_ITEM_ID_BYTES
 from zoofleet.errors import InvalidArgumentError, InvalidMediaError, ItemTooLargeError, ZoofleetError
 from zoofleet.v1 import vision_pb2
 
 __all__ = ["Item", "ItemSource", "MediaSource", "Uri"]
 
 _MAX_MEDIA_BYTES: Final = 1 << 30
-"""A protobuf message holds 2 GiB; servers accept far less."""
+"""A protobuf message holds 2 GiB at most; servers accept far less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Uri:
-    """Media that the worker reads by itself; its operator must have allowed the prefix.
+    """Media that the worker reads by itself. The worker's operator must have allowed a prefix of the URI.
 
     Attributes:
-        uri: such as `https://example.org/cat.jpg`.
+        uri: the URI, such as `https://example.org/cat.jpg`.
     """
 
     uri: str
 
 
 MediaSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8] | Uri
-"""One image or clip: the path of a file, its encoded bytes, or a `Uri`; an image also as a PIL image or a uint8 array
-(H, W, 3), RGB, or (H, W), which both travel as PNG."""
+"""One image or clip: the path of a file, its encoded bytes, or a `Uri`. An image may also be a PIL image or a uint8
+array, (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey; these travel as PNG."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
-    """What a task runs on, with an id of the caller's choice.
+    """An item with an id of the caller's choice.
 
     Attributes:
         media: one image or clip, or a pair of images for optical flow.
-        item_id: names it in its results: at most 256 bytes, unique in its stream or job; its position where empty.
+        item_id: the item's name in its results: at most 256 bytes in UTF-8, unique in the stream or job. Empty for the
+            item's position, counted from 0.
     """
 
     media: MediaSource | tuple[MediaSource, MediaSource]
@@ -55,22 +56,22 @@ class Item:
 
 
 ItemSource: TypeAlias = MediaSource | tuple[MediaSource, MediaSource] | Item
-"""An item: media, a pair of images for optical flow, or an `Item` where it needs an id of its own."""
+"""An item: media, a pair of images for optical flow, or an `Item` with an id of its own."""
 
 
 def item_to_proto(source: ItemSource, position: int) -> vision_pb2.Item:
-    """The message for an item; reads and encodes its media, so call it off the event loop.
+    """Return the message for an item. Reads and encodes the item's media, so call it off the event loop.
 
     Args:
         source: the item.
-        position: its position in its stream, from 0: its id where it has none.
+        position: the item's position in its stream, from 0, which is its id where it has none.
 
     Raises:
-        MediaNotFoundError: a file that does not exist.
-        PermissionDeniedError: a file that may not be read.
-        InvalidMediaError: what else cannot be read, such as a folder.
-        ItemTooLargeError: over 1 GiB.
-        InvalidArgumentError: a value of another type, or a bad id.
+        MediaNotFoundError: a file does not exist.
+        PermissionDeniedError: a file may not be read.
+        InvalidMediaError: the media cannot be read for another reason: a path is a folder, for example.
+        ItemTooLargeError: the media have over 1 GiB.
+        InvalidArgumentError: the media have another type, or the id is no text of at most 256 bytes.
     """
     media = source.media if isinstance(source, Item) else source
     proto = vision_pb2.Item(item_id=item_id_of(source, position))
@@ -83,7 +84,7 @@ def item_to_proto(source: ItemSource, position: int) -> vision_pb2.Item:
 
 
 def item_id_of(source: ItemSource, position: int) -> str:
-    """The item's id, or its position in decimal.
+    """Return the item's id, or its position in decimal where it has none.
 
     Raises:
         InvalidArgumentError: the id is no text of at most 256 bytes in UTF-8.
@@ -132,38 +133,22 @@ def _read(path: Path) -> bytes:
 
 
 def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
     try:
-        image.save(buffer, "PNG", compress_level=1)
+        return encode_png(image)
     except (OSError, ValueError) as error:
         raise InvalidMediaError(f"a PIL image of mode {image.mode} does not save as PNG: {error}") from None
-    return buffer.getvalue()
-
-
-def requests(message: Any, item: vision_pb2.Item) -> Iterator[Any]:
-    """The request messages that carry an item: one, or several with its parts.
-
-    Args:
-        message: class of the requests; it has the fields `item` and `part`.
-        item: the item.
-    """
-    if item.ByteSize() <= PART_BYTES:
-        yield message(item=item)
-    else:
-        for part in split(item.item_id, item.SerializeToString()):
-            yield message(part=part)
 
 
 async def read_items(
     sources: Iterable[ItemSource] | AsyncIterable[ItemSource],
 ) -> AsyncGenerator[tuple[str, vision_pb2.Item | ZoofleetError]]:
-    """Read items one at a time, when asked; iterables that are not asynchronous run in a thread.
+    """Read items one at a time, as they are asked for. Iterables that are not asynchronous run in a thread.
 
     Yields:
         The item's id, and its message or the error that says why it cannot be sent.
 
     Raises:
-        InvalidArgumentError: not an iterable of items, or a bad id.
+        InvalidArgumentError: `sources` is a single item, or an id is no text of at most 256 bytes.
     """
     if isinstance(sources, str | bytes | os.PathLike | Image.Image | np.ndarray | Item):
         raise InvalidArgumentError(f"a single {type(sources).__name__}; accepted: an iterable of items")
@@ -194,7 +179,7 @@ def _read_one(source: ItemSource, position: int) -> tuple[str, vision_pb2.Item |
 
 
 def item_ids(paths: Iterable[Path]) -> dict[str, Path]:
-    """An id for each path: the path itself, or its end after a number where that is no valid id."""
+    """Return an id for each path: the path itself. Where that is no valid id, a number and the end of the path."""
     ids: dict[str, Path] = {}
     for position, path in enumerate(paths):
         name = os.fsencode(path).decode("utf-8", "replace")

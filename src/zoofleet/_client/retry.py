@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from typing import Final
 
+from zoofleet._wire.backoff import backoff
 from zoofleet.errors import (
     AbortedError,
     ResourceExhaustedError,
@@ -17,13 +17,16 @@ from zoofleet.errors import (
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
+_JITTER: Final = 0.5
+"""Seconds and a share; short beside the 30 s after which a client gives up, long beside a call."""
 
 
 class Backoff:
-    """Pauses between attempts, doubled each time, with jitter.
+    """The pauses between the attempts of one call, each about twice as long as the one before, with jitter.
 
     Args:
-        timeout: seconds without progress after which an error is raised in place of a pause; 0 never tries again.
+        timeout: seconds without progress after which an error is raised in place of a pause. With 0, no attempt is
+            repeated.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -31,21 +34,23 @@ class Backoff:
         self.progress()
 
     def progress(self) -> None:
-        """Something got through: start over."""
+        """Start over, because something got through."""
         self._deadline = time.monotonic() + self._timeout
-        self._pause = _FIRST_PAUSE
+        self._pauses = backoff(_FIRST_PAUSE, _LONGEST_PAUSE, jitter=_JITTER)
 
     async def pause(self, error: ZoofleetError) -> None:
         """Sleep before the next attempt.
 
+        Args:
+            error: what the last attempt raised.
+
         Raises:
-            ZoofleetError: the error itself where another attempt will not help or the time is up.
+            ZoofleetError: the error itself, where another attempt will not help or the time is up.
         """
         if isinstance(error, ResourceExhaustedError) and error.retry_after is not None:
             pause = error.retry_after
         elif isinstance(error, UnavailableError | AbortedError) and not isinstance(error, WeightsUnavailableError):
-            pause = self._pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients, guards nothing
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            pause = next(self._pauses)
         else:
             raise error
         if time.monotonic() + pause >= self._deadline:

@@ -11,27 +11,29 @@ from typing import Any, BinaryIO, Self, TypeAlias
 
 import grpc
 
-from zoofleet._client.vision_stream import MAX_RESULT_BYTES
+from zoofleet._client.connection import joined
 from zoofleet._media.sources import read_error
 from zoofleet._values.video import FrameResults, VideoInfo, VideoSummary
 from zoofleet._wire.calls import Ending, typed_errors
-from zoofleet._wire.parts import PART_BYTES, Assembler
-from zoofleet.errors import InvalidMediaError, UnavailableError, ZoofleetError
+from zoofleet._wire.limits import MAX_RESULT_BYTES, PART_BYTES
+from zoofleet._wire.parts import Joiner
+from zoofleet.errors import InvalidMediaError, UnavailableError
 from zoofleet.v1 import vision_pb2
 
 __all__ = ["AsyncVideoAnalysis", "VideoSource"]
 
 VideoSource: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
-"""A path, the encoded bytes, or a binary file that is read as it is sent, and left open."""
+"""A path, the encoded bytes, or a binary file, which is read as it is sent and left open."""
 
 
 class AsyncVideoAnalysis:
     """An asynchronous iterator over the results of a video's frames, in frame order.
 
     Attributes:
-        info: what the container says of the video; None before the first frame came.
-        summary: how the analysis ended; None before it has. Where the video turned unreadable on the way, the iteration
-            raises `summary.error` after the results of all frames before.
+        info: what the container says of the video. None before the first frame has come.
+        summary: how the analysis ended. None before it has ended. Where the video turned unreadable on the way, the
+            iteration raises `summary.error` after the results of all frames before.
+        frames: the generator behind the iterator.
     """
 
     def __init__(
@@ -63,11 +65,11 @@ class AsyncVideoAnalysis:
         with _reader(video) as read:
             call = open_call()
             writer = asyncio.create_task(_send_video(call, header, read))
-            assembler = Assembler(vision_pb2.FrameResults, MAX_RESULT_BYTES)
+            joiner = Joiner(vision_pb2.FrameResults, MAX_RESULT_BYTES)
             try:
                 with typed_errors(Ending(call)):
                     async for response in call:
-                        frame = self._take(response, assembler)
+                        frame = self._take(response, joiner)
                         if frame is not None:
                             yield FrameResults.from_proto(frame)
                 if self.summary is None:
@@ -85,20 +87,16 @@ class AsyncVideoAnalysis:
                 await asyncio.gather(writer, return_exceptions=True)
 
     def _take(
-        self, response: vision_pb2.AnalyzeVideoResponse, assembler: Assembler[vision_pb2.FrameResults]
+        self, response: vision_pb2.AnalyzeVideoResponse, joiner: Joiner[vision_pb2.FrameResults]
     ) -> vision_pb2.FrameResults | None:
+        """Note what a response says of the video, or return the frame that it completes."""
         which = response.WhichOneof("message")
         if which == "info":
             self.info = VideoInfo.from_proto(response.info)
         elif which == "summary":
             self.summary = VideoSummary.from_proto(response.summary)
-        elif which == "frame":
-            return response.frame
         else:
-            joined = assembler.add(response.part)
-            if isinstance(joined, ZoofleetError):
-                raise joined
-            return joined
+            return joined(joiner, response)
         return None
 
 

@@ -1,43 +1,39 @@
-"""One task over a stream of items that outlives the connections it runs on."""
+"""One task over a stream of items, which outlives the connections that it runs on."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any
 
 import grpc
 
-from zoofleet._client.items import ItemSource, read_items, requests
+from zoofleet._client.connection import joined
+from zoofleet._client.items import ItemSource, read_items
 from zoofleet._client.retry import Backoff
 from zoofleet._values.results import Result
 from zoofleet._values.tasks import Task
 from zoofleet._wire.calls import Ending, typed_errors
 from zoofleet._wire.kinds import TaskKind
-from zoofleet._wire.parts import Assembler
+from zoofleet._wire.limits import MAX_RESULT_BYTES, STREAM_WINDOW, STREAM_WINDOW_BYTES
+from zoofleet._wire.parts import Joiner, cut
 from zoofleet.errors import InvalidArgumentError, UnavailableError, ZoofleetError
 from zoofleet.v1 import vision_pb2
 
-MAX_RESULT_BYTES: Final = 512 << 20
-"""Most bytes of a result that comes in parts: the flow of a 100-megapixel image."""
-
-_MAX_OUTSTANDING: Final = 64
-_MAX_OUTSTANDING_BYTES: Final = 64 << 20
-
 
 class VisionStream:
-    """Sends items, keeps those that are not answered, and sends these again when the connection breaks.
+    """Sends items, keeps those that are not answered, and sends them again when the connection breaks.
 
-    At most 64 items or 64 MiB (but one item always) are outstanding; results wait in a short queue until they are
-    taken, so that a slow caller slows the server down.
+    At most 64 items or 64 MiB of them (but one item always) are outstanding. Results wait in a short queue until they
+    are taken, so that a slow caller slows the server down.
 
     Args:
         open_call: opens a call of the task's method.
         kind: the task's kind.
-        task: what to run.
+        task: the task to run on every item.
         sources: the items.
-        retry_timeout: seconds without progress after which an error is raised.
+        retry_timeout: seconds without progress after which an error is raised. With 0, nothing is sent again.
     """
 
     def __init__(
@@ -62,10 +58,10 @@ class VisionStream:
         self._results: asyncio.Queue[Result | None] = asyncio.Queue(maxsize=16)
 
     async def results(self) -> AsyncGenerator[Result]:
-        """Yield each item's result once, as they become ready.
+        """Yield the results, one for each item, as they become ready.
 
         Raises:
-            ZoofleetError: the stream failed for good.
+            ZoofleetError: the stream as a whole failed.
         """
         driver = asyncio.create_task(self._drive())
         try:
@@ -92,7 +88,7 @@ class VisionStream:
             await self._results.put(None)
 
     async def _session(self) -> ZoofleetError | None:
-        """Run one call until it ends, and return its error; what the caller's items raise is raised."""
+        """Run one call until it ends, and return its error. Raise what reading the caller's items raises."""
         call = self._open_call()
         writer, reader = asyncio.create_task(self._write(call)), asyncio.create_task(self._read(call))
         try:
@@ -114,20 +110,20 @@ class VisionStream:
         try:
             await call.write(self._kind.request(task=self._task))
             for item in list(self._outstanding.values()):
-                for request in requests(self._kind.request, item):
+                for request in cut(self._kind.request, item):
                     await call.write(request)
             while (item_or_none := await self._next()) is not None:
-                for request in requests(self._kind.request, item_or_none):
+                for request in cut(self._kind.request, item_or_none):
                     await call.write(request)
             await call.done_writing()
         except (grpc.RpcError, asyncio.InvalidStateError):
             return  # the call has ended: the reader says why
 
     async def _next(self) -> vision_pb2.Item | None:
-        """The next item, counted as outstanding once there is room; None after the last."""
+        """Wait for room, and return the next item, which then counts as outstanding. Return None after the last."""
         while not self._exhausted:
             while self._outstanding and (
-                len(self._outstanding) >= _MAX_OUTSTANDING or self._outstanding_bytes >= _MAX_OUTSTANDING_BYTES
+                len(self._outstanding) >= STREAM_WINDOW or self._outstanding_bytes >= STREAM_WINDOW_BYTES
             ):
                 self._room.clear()
                 await self._room.wait()
@@ -154,14 +150,11 @@ class VisionStream:
         return await anext(self._items, None)
 
     async def _read(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
-        assembler = Assembler(vision_pb2.Result, MAX_RESULT_BYTES)
+        joiner = Joiner(vision_pb2.Result, MAX_RESULT_BYTES)
         with typed_errors(Ending(call)):
             async for response in call:
-                joined = assembler.add(response.part) if response.WhichOneof("message") == "part" else response.result
-                if isinstance(joined, ZoofleetError):
-                    raise joined
-                if joined is not None:
-                    await self._answer(joined)
+                if (result := joined(joiner, response)) is not None:
+                    await self._answer(result)
 
     async def _answer(self, proto: vision_pb2.Result) -> None:
         item = self._outstanding.get(proto.item_id)
@@ -182,7 +175,11 @@ async def _cancel(task: asyncio.Task[Any]) -> None:
 
 
 async def run_one(stream: VisionStream) -> Result:
-    """The result of a stream of one item."""
+    """Return the result of a stream of one item.
+
+    Raises:
+        ZoofleetError: the stream as a whole failed.
+    """
     async with aclosing(stream.results()) as results:
         async for result in results:
             return result

@@ -1,4 +1,4 @@
-"""How right a model is on a folder with annotations.
+"""The accuracy of models on folders of images or clips with annotations.
 
     from zoofleet import Client
     from zoofleet._evaluate import evaluate, open_dataset
@@ -7,7 +7,8 @@
     with Client() as client:
         print(evaluate(client, dataset).metrics["acc@1"])
 
-Without a cluster: `metric = dataset.new_metric()`, then `metric.add(sample, outcome)` for each of `dataset.samples`.
+To measure without a cluster, call `metric = dataset.new_metric()`, then `metric.add(sample, outcome)` for each of
+`dataset.samples`.
 """
 
 from zoofleet._evaluate.average_precision import AveragePrecision

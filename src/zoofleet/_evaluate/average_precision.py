@@ -23,8 +23,9 @@ _KEYPOINT_NAMES: Final = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR7
 
 _COCO_PERSON_KEYPOINTS: Final = 17
 _OTHER_SIGMA: Final = 0.05
-"""COCO measured the spread of annotators for a person's 17 keypoints, from 0.025 (eyes) to 0.107 (hips) of the object's
-scale. Nobody has for others, which all get this one."""
+"""The sigma of keypoints other than the 17 of COCO's persons. For those 17, COCO measured how far annotators disagree,
+from 0.025 (eyes) to 0.107 (hips) of the object's scale (cocodataset.org, keypoint evaluation). Nobody has for others;
+this value lies in between."""
 
 
 def require_pycocotools() -> None:
@@ -41,7 +42,7 @@ def require_pycocotools() -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Found:
-    """Detections of one image, packed, with COCO's category ids in place of the model's labels."""
+    """The detections of one image, with COCO's category ids in place of the model's labels."""
 
     boxes: Float32  # (N, 4), x0, y0, x1, y1
     scores: Float32  # (N,)
@@ -51,20 +52,21 @@ class _Found:
 
 
 class AveragePrecision:
-    """Box AP; mask AP where model and file have masks, keypoint AP where both have keypoints.
+    """Average precision of boxes, and of masks and keypoints where both the model and the annotations have them.
 
-    Metrics are COCO's 12 numbers, `box_AP`, `box_AP50`, `box_AP75`, `box_APs`, `box_APm`, `box_APl`, `box_AR1`,
+    The metrics are COCO's 12 numbers, `box_AP`, `box_AP50`, `box_AP75`, `box_APs`, `box_APm`, `box_APl`, `box_AR1`,
     `box_AR10`, `box_AR100`, `box_ARs`, `box_ARm`, `box_ARl`, the same with `mask_`, and for keypoints 10:
     `keypoint_AP`, `keypoint_AP50`, `keypoint_AP75`, `keypoint_APm`, `keypoint_APl` and the five `keypoint_AR…`.
-    Keypoints other than COCO's 17 of a person all count with a sigma of 0.05.
+    Keypoints other than the 17 of COCO's persons count with a sigma of 0.05.
 
     Args:
         truth: the annotations.
-        category_ids: COCO's category id for each of the model's labels that the file has; others do not count.
+        category_ids: COCO's category id for each of the model's labels that the annotations have. Other labels do not
+            count.
 
     Raises:
         FailedPreconditionError: pycocotools is not installed.
-        InvalidArgumentError: the annotations have several numbers of keypoints.
+        InvalidArgumentError: the annotations have objects of different numbers of keypoints.
     """
 
     def __init__(self, truth: CocoFile, category_ids: Mapping[int, int]) -> None:
@@ -80,11 +82,11 @@ class AveragePrecision:
         self._found: dict[int, _Found] = {}
 
     def add(self, sample: Sample, outcome: Outcome) -> None:
-        """Count the `Detections` of an image; the truth is its COCO id.
+        """Count the `Detections` of an image. The truth is the image's COCO id.
 
         Raises:
-            InvalidArgumentError: the image's size or the number of keypoints is not what the file says, or a mask does
-                not fit the image.
+            InvalidArgumentError: the image's size or the number of keypoints is not that of the annotations, a box or
+                score is not finite, or a mask does not fit the image.
         """
         found = expect(outcome, Detections)
         image = self._images[sample.index]
@@ -101,7 +103,7 @@ class AveragePrecision:
         if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
             raise InvalidArgumentError("boxes or scores are no finite numbers")
         pixels = image.size[0] * image.size[1]
-        for mask in found.rles or ():  # pycocotools would trust them
+        for mask in found.rles or ():  # pycocotools does not check them
             if (covered := int(rle.runs_of(mask).sum())) != pixels:
                 raise InvalidArgumentError(f"a mask describes {covered} pixels; the image has {pixels}")
         known = found.labels < self._category_ids.size
@@ -109,7 +111,7 @@ class AveragePrecision:
         self._found[image.image_id] = _Found(found.boxes, found.scores, category_ids, found.rles, keypoints)
 
     def result(self) -> Scores:
-        """The metrics over all images so far; for each category its `box_AP`, `mask_AP`, `keypoint_AP`."""
+        """Return the metrics over all images so far, and `box_AP`, `mask_AP` and `keypoint_AP` for each category."""
         parts = [self._evaluate("bbox", "box_", _BOX_NAMES, set(self._names))]
         if any(found.rles is not None for found in self._found.values()) and all(
             "segmentation" in row for row in self._annotations
@@ -162,12 +164,12 @@ class AveragePrecision:
         return Scores({prefix + name: value for name, value in zip(names, numbers, strict=True)}, per_category)
 
     def _truth_row(self, row: Mapping[str, Any], iou_type: str) -> dict[str, Any]:
-        """An annotation of pycocotools' own to write in, with keypoints where those count."""
+        """Return a copy of an annotation, into which pycocotools writes, with keypoints where those are evaluated."""
         unmarked = {"keypoints": [0.0] * 3 * self._keypoint_count, "num_keypoints": 0}
         return {**(unmarked if iou_type == "keypoints" else {}), **row}
 
     def _index(self, rows: list[dict[str, Any]]) -> Any:
-        """pycocotools' index of annotations, or of detections in their form, for the images so far."""
+        """Return pycocotools' index of annotations, or of detections in their form, for the images so far."""
         from pycocotools.coco import COCO
 
         sizes = ((image_id, self._images[image_id].size) for image_id in self._found)
@@ -182,10 +184,10 @@ class AveragePrecision:
 
 
 def keypoints_of(truth: CocoFile, category_ids: set[int]) -> tuple[int, set[int]]:
-    """How many keypoints an object has, 0 where none are annotated, and the categories that have them.
+    """Return the number of keypoints of an object, 0 where none are annotated, and the categories that have keypoints.
 
     Raises:
-        InvalidArgumentError: several numbers of keypoints.
+        InvalidArgumentError: objects have different numbers of keypoints.
     """
     marked = [row for row in truth.annotations if "keypoints" in row and row["category_id"] in category_ids]
     counts = {len(row["keypoints"]) // 3 for row in marked} - {0}
@@ -195,7 +197,7 @@ def keypoints_of(truth: CocoFile, category_ids: set[int]) -> tuple[int, set[int]
 
 
 def _rows(image_id: int, size: tuple[int, int], found: _Found, iou_type: str) -> Iterator[dict[str, Any]]:
-    """Detections of an image as pycocotools takes them, but for their ids."""
+    """Yield the detections of an image as pycocotools takes them, without their ids."""
     height, width = size
     for position in range(len(found.scores)):
         x0, y0, x1, y1 = found.boxes[position].tolist()

@@ -1,4 +1,4 @@
-"""COCO's annotation files, checked: `instances_*.json`, `person_keypoints_*.json` and others of their form."""
+"""COCO's annotation files, read and checked: `instances_*.json`, `person_keypoints_*.json` and others of their form."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class CocoImage:
     """An image of the file.
 
     Attributes:
-        image_id: its COCO id.
-        file_name: relative, without `..`.
-        size: (H, W).
+        image_id: the image's COCO id.
+        file_name: the path under the folder of images, without `..`.
+        size: (H, W) in pixels.
     """
 
     image_id: int
@@ -37,9 +37,9 @@ class CocoCategory:
     """A category of the file.
 
     Attributes:
-        category_id: its COCO id.
-        name: such as `person`.
-        keypoint_names: as the file names them; empty where it does not.
+        category_id: the category's COCO id.
+        name: the category's name, such as `person`.
+        keypoint_names: the names of its keypoints. Empty where the file has none.
     """
 
     category_id: int
@@ -52,10 +52,10 @@ class CocoFile:
     """An annotation file.
 
     Attributes:
-        images: in the file's order.
-        categories: in the file's order.
-        annotations: as pycocotools takes them, with ids from 1, `image_id`, `category_id`, `bbox` (x, y, width,
-            height), `area`, `iscrowd`, and where the file has them `segmentation`, or `keypoints` and `num_keypoints`.
+        images: the images, in the file's order.
+        categories: the categories, in the file's order.
+        annotations: rows for pycocotools: `id` from 1, `image_id`, `category_id`, `bbox` (x, y, width, height in
+            pixels), `area`, `iscrowd`, and where the file has them `segmentation`, or `keypoints` and `num_keypoints`.
     """
 
     images: tuple[CocoImage, ...]
@@ -64,10 +64,11 @@ class CocoFile:
 
 
 def read_coco(path: Path) -> CocoFile:
-    """Read an annotation file; keys that no metric needs are left out.
+    """Read an annotation file. Keys that no metric needs are left out.
 
     Raises:
-        InvalidArgumentError: it cannot be read, is no such file, contradicts itself, or names files outside a folder.
+        InvalidArgumentError: the file cannot be read, is no annotation file, contradicts itself, or names files outside
+            of the folder of images.
     """
     try:
         root = json.loads(path.read_bytes())
@@ -84,23 +85,19 @@ def read_coco(path: Path) -> CocoFile:
         _unique("category id", [category.category_id for category in categories])
         known = {category.category_id for category in categories}
         annotations = tuple(
-            # pycocotools takes the id 0 for no match, so its ids are ours.
+            # pycocotools takes the id 0 for no match, so the rows get ids of ours.
             _annotation(row, sizes, known) | {"id": number}
             for number, row in enumerate(_rows(root, "annotations"), start=1)
         )
-    except _MalformedError as error:
+    except InvalidArgumentError as error:
         raise InvalidArgumentError(f"{path} is no COCO annotation file: {error}") from None
     return CocoFile(images, categories, annotations)
-
-
-class _MalformedError(Exception):
-    """What is wrong in the file."""
 
 
 def _rows(root: Any, key: str) -> list[dict[str, Any]]:
     rows = root.get(key) if isinstance(root, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise _MalformedError(f"it has no list of objects {key!r}")
+        raise InvalidArgumentError(f"it has no list of objects {key!r}")
     return rows
 
 
@@ -108,13 +105,13 @@ def _unique(what: str, values: Sequence[object]) -> None:
     if len(set(values)) < len(values):
         seen: set[object] = set()
         twice = next(value for value in values if value in seen or seen.add(value))  # type: ignore[func-returns-value]
-        raise _MalformedError(f"{what} {twice!r} stands twice")
+        raise InvalidArgumentError(f"{what} {twice!r} stands twice")
 
 
 def _integer(row: Mapping[str, Any], key: str) -> int:
     value = row.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
-        raise _MalformedError(f"{key} is {str(value)[:40]!r} in {_short(row)}; it must be a whole number from 0")
+        raise InvalidArgumentError(f"{key} is {str(value)[:40]!r} in {_short(row)}; it must be a whole number from 0")
     return value
 
 
@@ -126,13 +123,13 @@ def _short(row: Mapping[str, Any]) -> str:
 def _image(row: Mapping[str, Any]) -> CocoImage:
     name = row.get("file_name")
     if not isinstance(name, str) or not name or "\0" in name:
-        raise _MalformedError(f"file_name is {str(name)[:80]!r} in {_short(row)}; it must be a file's name")
+        raise InvalidArgumentError(f"file_name is {str(name)[:80]!r} in {_short(row)}; it must be a file's name")
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts:
-        raise _MalformedError(f"file_name {name[:80]!r} leaves the folder of images")
+        raise InvalidArgumentError(f"file_name {name[:80]!r} leaves the folder of images")
     size = (_integer(row, "height"), _integer(row, "width"))
     if not all(0 < side <= _MAX_SIDE for side in size):
-        raise _MalformedError(f"{name[:80]!r} has {size[1]} x {size[0]} pixels; accepted: 1 to {_MAX_SIDE} a side")
+        raise InvalidArgumentError(f"{name[:80]!r} has {size[1]} x {size[0]} pixels; accepted: 1 to {_MAX_SIDE} a side")
     return CocoImage(_integer(row, "id"), name, size)
 
 
@@ -140,26 +137,26 @@ def _category(row: Mapping[str, Any]) -> CocoCategory:
     name = row.get("name")
     keypoints = row.get("keypoints", [])
     if not isinstance(name, str):
-        raise _MalformedError(f"name is {str(name)[:40]!r} in {_short(row)}; it must be text")
+        raise InvalidArgumentError(f"name is {str(name)[:40]!r} in {_short(row)}; it must be text")
     if not isinstance(keypoints, list) or not all(isinstance(keypoint, str) for keypoint in keypoints):
-        raise _MalformedError(f"the category {name[:40]!r} has keypoints that are no list of names")
+        raise InvalidArgumentError(f"the category {name[:40]!r} has keypoints that are no list of names")
     return CocoCategory(_integer(row, "id"), name, tuple(keypoints))
 
 
 def _annotation(row: Mapping[str, Any], sizes: Mapping[int, tuple[int, int]], categories: set[int]) -> dict[str, Any]:
     image_id, category_id = _integer(row, "image_id"), _integer(row, "category_id")
     if image_id not in sizes:
-        raise _MalformedError(f"the annotation {_short(row)} is of an image that the file does not list")
+        raise InvalidArgumentError(f"the annotation {_short(row)} is of an image that the file does not list")
     if category_id not in categories:
-        raise _MalformedError(
+        raise InvalidArgumentError(
             f"the annotation {_short(row)} has category_id {category_id}, which the file does not list"
         )
     box = _numbers(row, "bbox")
     if len(box) != 4 or box[2] < 0 or box[3] < 0:
-        raise _MalformedError(f"bbox is {box[:4]} in {_short(row)}; it must be x, y, width, height")
+        raise InvalidArgumentError(f"bbox is {box[:4]} in {_short(row)}; it must be x, y, width, height")
     area = row.get("area", box[2] * box[3])
     if not _is_number(area) or area < 0:
-        raise _MalformedError(f"area is {str(area)[:40]!r} in {_short(row)}; it must be a number from 0")
+        raise InvalidArgumentError(f"area is {str(area)[:40]!r} in {_short(row)}; it must be a number from 0")
     result = {
         "image_id": image_id,
         "category_id": category_id,
@@ -172,7 +169,7 @@ def _annotation(row: Mapping[str, Any], sizes: Mapping[int, tuple[int, int]], ca
     if "keypoints" in row:
         points = _numbers(row, "keypoints")
         if len(points) % 3:
-            raise _MalformedError(
+            raise InvalidArgumentError(
                 f"{len(points)} numbers are keypoints in {_short(row)}; they must be x, y, visibility"
             )
         result |= {"keypoints": points, "num_keypoints": sum(visibility > 0 for visibility in points[2::3])}
@@ -189,27 +186,27 @@ def _is_number(value: Any) -> bool:
 def _numbers(row: Mapping[str, Any], key: str) -> list[float]:
     values = row.get(key)
     if not isinstance(values, list) or not all(_is_number(value) for value in values):
-        raise _MalformedError(f"{key} is no list of numbers in {_short(row)}")
+        raise InvalidArgumentError(f"{key} is no list of numbers in {_short(row)}")
     return [float(value) for value in values]
 
 
 def _segmentation(row: Mapping[str, Any], size: tuple[int, int]) -> Any:
-    """Polygons or run lengths that fit the image: pycocotools would trust them."""
+    """Return an annotation's polygons or run lengths, checked against the image's size; pycocotools checks nothing."""
     value = row["segmentation"]
     if isinstance(value, dict):
         return {"size": list(size), "counts": _counts(value, row, size)}
     if not isinstance(value, list) or not value:
-        raise _MalformedError(f"segmentation is neither polygons nor run lengths in {_short(row)}")
+        raise InvalidArgumentError(f"segmentation is neither polygons nor run lengths in {_short(row)}")
     height, width = size
     polygons = [_numbers({"segmentation": polygon, **_named(row)}, "segmentation") for polygon in value]
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
-            raise _MalformedError(f"a polygon has {len(polygon)} numbers in {_short(row)}; accepted: 6, 8, 10, …")
+            raise InvalidArgumentError(f"a polygon has {len(polygon)} numbers in {_short(row)}; accepted: 6, 8, 10, …")
         # Rasterizing takes memory by the length of the edges, so they must stay near the image.
         if not all(-width <= x <= 2 * width for x in polygon[::2]):
-            raise _MalformedError(f"a polygon leaves its image of width {width} in {_short(row)}")
+            raise InvalidArgumentError(f"a polygon leaves its image of width {width} in {_short(row)}")
         if not all(-height <= y <= 2 * height for y in polygon[1::2]):
-            raise _MalformedError(f"a polygon leaves its image of height {height} in {_short(row)}")
+            raise InvalidArgumentError(f"a polygon leaves its image of height {height} in {_short(row)}")
     return polygons
 
 
@@ -220,19 +217,23 @@ def _named(row: Mapping[str, Any]) -> dict[str, Any]:
 def _counts(value: Mapping[str, Any], row: Mapping[str, Any], size: tuple[int, int]) -> bytes | list[int]:
     counts = value.get("counts")
     if value.get("size") != list(size):
-        raise _MalformedError(f"run lengths of size {value.get('size')} in {_short(row)}; the image has {list(size)}")
+        raise InvalidArgumentError(
+            f"run lengths of size {value.get('size')} in {_short(row)}; the image has {list(size)}"
+        )
     if isinstance(counts, list):
         if not all(isinstance(run, int) and not isinstance(run, bool) and run >= 0 for run in counts):
-            raise _MalformedError(f"run lengths are no list of whole numbers from 0 in {_short(row)}")
+            raise InvalidArgumentError(f"run lengths are no list of whole numbers from 0 in {_short(row)}")
         total = sum(counts)
     elif isinstance(counts, str):
         try:
             counts = counts.encode("ascii")
             total = int(rle.runs_of(counts).sum())
         except (ZoofleetError, UnicodeEncodeError) as error:
-            raise _MalformedError(f"broken run lengths in {_short(row)}: {error}") from None
+            raise InvalidArgumentError(f"broken run lengths in {_short(row)}: {error}") from None
     else:
-        raise _MalformedError(f"run lengths are neither a list nor text in {_short(row)}")
+        raise InvalidArgumentError(f"run lengths are neither a list nor text in {_short(row)}")
     if total != size[0] * size[1]:
-        raise _MalformedError(f"run lengths cover {total} pixels in {_short(row)}; the image has {size[0] * size[1]}")
+        raise InvalidArgumentError(
+            f"run lengths cover {total} pixels in {_short(row)}; the image has {size[0] * size[1]}"
+        )
     return counts

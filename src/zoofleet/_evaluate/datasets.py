@@ -1,15 +1,15 @@
-"""Folders of images with their ground truth: what each kind of model is measured on."""
+"""Folders of images or clips with their ground truth, for each kind of task."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from zoofleet import _catalog
 from zoofleet._catalog import ModelName
@@ -20,16 +20,16 @@ from zoofleet._evaluate.flow_files import require_png_reader
 from zoofleet._evaluate.metrics import EndPointError, MeanIou, Metric, Sample, TopK
 from zoofleet._media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, expand
 from zoofleet._values.tasks import Classify, ClassifyClip, Detect, EstimateFlow, Segment, Task
-from zoofleet._wire.kinds import CLASSIFY, CLASSIFY_CLIP, DETECT, SEGMENT, kind_of
+from zoofleet._wire.kinds import TaskKind, kind_of
 from zoofleet.errors import InvalidArgumentError
 
 __all__ = ["Dataset", "open_dataset"]
 
 _SHOWN: Final = 5
-"""Names in a message."""
+"""Number of names that a message lists."""
 
-FRAME_SUFFIXES: Final = IMAGE_SUFFIXES | {".ppm"}
-"""Images of optical flow; FlyingChairs has PPM, which no server reads, so they travel as PNG."""
+_FRAME_SUFFIXES: Final = IMAGE_SUFFIXES | {".ppm"}
+"""Images of optical flow. FlyingChairs has PPM files, which no server reads, so they travel as PNG."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,12 +37,12 @@ class Dataset:
     """Items with their ground truth, and how a model is measured on them.
 
     Attributes:
-        task: the model with the options that it is measured with.
+        task: the model, with the options that it is measured with.
         images: the folder of images or clips.
-        annotations: the file or folder of annotations, None where folder names are the annotations.
-        samples: the items.
-        new_metric: makes an empty metric.
-        notes: what does not count, in sentences.
+        annotations: the file or folder of annotations. None where the names of folders are the annotations.
+        samples: the items with their ground truth.
+        new_metric: makes an empty metric for these items.
+        notes: sentences on what does not count.
     """
 
     task: Task
@@ -54,7 +54,7 @@ class Dataset:
 
     @property
     def model(self) -> ModelName:
-        """The model, its weights resolved."""
+        """The model's name with its weights resolved."""
         return ModelName.parse(self.task.model)
 
 
@@ -66,53 +66,53 @@ def open_dataset(
     limit: int | None = None,
     num_flow_updates: int | None = None,
 ) -> Dataset:
-    """Find the items of a dataset and check their annotations, as far as these are one file.
+    """Find the items of a dataset, and check those annotations that are in one file.
 
     Args:
-        model: as on the command line; its kind decides what is read:
-            classification of images or clips: `images/<category>/**`; folders are matched to the model's categories by
-            name or, where none matches and there are as many of them as categories, in sorted order by index.
-            detection: `annotations` is a COCO JSON file.
-            segmentation: `annotations` is a folder of label maps, PNGs matched by their path without suffix.
-            optical flow: `annotations` is a folder of `.flo` files or KITTI's PNGs. For `S.flo` or `S_flow.flo` the
-            first image is `S` or `S_img1`, the second `S_img2` or the file that follows the first in its folder.
-        images: folder of images or clips.
-        annotations: see above.
-        limit: takes so many items, evenly spread; all where None.
-        num_flow_updates: refinements of optical flow; None for the server's default.
+        model: the model's name, such as `resnet50@IMAGENET1K_V2`. Its kind of task decides what is read:
+            Classification of images or clips reads `images/<category>/**`. Folders are matched to the model's
+            categories by name. Where no name matches and there are as many folders as categories, they are matched
+            in sorted order.
+            Detection reads `annotations`, a COCO JSON file.
+            Segmentation reads `annotations`, a folder of label maps, which are PNGs. They are matched to images by
+            their path without suffix.
+            Optical flow reads `annotations`, a folder of `.flo` files or KITTI's PNGs. For `S.flo` or `S_flow.flo` the
+            first image is `S` or `S_img1`, the second is `S_img2` or the file that follows the first in its folder.
+        images: the folder of images or clips.
+        annotations: the file or folder of annotations, as above. None for classification.
+        limit: number of items to measure, evenly spread over the dataset. None for all.
+        num_flow_updates: number of times that optical flow is refined. None for the server's default.
 
     Raises:
-        InvalidArgumentError: annotations that are malformed, missing or not wanted, or that fit neither the images nor
+        InvalidArgumentError: the annotations are malformed, missing or not wanted, or they fit neither the images nor
             the model.
-        MediaNotFoundError: a folder that is not there.
-        InvalidMediaError: a folder that holds no files of the right kind.
+        MediaNotFoundError: a folder is not there.
+        InvalidMediaError: a folder holds no files of the right kind.
         FailedPreconditionError: a library of the extra `evaluate` is not installed.
+        UnknownModelError, UnknownWeightsError: there is no such model or weight set.
     """
     name = ModelName.parse(model)
-    kind = kind_of(name)
+    layout = _LAYOUTS[kind_of(name)]
     if limit is not None and limit < 1:
         raise InvalidArgumentError(f"limit is {limit}; accepted: 1 or more")
-    by_folder = kind in (CLASSIFY, CLASSIFY_CLIP)
-    if by_folder and annotations is not None:
+    if layout.annotations is None and annotations is not None:
         raise InvalidArgumentError(f"{name} classifies: the names of folders are the annotations, not {annotations}")
     if not images.is_dir():
         raise InvalidArgumentError(f"{str(images)!r} is no folder")
-    if by_folder:
-        return _open_categories(name, images, limit)
-    if annotations is None:
-        wanted = {DETECT: "a COCO JSON file", SEGMENT: "a folder of label maps"}.get(kind, "a folder of flows")
-        raise InvalidArgumentError(f"{name} needs annotations: {wanted}")
-    if kind is DETECT:
-        return _open_coco(name, images, annotations, limit)
-    if not annotations.is_dir():
-        raise InvalidArgumentError(f"{str(annotations)!r} is no folder")
-    if kind is SEGMENT:
-        return _open_label_maps(name, images, annotations, limit)
-    return _open_flows(EstimateFlow(str(name), num_flow_updates), images, annotations, limit)
+    if layout.annotations is not None and annotations is None:
+        raise InvalidArgumentError(f"{name} needs annotations: {layout.annotations}")
+    task = layout.task(str(name))
+    if isinstance(task, EstimateFlow):
+        task = replace(task, num_flow_updates=num_flow_updates)
+    found, new_metric, notes = layout.read(name, images, annotations or images)
+    samples = _spread(found, limit)
+    if layout.names_files:
+        _require_files(samples, images, annotations)
+    return Dataset(task, images, annotations, samples, new_metric, notes)
 
 
 def normalized(name: str) -> str:
-    """A category's name as it is compared: in lower case, with one space for spaces and underscores."""
+    """Return a category's name for comparison: in lower case, with one space for spaces and underscores."""
     return re.sub(r"[\s_]+", " ", name).strip().casefold()
 
 
@@ -129,7 +129,7 @@ def _categories(model: ModelName) -> tuple[str, ...]:
 
 
 def _finder(categories: Sequence[str]) -> Callable[[str], int | None]:
-    """What finds the index of a category by its exact or else by its normalized name, if that is the name of one."""
+    """Return a function that finds a category by its exact name, else by its normalized name if that is unique."""
     exact, loose = (_unique(names) for names in (categories, list(map(normalized, categories))))
     return lambda name: exact[name] if name in exact else loose.get(normalized(name))
 
@@ -140,14 +140,14 @@ def _unique(names: Sequence[str]) -> Mapping[str, int]:
 
 
 def _spread(samples: Sequence[Sample], limit: int | None) -> tuple[Sample, ...]:
-    """At most `limit` samples, evenly spread, so that a few of a sorted list are of all its parts."""
+    """Return at most `limit` samples, evenly spread, so that they come from all parts of a sorted list."""
     if limit is None or limit >= len(samples):
         return tuple(samples)
     return tuple(samples[i * len(samples) // limit] for i in range(limit))
 
 
 def _samples(root: Path, media: Sequence[Path | tuple[Path, Path]], truths: Sequence[int | Path]) -> list[Sample]:
-    """Samples with an id each, from the path of their first file under the root."""
+    """Return samples, each with an id: the path of its first file under the root."""
     ids = item_ids((one[0] if isinstance(one, tuple) else one).relative_to(root) for one in media)
     if len(ids) < len(media):
         twice = Counter(one[0] if isinstance(one, tuple) else one for one in media).most_common(1)[0][0]
@@ -155,8 +155,19 @@ def _samples(root: Path, media: Sequence[Path | tuple[Path, Path]], truths: Sequ
     return [Sample(*row) for row in zip(ids, media, truths, strict=True)]
 
 
-def _open_categories(model: ModelName, images: Path, limit: int | None) -> Dataset:
-    clips = kind_of(model) is CLASSIFY_CLIP
+def _require_files(samples: Sequence[Sample], images: Path, annotations: Path | None) -> None:
+    missing = [one.item_id for one in samples if not (isinstance(one.media, Path) and one.media.is_file())]
+    if missing:
+        raise InvalidArgumentError(
+            f"{len(missing)} images that {annotations} names are not in {images}: {_listed(missing)}"
+        )
+
+
+_Contents: TypeAlias = tuple[list[Sample], Callable[[], Metric], tuple[str, ...]]
+"""The items of a dataset, what makes an empty metric for them, and notes on what does not count."""
+
+
+def _read_categories(model: ModelName, images: Path, _: Path, *, suffixes: frozenset[str]) -> _Contents:
     categories = _categories(model)
     folders = sorted(path for path in images.iterdir() if path.is_dir() and not path.name.startswith("."))
     find = _finder(categories)
@@ -171,7 +182,6 @@ def _open_categories(model: ModelName, images: Path, limit: int | None) -> Datas
             if folders
             else f"{images} has no folders; one for each category is needed"
         )
-    suffixes = VIDEO_SUFFIXES if clips else IMAGE_SUFFIXES
     found = [
         (path, truth)
         for folder, truth in zip(folders, truths, strict=True)
@@ -179,11 +189,10 @@ def _open_categories(model: ModelName, images: Path, limit: int | None) -> Datas
         for path in expand([str(folder)], suffixes)
     ]
     samples = _samples(images, [path for path, _ in found], [truth for _, truth in found])
-    task = ClassifyClip(str(model), top_k=5) if clips else Classify(str(model), top_k=5)
-    return Dataset(task, images, None, _spread(samples, limit), partial(TopK, categories))
+    return samples, partial(TopK, categories), ()
 
 
-def _open_coco(model: ModelName, images: Path, annotations: Path, limit: int | None) -> Dataset:
+def _read_coco(model: ModelName, images: Path, annotations: Path) -> _Contents:
     require_pycocotools()
     truth = read_coco(annotations)
     find = _finder(_categories(model))
@@ -199,21 +208,12 @@ def _open_coco(model: ModelName, images: Path, annotations: Path, limit: int | N
     if not rows:
         raise InvalidArgumentError(f"{annotations} lists no images")
     samples = _samples(images, [images / row.file_name for row in rows], [row.image_id for row in rows])
-    taken = _spread(samples, limit)
-    missing = [one.item_id for one in taken if not (isinstance(one.media, Path) and one.media.is_file())]
-    if missing:
-        raise InvalidArgumentError(
-            f"{len(missing)} images that {annotations} names are not in {images}: {_listed(missing)}"
-        )
     notes = (f"{model} lacks these categories, which do not count: {', '.join(unknown)}.",) if unknown else ()
-    # What scores low belongs to the curve of precision over recall, and COCOeval takes 100 of each category: each
-    # detector's own limits apply, as where published figures were measured.
-    task = Detect(str(model), score_threshold=0.0, max_detections=1000)
-    return Dataset(task, images, annotations, taken, partial(AveragePrecision, truth, category_ids), notes)
+    return samples, partial(AveragePrecision, truth, category_ids), notes
 
 
 def _check_keypoints(model: ModelName, truth: CocoFile, category_ids: Mapping[int, int]) -> None:
-    info = model.weights_info or next((row for row in _catalog.weights(model.builder) if row.default), None)
+    info = model.published
     names = [normalized(name) for name in info.meta.get("keypoint_names", ())] if info else []
     count, with_keypoints = keypoints_of(truth, set(category_ids.values()))
     if not names or not count:
@@ -233,7 +233,7 @@ def _stem(path: Path, root: Path) -> str:
 
 
 def _by_stem(folder: Path, suffixes: frozenset[str], without: Iterable[Path] = ()) -> dict[str, list[Path]]:
-    """Files by their path under a folder without suffix."""
+    """Return the files in a folder by their path in it, without suffix."""
     left_out = {path.absolute() for path in without}
     stems: dict[str, list[Path]] = {}
     for path in expand([str(folder)], suffixes):
@@ -248,36 +248,40 @@ def _only(paths: Sequence[Path]) -> Path:
     return paths[0]
 
 
-def _open_label_maps(model: ModelName, images: Path, annotations: Path, limit: int | None) -> Dataset:
+def _read_label_maps(model: ModelName, images: Path, annotations: Path) -> _Contents:
+    _require_folder(annotations)
     label_maps = expand([str(annotations)], frozenset({".png"}))
     stems = _by_stem(images, IMAGE_SUFFIXES, without=label_maps)
     lonely = [path for path in label_maps if _stem(path, annotations) not in stems]
     if lonely:
         raise InvalidArgumentError(f"{len(lonely)} label maps have no image in {images}: {_listed(lonely)}")
     media = [_only(stems[_stem(path, annotations)]) for path in label_maps]
-    samples = _samples(images, media, label_maps)
-    new_metric = partial(MeanIou, _categories(model))
-    return Dataset(Segment(str(model)), images, annotations, _spread(samples, limit), new_metric)
+    return _samples(images, media, label_maps), partial(MeanIou, _categories(model)), ()
 
 
-def _open_flows(task: EstimateFlow, images: Path, annotations: Path, limit: int | None) -> Dataset:
+def _read_flows(_: ModelName, images: Path, annotations: Path) -> _Contents:
+    _require_folder(annotations)
     files = expand([str(annotations)], frozenset({".flo", ".png"}))
     # A folder of .flo files may be the folder of the images, which may be PNGs.
     flows = [path for path in files if path.suffix.lower() == ".flo"] or files
     if flows is files:
         require_png_reader()
-    stems = _by_stem(images, FRAME_SUFFIXES, without=flows)
+    stems = _by_stem(images, _FRAME_SUFFIXES, without=flows)
     following = _following(path for paths in stems.values() for path in paths)
     pairs = [_pair(_stem(path, annotations).removesuffix("_flow"), stems, following) for path in flows]
     lonely = [path for path, pair in zip(flows, pairs, strict=True) if pair is None]
     if lonely:
         raise InvalidArgumentError(f"{len(lonely)} flows have no pair of images in {images}: {_listed(lonely)}")
-    samples = _samples(images, [pair for pair in pairs if pair is not None], flows)
-    return Dataset(task, images, annotations, _spread(samples, limit), EndPointError)
+    return _samples(images, [pair for pair in pairs if pair is not None], flows), EndPointError, ()
+
+
+def _require_folder(annotations: Path) -> None:
+    if not annotations.is_dir():
+        raise InvalidArgumentError(f"{str(annotations)!r} is no folder")
 
 
 def _following(paths: Iterable[Path]) -> Mapping[Path, Path]:
-    """The file after each in its folder, by name."""
+    """Return the file that follows each file in its folder, by name."""
     ordered = sorted(paths)
     return {one: two for one, two in pairwise(ordered) if one.parent == two.parent}
 
@@ -290,3 +294,35 @@ def _pair(stem: str, stems: Mapping[str, Sequence[Path]], following: Mapping[Pat
     seconds = stems.get(f"{stem}_img2")
     second = _only(seconds) if seconds else following.get(first)
     return None if second is None else (first, second)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How the data for a kind of task lie in files.
+
+    Attributes:
+        task: makes the task, with the options that a model is measured with, for a model's name.
+        annotations: what the annotations are, in words. None where the names of folders are the annotations.
+        read: finds the items in the folder of images and the annotations.
+        names_files: whether the annotations name the images, some of which may not be there.
+    """
+
+    task: Callable[[str], Task]
+    annotations: str | None
+    read: Callable[[ModelName, Path, Path], _Contents]
+    names_files: bool = False
+
+
+_LAYOUTS: Final[Mapping[TaskKind, _Layout]] = {
+    TaskKind.CLASSIFY: _Layout(partial(Classify, top_k=5), None, partial(_read_categories, suffixes=IMAGE_SUFFIXES)),
+    TaskKind.CLASSIFY_CLIP: _Layout(
+        partial(ClassifyClip, top_k=5), None, partial(_read_categories, suffixes=VIDEO_SUFFIXES)
+    ),
+    # What scores low belongs to the curve of precision over recall, and COCOeval takes 100 of each category: each
+    # detector's own limits apply, as where published figures were measured.
+    TaskKind.DETECT: _Layout(
+        partial(Detect, score_threshold=0.0, max_detections=1000), "a COCO JSON file", _read_coco, names_files=True
+    ),
+    TaskKind.SEGMENT: _Layout(Segment, "a folder of label maps", _read_label_maps),
+    TaskKind.ESTIMATE_FLOW: _Layout(EstimateFlow, "a folder of flows", _read_flows),
+}

@@ -1,4 +1,4 @@
-"""The outcome of an evaluation, and the JSON file that keeps it."""
+"""The result of an evaluation, and the JSON file that keeps it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Evaluation", "Failure"]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An item that does not count.
+    """An item that failed and does not count in the metrics.
 
     Attributes:
-        item: its id.
-        error: why.
+        item: the item's id.
+        error: why the item failed.
     """
 
     item: str
@@ -30,23 +30,23 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How right a model is on a dataset.
+    """The accuracy of a model on a dataset.
 
     Attributes:
-        model: `builder@MEMBER`.
+        model: the model's name, `builder@MEMBER`.
         task: `classify`, `classify_clip`, `detect`, `segment` or `estimate_flow`.
-        options: options of the task that were set, by name.
-        images: name of the folder of images.
-        annotations: name of the file or folder of annotations; None where folder names are the annotations.
-        item_count: number of items, failed ones among them.
-        failures: items that do not count in the metrics.
-        metrics: name to value. Shares and AP are 0 to 1, end-point errors pixels; NaN where nothing was there to
-            measure.
-        per_category: category to name to value; empty for optical flow.
-        notes: what else does not count, in sentences.
-        date: when it ended, UTC.
-        version: of Zoofleet.
-        duration: seconds.
+        options: the options of the task that were set, by name.
+        images: the name of the folder of images.
+        annotations: the name of the file or folder of annotations. None where the names of folders are the annotations.
+        item_count: number of items, failed ones included.
+        failures: the items that failed and do not count in the metrics.
+        metrics: values by name. Shares and average precision are 0 to 1, end-point errors are pixels. NaN where there
+            was nothing to measure.
+        per_category: values by name for each category. Empty for optical flow.
+        notes: sentences on what else does not count.
+        date: when the evaluation ended, UTC.
+        version: the version of Zoofleet.
+        duration: how long the evaluation took, in seconds.
     """
 
     model: str
@@ -64,7 +64,7 @@ class Evaluation:
     duration: float
 
     def to_json(self) -> str:
-        """As a JSON text, which is stable: fields are added, never changed.
+        """Return a JSON text. Its format is stable: later versions add fields and change none.
 
             {
               "model": "ssdlite320_mobilenet_v3_large@COCO_V1",
@@ -99,10 +99,10 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, path: Path) -> Evaluation:
-        """Read a file that `to_json` has made.
+        """Read a file with the text that `to_json` returns.
 
         Raises:
-            InvalidArgumentError: it cannot be read or is no such file.
+            InvalidArgumentError: the file cannot be read, or has no such text.
         """
         try:
             record = json.loads(path.read_bytes())

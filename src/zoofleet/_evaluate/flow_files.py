@@ -10,44 +10,39 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from zoofleet._media.flows import FLO_MAGIC, PNG_MAGIC, UNKNOWN, decode_flo, from_kitti
 from zoofleet._values.results import Bool, Float32
 from zoofleet.errors import FailedPreconditionError, InvalidMediaError
 
 __all__ = ["read_flow", "require_png_reader"]
 
-_FLO_MAGIC: Final = b"PIEH"
-_PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 _MAX_PIXELS: Final = 1 << 27
-_UNKNOWN: Final = 1e9
-"""Middlebury: a component beyond this means that the flow is not known there."""
 
 
 def read_flow(path: Path) -> tuple[Float32, Bool]:
-    """Read a flow.
-
-    A `.flo` file (Middlebury, Sintel, FlyingChairs) is `PIEH`, width and height as int32, then float32 u, v by rows,
-    little-endian. KITTI's PNG has 16-bit channels: 64 u + 2^15, 64 v + 2^15, and 0 where the flow is not known.
+    """Read a flow from a `.flo` file (Middlebury, Sintel, FlyingChairs) or one of KITTI's 16-bit PNGs.
 
     Returns:
-        float32 (2, H, W), horizontal then vertical, in pixels; bool (H, W), where it is known.
+        The flow, float32 (2, H, W), the horizontal, then the vertical displacement in pixels; and bool (H, W), whether
+        the flow is known at a pixel.
 
     Raises:
-        InvalidMediaError: the file cannot be read or is neither.
-        FailedPreconditionError: a PNG, and PyAV is not installed.
+        InvalidMediaError: the file cannot be read, or is neither a `.flo` file nor such a PNG.
+        FailedPreconditionError: the file is a PNG, and PyAV is not installed.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InvalidMediaError(f"cannot read the flow {path}: {error.strerror}") from None
-    if data.startswith(_FLO_MAGIC):
+    if data.startswith(FLO_MAGIC):
         return _parse_flo(data, path)
-    if data.startswith(_PNG_MAGIC):
+    if data.startswith(PNG_MAGIC):
         return _parse_kitti_png(data, path)
     raise InvalidMediaError(f"{path} is no flow; accepted: .flo files and KITTI's 16-bit PNGs")
 
 
 def require_png_reader() -> None:
-    """Check that KITTI's PNGs can be read; Pillow has no 16-bit RGB, so FFmpeg reads them.
+    """Check that KITTI's PNGs can be read. FFmpeg reads them, since Pillow has no RGB of 16 bits.
 
     Raises:
         FailedPreconditionError: PyAV is not installed.
@@ -59,13 +54,13 @@ def require_png_reader() -> None:
 
 
 def _parse_flo(data: bytes, path: Path) -> tuple[Float32, Bool]:
-    width, height = struct.unpack_from("<ii", data, 4) if len(data) >= 12 else (0, 0)
-    if width < 1 or height < 1 or len(data) != 12 + 8 * width * height:
-        raise InvalidMediaError(f"{path} has {len(data)} bytes, which is no .flo file of {width} x {height} pixels")
-    field = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).transpose(2, 0, 1)  # (2, H, W)
+    try:
+        flow = decode_flo(data)
+    except InvalidMediaError as error:
+        raise InvalidMediaError(f"{path} has {error}") from None
     with np.errstate(invalid="ignore"):
-        valid: Bool = (np.abs(field) <= _UNKNOWN).all(axis=0)  # NaN is not known either
-    return field, valid
+        known = np.abs(flow) <= UNKNOWN  # (2, H, W); NaN is not known either
+    return flow, known[0] & known[1]
 
 
 def _parse_kitti_png(data: bytes, path: Path) -> tuple[Float32, Bool]:
@@ -87,5 +82,6 @@ def _parse_kitti_png(data: bytes, path: Path) -> tuple[Float32, Bool]:
         raise InvalidMediaError(f"cannot read the flow {path}: {error}") from None
     if pixels.shape != (height, width, 3) or pixels.dtype != np.uint16:
         raise InvalidMediaError(f"{path} decodes to {pixels.dtype} {pixels.shape}; accepted: uint16 (H, W, 3)")
-    field = (pixels[..., :2].astype(np.float32) - 32768.0) / 64.0
-    return field.transpose(2, 0, 1), pixels[..., 2] > 0  # (2, H, W), (H, W)
+    return from_kitti(pixels.astype(np.uint16, copy=False)), pixels[
+        ..., 2
+    ] > 0  # the third channel is 0 where the flow is not known

@@ -1,4 +1,4 @@
-"""Metrics that grow with each result, in plain numpy; shares are 0 to 1, distances pixels.
+"""Metrics that are updated with each result, in plain numpy. Shares are 0 to 1, distances are pixels.
 
 Shapes: K categories, H x W pixels of the original image.
 """
@@ -20,7 +20,7 @@ from zoofleet.errors import InvalidArgumentError, InvalidMediaError
 __all__ = ["EndPointError", "MeanIou", "Metric", "Sample", "Scores", "TopK", "expect"]
 
 VOID: Final = 255
-"""The label of pixels that do not count, as in PASCAL VOC."""
+"""The label of pixels that do not count: PASCAL VOC's void label, which marks borders of objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Sample:
     """One item of a dataset with its ground truth.
 
     Attributes:
-        item_id: unique in the dataset: the image's path under its folder, or that path's end.
+        item_id: a unique id in the dataset: the path of the image under its folder, or the end of that path.
         media: the image or clip, or the pair of images for optical flow.
         truth: the category's index, the COCO id of the image, or the file of the label map or flow.
     """
@@ -39,10 +39,10 @@ class Sample:
 
     @property
     def index(self) -> int:
-        """The truth where it is a number.
+        """The truth, which must be a number.
 
         Raises:
-            InvalidArgumentError: it is a file.
+            InvalidArgumentError: the truth is a file.
         """
         if isinstance(self.truth, Path):
             raise InvalidArgumentError(f"the truth of {self.item_id!r} is a file, {self.truth}")
@@ -50,10 +50,10 @@ class Sample:
 
     @property
     def file(self) -> Path:
-        """The truth where it is a file.
+        """The truth, which must be a file.
 
         Raises:
-            InvalidArgumentError: it is a number.
+            InvalidArgumentError: the truth is a number.
         """
         if not isinstance(self.truth, Path):
             raise InvalidArgumentError(f"the truth of {self.item_id!r} is a number, {self.truth}")
@@ -62,11 +62,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a metric has come to.
+    """The values of a metric.
 
     Attributes:
-        metrics: name to value; NaN where nothing was there to measure.
-        per_category: category to name to value.
+        metrics: values by name. NaN where there was nothing to measure.
+        per_category: values by name for each category.
     """
 
     metrics: Mapping[str, float]
@@ -74,27 +74,31 @@ class Scores:
 
 
 class Metric(Protocol):
-    """Grows with each result."""
+    """What is measured over the results of a dataset."""
 
     def add(self, sample: Sample, outcome: Outcome) -> None:
-        """Count a result; nothing of it is counted where this raises.
+        """Count a result. Nothing of the result is counted where this raises an error.
+
+        Args:
+            sample: the item with its ground truth.
+            outcome: the result for the item.
 
         Raises:
-            ZoofleetError: the sample's ground truth cannot be read or does not fit to its image.
+            ZoofleetError: the ground truth cannot be read, or does not fit the image.
         """
 
     def result(self) -> Scores:
-        """The metric over all results so far."""
+        """Return the values over all results so far."""
 
 
 _T = TypeVar("_T", bound=Outcome)
 
 
 def expect(outcome: Outcome, kind: type[_T]) -> _T:
-    """The outcome, which must be of a kind.
+    """Return an outcome, which must be of a kind.
 
     Raises:
-        InvalidArgumentError: it is not.
+        InvalidArgumentError: the outcome is of another kind.
     """
     if not isinstance(outcome, kind):
         raise InvalidArgumentError(f"a result of type {type(outcome).__name__}; accepted: {kind.__name__}")
@@ -102,10 +106,10 @@ def expect(outcome: Outcome, kind: type[_T]) -> _T:
 
 
 class TopK:
-    """`acc@1` and `acc@5`: the share of items whose category is the best, or among the five best.
+    """`acc@1` and `acc@5`: the share of items whose category is the best one, or among the five best ones.
 
     Args:
-        categories: names of the model's categories by index.
+        categories: the names of the model's categories by index.
     """
 
     def __init__(self, categories: Sequence[str]) -> None:
@@ -113,13 +117,13 @@ class TopK:
         self._counts = np.zeros((len(categories), 3), dtype=np.int64)  # (K, [items, best, among five])
 
     def add(self, sample: Sample, outcome: Outcome) -> None:
-        """Count a `Classification`; the truth is the category's index."""
+        """Count a `Classification`. The truth is the category's index."""
         labels = expect(outcome, Classification).labels[:5]
         hits = labels == sample.index
         self._counts[sample.index] += (1, bool(hits[:1].any()), bool(hits.any()))
 
     def result(self) -> Scores:
-        """`acc@1` and `acc@5`, over all items and for each category that has any."""
+        """Return `acc@1` and `acc@5`, over all items and for each category that has items."""
         return Scores(
             self._shares(self._counts.sum(axis=0)),
             {name: self._shares(row) for name, row in zip(self._categories, self._counts, strict=True) if row[0]},
@@ -132,13 +136,13 @@ class TopK:
 
 
 class MeanIou:
-    """`miou` and `pixel_acc` from one confusion matrix over all pixels of all images, as PASCAL VOC has it.
+    """`miou` and `pixel_acc` from one confusion matrix over all pixels of all images, as in PASCAL VOC's devkit.
 
-    A category's intersection over union is TP / (TP + FP + FN); the mean is over the categories that the ground truth
-    has. Pixels of label 255 do not count.
+    A category's intersection over union is TP / (TP + FP + FN). The mean is over the categories in the ground truth.
+    Pixels of label 255 do not count.
 
     Args:
-        categories: names of the model's categories by index, at most 255.
+        categories: the names of the model's categories by index, at most 255.
     """
 
     def __init__(self, categories: Sequence[str]) -> None:
@@ -146,7 +150,7 @@ class MeanIou:
         self._confusion = np.zeros((256, 256), dtype=np.int64)  # (truth, predicted)
 
     def add(self, sample: Sample, outcome: Outcome) -> None:
-        """Count a `Segmentation`; the truth is the file of a label map, a palette or greyscale PNG.
+        """Count a `Segmentation`. The truth is the file of a label map, a palette PNG or a grey PNG of 8 bits.
 
         Raises:
             InvalidMediaError: the label map cannot be read, has another size, or labels that the model does not have.
@@ -170,7 +174,7 @@ class MeanIou:
         self._confusion += counts
 
     def result(self) -> Scores:
-        """`miou` and `pixel_acc`; for each category in the ground truth `iou`."""
+        """Return `miou` and `pixel_acc`, and `iou` for each category in the ground truth."""
         hits = np.diag(self._confusion)
         truth, predicted = self._confusion.sum(axis=1), self._confusion.sum(axis=0)
         present = np.flatnonzero(truth)
@@ -196,11 +200,12 @@ def _read_label_map(path: Path) -> UInt8:
 
 
 class EndPointError:
-    """Errors of optical flow over all valid pixels.
+    """Errors of optical flow over all pixels whose true flow is known.
 
-    `epe` is the mean distance from the true to the estimated end point over all pixels, `per_image_epe` the mean over
-    images of each one's mean; `1px`, `3px`, `5px` are shares of pixels that are further off; `fl_all` is KITTI's share
-    of those that are off by more than 3 px and 5 % of the true length.
+    `epe` is the mean distance in pixels from the true to the estimated end point, over all pixels. `per_image_epe` is
+    the mean over images of each image's mean. `1px`, `3px` and `5px` are the shares of pixels whose distance is larger
+    than that. `fl_all` is KITTI 2015's share of outliers: pixels whose distance is larger than 3 pixels and larger than
+    5 % of the length of the true flow.
     """
 
     _NAMES: Final = ("epe", "1px", "3px", "5px", "fl_all")
@@ -212,10 +217,10 @@ class EndPointError:
         self._images = 0
 
     def add(self, sample: Sample, outcome: Outcome) -> None:
-        """Count a `Flow`; the truth is the file of a flow.
+        """Count a `Flow`. The truth is the file of a flow.
 
         Raises:
-            InvalidMediaError: the file cannot be read, or has another size.
+            InvalidMediaError: the file cannot be read, or has another size than the estimated flow.
         """
         estimated = expect(outcome, Flow).flow
         truth, valid = read_flow(sample.file)
@@ -239,7 +244,7 @@ class EndPointError:
         self._images += 1
 
     def result(self) -> Scores:
-        """`epe`, `1px`, `3px`, `5px`, `fl_all` and `per_image_epe`."""
+        """Return `epe`, `1px`, `3px`, `5px`, `fl_all` and `per_image_epe`."""
         if not self._images:
             return Scores(dict.fromkeys((*self._NAMES, "per_image_epe"), np.nan), {})
         means = dict(zip(self._NAMES, (self._sums / self._pixels).tolist(), strict=True))

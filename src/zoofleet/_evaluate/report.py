@@ -1,4 +1,4 @@
-"""What a table of an evaluation shows: the main metrics, beside those of another run and the published ones."""
+"""The table of an evaluation: the main metrics beside those of another run and the published ones."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _PUBLISHED: Final = {
     "per_image_epe": ("per_image_epe", 1.0),
     "fl_all": ("fl_all", 0.01),
 }
-"""The catalog's names of metrics: ours, and the factor, since published shares are in percent."""
+"""The catalog's names of metrics, each with our name and the factor to our unit: published shares are in percent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table.
+    """A row of the table.
 
     Attributes:
-        metric: its name.
-        value: of the evaluation; NaN where it was not measured.
-        baseline: of the other one; NaN where it was not measured, None where there is no other.
-        published: value by dataset, of those that publish this metric.
+        metric: the metric's name.
+        value: the value in the evaluation. NaN where it was not measured.
+        baseline: the value in the baseline. NaN where it was not measured, None where there is no baseline.
+        published: the published values by dataset.
     """
 
     metric: str
@@ -46,10 +46,14 @@ class Row:
 
 
 def rows(evaluation: Evaluation, baseline: Evaluation | None = None) -> list[Row]:
-    """The table's lines: all metrics but COCO's recalls, which are in the JSON file.
+    """Return the table's rows: all metrics but COCO's recalls, which only the JSON file has.
+
+    Args:
+        evaluation: the evaluation.
+        baseline: an evaluation to compare with. None for no comparison.
 
     Raises:
-        InvalidArgumentError: the two are of different tasks.
+        InvalidArgumentError: the evaluations are of different tasks.
     """
     if baseline is not None:
         require_task(baseline, evaluation.task)
@@ -68,10 +72,10 @@ def rows(evaluation: Evaluation, baseline: Evaluation | None = None) -> list[Row
 
 
 def require_task(baseline: Evaluation, task: str) -> None:
-    """Check that a baseline can be compared with.
+    """Check that a baseline is of a task, given by its name such as `detect`.
 
     Raises:
-        InvalidArgumentError: it is of another task.
+        InvalidArgumentError: the baseline is of another task.
     """
     if baseline.task != task:
         raise InvalidArgumentError(
@@ -80,10 +84,10 @@ def require_task(baseline: Evaluation, task: str) -> None:
 
 
 def published(model: str) -> Mapping[str, Mapping[str, float]]:
-    """Published metrics of a weight set, by dataset, in our names and units; empty where there are none."""
+    """Return the published metrics of a model by dataset, in our names and units. Empty where there are none."""
     try:
         info = ModelName.parse(model).weights_info
-    except ZoofleetError:  # of another version's catalog
+    except ZoofleetError:  # the model is of another version's catalog
         return {}
     metrics = info.meta.get("_metrics", {}) if info else {}
     return {

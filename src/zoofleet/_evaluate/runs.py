@@ -1,43 +1,35 @@
-"""A dataset's way through the cluster."""
+"""The run of a dataset through the cluster."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Final
-
-from PIL import Image
 
 import zoofleet
 from zoofleet._client.client import Client
-from zoofleet._client.items import Item, MediaSource
 from zoofleet._evaluate.datasets import Dataset
 from zoofleet._evaluate.evaluation import Evaluation, Failure
-from zoofleet._evaluate.metrics import Metric, Sample
-from zoofleet._media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, unreadable
+from zoofleet._evaluate.metrics import Metric
+from zoofleet._evaluate.portions import Portion, portions
 from zoofleet._values.resources import Job
 from zoofleet._wire.kinds import kind_of
 from zoofleet.errors import InvalidArgumentError, ResourceExhaustedError, ZoofleetError
 
 __all__ = ["Progress", "evaluate"]
 
-_JOB_BYTES: Final = 512 << 20
-"""A job's files; two jobs at once stay below what a scheduler queues by default, 2 GiB, however large the dataset."""
-
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an evaluation has come, in items.
+    """How far an evaluation has come.
 
     Attributes:
-        sent: sent to the cluster, or found unreadable.
-        done: measured or failed.
-        failed: failed.
-        jobs: names of its jobs that are in the cluster now.
+        sent: number of items that were sent to the cluster, or cannot be read.
+        done: number of items that were measured, or failed.
+        failed: number of items that failed.
+        jobs: names of the evaluation's jobs that are in the cluster now.
     """
 
     sent: int
@@ -47,19 +39,21 @@ class Progress:
 
 
 def evaluate(client: Client, dataset: Dataset, on_progress: Callable[[Progress], None] | None = None) -> Evaluation:
-    """Run a dataset through the cluster and measure the results as they come.
+    """Run a dataset through the cluster, and measure the results as they come.
 
-    The items go as durable jobs of at most 512 MiB, the next one sent while one runs; most datasets are one job. A job
-    is deleted once its results are read; one that was interrupted stays in the cluster. Items that fail are listed and
-    do not count.
+    The items are sent as durable jobs of at most 512 MiB; the next job is sent while one runs. Most datasets are one
+    job. A job is deleted once its results are read. A job that was interrupted stays in the cluster.
 
     Args:
-        client: of a scheduler.
-        dataset: what `open_dataset` gave.
+        client: a client of a scheduler.
+        dataset: a dataset that `open_dataset` has returned.
         on_progress: called after each item.
 
+    Returns:
+        The metrics over all items that did not fail, and the items that failed.
+
     Raises:
-        ZoofleetError: a job cannot be sent or its results cannot be read.
+        ZoofleetError: a job cannot be sent, or its results cannot be read.
     """
     run = _Run(client, dataset, on_progress or (lambda _: None))
     started = time.monotonic()
@@ -88,8 +82,8 @@ class _Run:
     """One evaluation.
 
     Attributes:
-        metric: over all results so far.
-        failures: reason by item.
+        metric: the metric over all results so far.
+        failures: the reason for each item that failed.
     """
 
     def __init__(self, client: Client, dataset: Dataset, on_progress: Callable[[Progress], None]) -> None:
@@ -102,10 +96,10 @@ class _Run:
         self._jobs: list[str] = []
 
     def run(self) -> None:
-        """Send and measure all of it."""
-        queued: deque[tuple[Job, _Portion]] = deque()
-        for samples in _portions(self._dataset.samples):
-            portion = _Portion(samples, self._sent, self._show_sent)
+        """Send and measure all items."""
+        queued: deque[tuple[Job, Portion]] = deque()
+        for samples in portions(self._dataset.samples):
+            portion = Portion(samples, self._sent, self._show_sent)
             try:
                 job = self._send(portion)
             except ResourceExhaustedError:
@@ -123,7 +117,7 @@ class _Run:
         while queued:
             self._measure(*queued.popleft())
 
-    def _send(self, portion: _Portion) -> Job | None:
+    def _send(self, portion: Portion) -> Job | None:
         try:
             return self._client.create_job(portion, [self._dataset.task])
         except InvalidArgumentError:
@@ -131,7 +125,7 @@ class _Run:
                 return None
             raise
 
-    def _measure(self, job: Job, portion: _Portion) -> None:
+    def _measure(self, job: Job, portion: Portion) -> None:
         waiting = {s.item_id: s for s in portion.samples if s.item_id not in portion.unreadable}
         for result in self._client.read_results(job.name, follow=True):
             sample = waiting.pop(result.item_id, None)
@@ -161,73 +155,3 @@ class _Run:
     def _show(self) -> None:
         failed = len(self.failures)
         self._on_progress(Progress(self._sent, self._measured + failed, failed, tuple(self._jobs)))
-
-
-class _Portion:
-    """Samples as a job's items; it can be iterated again, so the client may send the job again.
-
-    Attributes:
-        unreadable: reason by item, of those that were left out.
-    """
-
-    def __init__(self, samples: Sequence[Sample], sent_before: int, on_sent: Callable[[int], None]) -> None:
-        self.samples = samples
-        self.unreadable: dict[str, str] = {}
-        self._sent_before = sent_before
-        self._on_sent = on_sent
-
-    def __iter__(self) -> Iterator[Item]:
-        self.unreadable.clear()
-        for count, sample in enumerate(self.samples, start=1):
-            try:
-                yield Item(_media_of(sample), sample.item_id)
-            except _UnreadableError as error:
-                self.unreadable[sample.item_id] = str(error)
-            self._on_sent(self._sent_before + count)
-
-
-class _UnreadableError(Exception):
-    """Why a file cannot be sent."""
-
-
-def _media_of(sample: Sample) -> MediaSource | tuple[MediaSource, MediaSource]:
-    if isinstance(sample.media, tuple):
-        first, second = map(_one_media, sample.media)
-        return first, second
-    return _one_media(sample.media)
-
-
-def _one_media(path: Path) -> MediaSource:
-    reason = unreadable(path)
-    if reason is not None:
-        raise _UnreadableError(f"cannot read {path}: {reason}")
-    if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-        return path
-    try:  # a format that no server reads, such as PPM: it travels as PNG
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _UnreadableError(f"cannot read {path}: {error}") from None
-
-
-def _portions(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-    """Samples in runs whose files have at most `_JOB_BYTES`."""
-    portion: list[Sample] = []
-    size = 0
-    for sample in samples:
-        paths = sample.media if isinstance(sample.media, tuple) else (sample.media,)
-        added = sum(_size(path) for path in paths)
-        if portion and size + added > _JOB_BYTES:
-            yield portion
-            portion, size = [], 0
-        portion.append(sample)
-        size += added
-    if portion:
-        yield portion
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

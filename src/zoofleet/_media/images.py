@@ -1,4 +1,4 @@
-"""Untrusted bytes to upright RGB images."""
+"""Decoding of untrusted bytes to upright RGB images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["decode_image", "describe"]
 
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
-# Pillow warns of large images, and refuses larger ones without saying how large; `decode_image` checks them itself.
+# Pillow warns of large images, and refuses larger ones without saying how large. `decode_image` checks the size itself.
 Image.MAX_IMAGE_PIXELS = None
 quiet_pillow()
 
@@ -28,19 +28,23 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each EXIF orientation."""
+"""The transpositions that make an image upright, by its EXIF orientation. 1 is upright (Exif 2.32, tag 0x0112)."""
 
 
 def decode_image(data: bytes, max_pixels: int) -> Image.Image:
     """Decode an image to mode RGB.
 
-    The EXIF orientation is applied: all results are in coordinates of the upright image. Of an animation the first
-    frame counts. 16 bits a channel become 8 by their upper byte; an alpha channel is dropped, as the zoo's models saw
-    it in training; CMYK and palettes are converted.
+    The EXIF orientation is applied, so that all results are in coordinates of the upright image. An animation gives its
+    first frame. Of 16 bits a channel, the upper 8 are kept. An alpha channel is dropped, as in the training of the
+    zoo's models. CMYK and palettes are converted.
+
+    Args:
+        data: a JPEG, PNG, WebP, BMP, GIF or TIFF file.
+        max_pixels: number of pixels that an image may have at most.
 
     Raises:
-        ItemTooLargeError: the header announces more than `max_pixels` pixels; nothing was decoded.
-        InvalidMediaError: not an image of a known format, truncated, or broken.
+        ItemTooLargeError: the header announces more than `max_pixels` pixels. Nothing was decoded.
+        InvalidMediaError: the data are no image of a known format, truncated, or broken.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -62,10 +66,10 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; broken EXIF data counts as 1, upright, since the image itself can be read."""
+    """Return the EXIF orientation, 1 to 8. Broken EXIF data count as 1, upright, since the image itself can be read."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # noqa: BLE001 - as in `decode_image`
+    except Exception:  # noqa: BLE001 - Pillow raises nearly anything at broken EXIF data
         return 1
     return value if isinstance(value, int) else 1
 
@@ -78,12 +82,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise InvalidMediaError(f"a {image.format} of 32-bit pixels, whose range is unknown; accepted: 8 or 16 bits")
     if "transparency" in image.info:
-        image = image.convert("RGBA")  # at once to RGB, Pillow warns of some palettes
+        image = image.convert("RGBA")  # in one step to RGB, Pillow warns of some palettes
     return image.convert("RGB")
 
 
 def describe(data: bytes) -> str:
-    """What bytes look like, for messages about media that cannot be read."""
+    """Return what bytes look like, such as `a PDF (1234 bytes)`, for messages about media that cannot be read."""
     if not data:
         return "an item of 0 bytes"
     head = data[:16]
@@ -119,5 +123,5 @@ def _is_utf8(data: bytes) -> bool:
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
-        return error.start >= len(data) - 3  # cut within a character
+        return error.start >= len(data) - 3  # the sample ends within a character
     return True

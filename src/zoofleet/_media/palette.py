@@ -7,9 +7,10 @@ import numpy.typing as npt
 
 
 def voc_palette() -> npt.NDArray[np.uint8]:
-    """Return PASCAL VOC's colours, uint8 (256, 3), RGB.
+    """Return PASCAL VOC's colours of classes by index, uint8 (256, 3), RGB.
 
-    The bits of a class's index are spread over the channels, from the top bit down.
+    Bits 0, 3 and 6 of an index are the highest bits of red, bits 1, 4 and 7 those of green, bits 2 and 5 those of blue
+    (VOClabelcolormap in PASCAL VOC's devkit).
     """
     index = np.arange(256)
     palette = np.zeros((256, 3), dtype=np.uint8)

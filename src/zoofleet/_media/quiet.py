@@ -1,4 +1,4 @@
-"""Nothing that Pillow says of odd files reaches the console."""
+"""Silence for Pillow's messages on odd files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["quiet_pillow"]
 def quiet_pillow() -> None:
     """Silence Pillow's warnings and log lines in this process, in all threads.
 
-    They would come once a file, of broken EXIF data and the like; whether the file can be read is all that counts.
-    PyAV says nothing unless it is asked to.
+    Pillow writes one for each file with broken EXIF data and the like, where all that counts is whether the file can be
+    read. PyAV is silent by default.
     """
-    # Pillow warns from its own modules: none of its warnings names a caller's.
+    # Pillow's warnings name its own modules, never those of its callers.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)

@@ -1,9 +1,9 @@
-"""COCO's compressed run-length encoding of masks, in numpy.
+"""COCO's compressed run-length encoding of masks, in numpy: the `counts` that pycocotools reads and writes.
 
-A mask is read column by column. Its runs of equal pixels alternate between 0 and 1, beginning with 0 (a first run of
-length 0 where the first pixel is 1). From the fourth run on, what is stored is the difference to the run two before.
-Each number is written in groups of 5 bits, lowest first, as the ASCII character 48 + group, plus 32 while more groups
-follow; bit 4 of the last group is the sign. This is the `counts` that pycocotools reads and writes.
+A mask is read column by column. Its runs of equal pixels alternate between 0 and 1, beginning with 0; the first run has
+length 0 where the first pixel is 1. From the fourth run on, the stored number is the difference to the run two before.
+Each number is written in groups of 5 bits, the lowest first, as the ASCII character 48 + group, plus 32 while more
+groups follow. Bit 4 of the last group is the sign (rleToString in cocoapi's maskApi.c).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from zoofleet.errors import InvalidArgumentError
 __all__ = ["area", "decode", "encode", "runs_of"]
 
 _MAX_GROUPS = 7
-"""Characters a number may take: 35 bits hold every 32-bit run length and every difference of two."""
+"""Characters that a number may take: 35 bits hold every 32-bit run length and every difference of two."""
 
 
 def encode(mask: npt.NDArray[np.bool_] | npt.NDArray[np.uint8]) -> bytes:
     """Encode a mask as pycocotools' `counts`.
 
     Args:
-        mask: (H, W) bool, or uint8 in which all but 0 counts as 1.
+        mask: bool (H, W), or uint8 (H, W), in which every value but 0 counts as 1.
 
     Raises:
         InvalidArgumentError: the mask has another shape or type.
@@ -50,12 +50,20 @@ def encode(mask: npt.NDArray[np.bool_] | npt.NDArray[np.uint8]) -> bytes:
 
 
 def decode(counts: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:
-    """Decode `counts` to a mask (height, width).
+    """Decode pycocotools' `counts` to a mask.
 
-    Memory is bounded by `height * width`, whatever `counts` says.
+    The memory that this takes is bounded by the number of pixels, whatever `counts` has.
+
+    Args:
+        counts: the compressed run lengths.
+        height: the mask's height in pixels.
+        width: the mask's width in pixels.
+
+    Returns:
+        bool (height, width).
 
     Raises:
-        InvalidArgumentError: `counts` is malformed or does not describe exactly height * width pixels.
+        InvalidArgumentError: `counts` is malformed, or does not describe exactly height * width pixels.
     """
     if height < 0 or width < 0:
         raise InvalidArgumentError(f"a mask of {height}x{width} pixels; neither side may be negative")
@@ -72,7 +80,7 @@ def decode(counts: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:
 
 
 def area(counts: bytes) -> int:
-    """Number of pixels that are 1.
+    """Return the number of pixels that are 1.
 
     Raises:
         InvalidArgumentError: `counts` is malformed.
@@ -81,7 +89,7 @@ def area(counts: bytes) -> int:
 
 
 def runs_of(counts: bytes) -> npt.NDArray[np.int64]:
-    """Run lengths, int64, none negative, of zeros and ones in turn; their sum is the mask's number of pixels.
+    """Return the lengths of the runs of zeros and ones in turn, int64 (runs,); their sum is the number of pixels.
 
     Raises:
         InvalidArgumentError: `counts` is malformed.

@@ -1,4 +1,4 @@
-"""From paths that a user names to the files behind them."""
+"""The files behind the paths that a user names, and the errors of those that cannot be read."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ VIDEO_SUFFIXES: Final = frozenset(
 
 
 def expand(paths: Iterable[str], suffixes: frozenset[str]) -> list[Path]:
-    """Files behind files, folders and globs, each once, in the order given; folders recursively, sorted.
+    """Return the files behind paths, folders and globs, each once, in the order given.
 
     Args:
-        paths: a file is taken whatever its name; a pattern such as `photos/**/*.jpg` works even if quoted.
-        suffixes: which files of a folder are taken, in lower case.
+        paths: files, which may have any name; folders, which are searched with their subfolders, in sorted order; and
+            globs such as `photos/**/*.jpg`.
+        suffixes: the suffixes, in lower case, of the files that are taken from a folder.
 
     Raises:
-        MediaNotFoundError: a path that is not there.
-        InvalidMediaError: a folder or pattern without any such file.
+        MediaNotFoundError: a path is not there.
+        InvalidMediaError: a folder has no file with such a suffix, or a glob matches no file.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -37,7 +38,7 @@ def expand(paths: Iterable[str], suffixes: frozenset[str]) -> list[Path]:
 
 
 def _expand_one(path: str, suffixes: frozenset[str]) -> Iterator[Path]:
-    if os.path.isdir(path):  # noqa: PTH112 - a zero byte in the path is no error here
+    if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it takes a zero byte
         yield from _walk(Path(path), suffixes)
     elif os.path.lexists(path):
         yield Path(path)
@@ -58,7 +59,7 @@ def _walk(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
 
 
 def unreadable(path: Path) -> str | None:
-    """Why a file cannot be read; None where it can."""
+    """Return why a file cannot be read. None where it can be read."""
     try:
         with path.open("rb"):
             return None
@@ -67,11 +68,14 @@ def unreadable(path: Path) -> str | None:
 
 
 def read_error(path: str | os.PathLike[str], error: OSError | ValueError) -> ZoofleetError:
-    """What to raise where a file that a caller named cannot be read.
+    """Return the error to raise where a file that a caller named cannot be read.
 
     Args:
         path: the file.
-        error: what reading it raised; ValueError stands for a zero byte in the path.
+        error: what reading the file raised. A ValueError comes from a zero byte in the path.
+
+    Returns:
+        A `MediaNotFoundError`, `PermissionDeniedError` or `InvalidMediaError`.
     """
     message = f"cannot read {os.fspath(path)!r}: {_reason(error)}"
     if isinstance(error, FileNotFoundError | NotADirectoryError):

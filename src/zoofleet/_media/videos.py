@@ -1,4 +1,4 @@
-"""Untrusted bytes to upright RGB video frames."""
+"""Decoding of untrusted bytes to upright RGB video frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoofleet.errors import InvalidMediaError, ItemTooLargeError
 
 __all__ = ["Frame", "VideoReader", "sampled"]
 
-# Playlists and the like make FFmpeg open other files and addresses: only real containers, and no protocol for more.
+# Playlists and the like make FFmpeg open other files and addresses, so only containers are read, without any protocol.
 _OPEN_OPTIONS: Final = {
     "format_whitelist": "mov,matroska,avi,mpegts,mpeg,mpegvideo,h264,hevc,ivf,flv,ogg,asf,gif,m4v,mxf,y4m,yuv4mpegpipe",
     "protocol_whitelist": "none",
@@ -32,9 +32,9 @@ class Frame:
     """A decoded frame.
 
     Attributes:
-        index: position in the video, from 0, in display order.
-        pts: seconds from the start of the video.
-        source: as FFmpeg gave it.
+        index: the frame's position in the video, from 0, in display order.
+        pts: the presentation time in seconds from the start of the video.
+        source: the frame as FFmpeg has decoded it.
     """
 
     index: int
@@ -42,10 +42,10 @@ class Frame:
     source: VideoFrame
 
     def image(self) -> Image.Image:
-        """The upright frame in RGB.
+        """Return the upright frame as an RGB image.
 
         Raises:
-            InvalidMediaError: its pixel format cannot be converted.
+            InvalidMediaError: the frame's pixel format cannot be converted.
         """
         with _as_media_errors(f"frame {self.index}"):
             pixels = self.source.to_ndarray(format="rgb24")  # (H, W, 3)
@@ -54,22 +54,25 @@ class Frame:
 
 
 class VideoReader:
-    """The frames of one video, decoded as they are asked for. May be used from several threads, one at a time.
+    """Decodes the frames of one video as they are asked for. May be used from several threads, which then take turns.
 
-    Rotation that the container asks for is applied where it is a multiple of 90 degrees.
+    A rotation that the container asks for is applied where it is a multiple of 90 degrees.
 
     Args:
-        file: the encoded video, seekable; the caller closes it after the reader.
-        max_pixels: most pixels of a frame.
+        file: the encoded video, seekable. The caller closes it after the reader.
+        max_pixels: number of pixels that a frame may have at most.
+
+    Attributes:
+        decoded_count: number of frames decoded so far.
 
     Raises:
-        InvalidMediaError: not a video that FFmpeg reads.
-        ItemTooLargeError: frames of more than `max_pixels` pixels.
+        InvalidMediaError: FFmpeg cannot read the file as a video.
+        ItemTooLargeError: the frames have more than `max_pixels` pixels.
     """
 
     def __init__(self, file: BinaryIO, max_pixels: int) -> None:
         self._max_pixels = max_pixels
-        self._lock = threading.Lock()  # a container that is closed while it decodes takes the process with it
+        self._lock = threading.Lock()  # to close a container while it decodes crashes the process
         self._closed = False
         self.decoded_count = 0
         with _as_media_errors("the video"):
@@ -93,16 +96,16 @@ class VideoReader:
 
     @property
     def frame_rate(self) -> float:
-        """Average frames a second as the container says, 0 where it does not."""
+        """The average number of frames a second, as the container says. 0 where it does not say."""
         return float(self._stream.average_rate or 0)
 
     @property
     def frame_count(self) -> int:
-        """Number of frames as the container says, 0 where it does not."""
+        """The number of frames, as the container says. 0 where it does not say."""
         return self._stream.frames
 
     def next(self) -> Frame | None:
-        """The next frame, None after the last one and once the reader is closed.
+        """Decode and return the next frame. Return None after the last one, and once the reader is closed.
 
         Raises:
             InvalidMediaError: the video is broken or ends early.
@@ -112,7 +115,7 @@ class VideoReader:
             return None if self._closed else next(self._frames, None)
 
     def close(self) -> None:
-        """Free the decoder, once it is done with the frame it is at."""
+        """Free the decoder, once it is done with the present frame."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -158,14 +161,20 @@ def _as_media_errors(what: str, reader: VideoReader | None = None) -> Iterator[N
 
 
 def sampled(file: BinaryIO, num_frames: int, max_pixels: int) -> Iterator[Image.Image]:
-    """Frames of a whole clip, spread evenly from its first to its last, one at a time.
+    """Yield frames of a clip, spread evenly from the first to the last.
 
-    The clip is decoded twice, since what containers say of their length cannot be relied on. A clip with fewer frames
-    gives some of them more than once.
+    The clip is decoded twice, since the frame counts in containers are not reliable. A clip with fewer frames gives
+    some of them more than once.
+
+    Args:
+        file: the encoded clip, seekable.
+        num_frames: number of frames to yield.
+        max_pixels: number of pixels that a frame may have at most.
 
     Raises:
-        InvalidMediaError: not a video, or one that cannot be decoded to its end; says how many frames could.
-        ItemTooLargeError: frames of more than `max_pixels` pixels.
+        InvalidMediaError: the file is no video, or cannot be decoded to its end. The message has the number of frames
+            that could.
+        ItemTooLargeError: the frames have more than `max_pixels` pixels.
     """
     count = sum(1 for _ in _all(file, max_pixels))
     if count == 0:

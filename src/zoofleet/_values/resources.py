@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from google.protobuf import struct_pb2, timestamp_pb2
 
+from zoofleet._values.enums import member
 from zoofleet._values.tasks import Task
 from zoofleet._wire.kinds import TaskKind as TaskName
 from zoofleet._wire.status import from_status
@@ -21,37 +22,27 @@ __all__ = ["Job", "JobState", "LoadedModel", "Model", "TaskName", "WeightSet", "
 
 
 class JobState(Enum):
-    """Where a job stands."""
+    """The states of a job."""
 
     QUEUED = jobs_pb2.Job.STATE_QUEUED
-    """Stored; nothing has run yet."""
+    """The job is stored, and nothing of it has run yet."""
     RUNNING = jobs_pb2.Job.STATE_RUNNING
-    """Some of it has run or is running."""
+    """Some of the job has run or is running."""
     SUCCEEDED = jobs_pb2.Job.STATE_SUCCEEDED
-    """Every item and task has its result; some of them may be errors."""
+    """Every item has a result from every task. Some of the results may be errors."""
     FAILED = jobs_pb2.Job.STATE_FAILED
-    """Ended early; `Job.error` says why."""
+    """The job ended early, and `Job.error` says why."""
     CANCELLED = jobs_pb2.Job.STATE_CANCELLED
-    """Ended by `cancel_job`."""
+    """`cancel_job` ended the job."""
 
 
 class WorkerState(Enum):
-    """Whether a worker takes work."""
+    """The states of a worker."""
 
     READY = fleet_pb2.Worker.STATE_READY
-    """Takes work."""
+    """The worker takes work."""
     DRAINING = fleet_pb2.Worker.STATE_DRAINING
-    """Finishes what it has and takes no more."""
-
-
-_E = TypeVar("_E", bound=Enum)
-
-
-def _member(enum: type[_E], value: int) -> _E:
-    try:
-        return enum(value)
-    except ValueError:
-        raise DataLossError(f"{value} is no {enum.__name__} that this version knows") from None
+    """The worker finishes the work that it has and takes no more."""
 
 
 def _time(parent: Any, field: str) -> datetime | None:
@@ -65,7 +56,7 @@ def _time(parent: Any, field: str) -> datetime | None:
 
 
 def _plain(struct: struct_pb2.Struct) -> Mapping[str, Any]:
-    """A struct of numbers and structs as a mapping of floats and mappings; NaN, a metric not measured, stays."""
+    """Return a struct of numbers and structs as a mapping of floats and mappings. NaN, a metric not measured, stays."""
     result: dict[str, Any] = {}
     for name, value in struct.fields.items():
         kind = value.WhichOneof("kind")
@@ -77,26 +68,26 @@ def _plain(struct: struct_pb2.Struct) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A unit of bulk work: items + tasks.
+    """A unit of bulk work: items and the tasks that run on them.
 
     Attributes:
         name: `jobs/{job}`.
-        tasks: each is run on every item.
-        tenant: whom quotas and fairness count it under.
-        priority: before all jobs of the same tenant with a lower one.
-        ttl: how long it is kept after it has finished; None for the server's default.
-        state: where it stands.
+        tasks: the tasks; each runs on every item.
+        tenant: the name that quotas and fairness count the job under.
+        priority: -100 to 100. A job runs before all jobs of the same tenant with a lower priority.
+        ttl: how long the job is kept after it has finished. None for the server's default.
+        state: the present state.
         item_count: number of items.
-        result_count: results to come in all: items x tasks.
-        committed_count: results committed, errors among them.
-        error_count: results that are errors.
-        create_time: when it was created.
-        start_time: when its first chunk was leased; None before.
-        end_time: when it finished; None before.
-        expire_time: when it will be deleted; None before it has finished.
-        error: why it failed; None where it did not.
-        wait_reason: what an unfinished job waits for where some of it cannot run at present; None where nothing keeps
-            it from running but its turn.
+        result_count: number of results that the job will have: items times tasks.
+        committed_count: number of results that are stored, errors among them.
+        error_count: number of results that are errors.
+        create_time: when the job was created, UTC.
+        start_time: when a worker got the first items. None before that.
+        end_time: when the job finished. None before that.
+        expire_time: when the job will be deleted. None before it has finished.
+        error: why the job failed. None where it did not fail.
+        wait_reason: what an unfinished job waits for where some of it cannot run at present. None where it waits only
+            for its turn.
     """
 
     name: str
@@ -123,7 +114,7 @@ class Job:
 
     @classmethod
     def from_proto(cls, proto: jobs_pb2.Job) -> Job:
-        """From the message of the same name.
+        """Make one from the message of the same name.
 
         Raises:
             DataLossError: an unknown state or a time out of range.
@@ -138,7 +129,7 @@ class Job:
             tenant=proto.tenant,
             priority=proto.priority,
             ttl=ttl,
-            state=_member(JobState, proto.state),
+            state=member(JobState, proto.state),
             item_count=proto.item_count,
             result_count=proto.result_count,
             committed_count=proto.committed_count,
@@ -157,10 +148,10 @@ class LoadedModel:
     """A model in a worker's memory.
 
     Attributes:
-        model: with its weights resolved: `resnet50@IMAGENET1K_V2`.
+        model: the model's name with its weights resolved: `resnet50@IMAGENET1K_V2`.
         worker: `workers/{worker}`.
-        memory_bytes: memory that it takes, measured.
-        pinned: whether it stays until unpinned.
+        memory_bytes: memory that the model takes, as measured.
+        pinned: whether the model stays in memory until it is unpinned.
     """
 
     model: str
@@ -170,7 +161,7 @@ class LoadedModel:
 
     @classmethod
     def from_proto(cls, proto: models_pb2.LoadedModel) -> LoadedModel:
-        """From the message of the same name."""
+        """Make one from the message of the same name."""
         return cls(proto.model, proto.worker, proto.memory_bytes, proto.pinned)
 
 
@@ -179,12 +170,12 @@ class WeightSet:
     """A published set of weights.
 
     Attributes:
-        weight_set_id: such as `IMAGENET1K_V2`.
-        is_default: whether `@DEFAULT` means this one.
-        url: where it is published.
+        weight_set_id: the name after the `@`, such as `IMAGENET1K_V2`.
+        is_default: whether `@DEFAULT` means this weight set.
+        url: where the file is published.
         size_bytes: size of the file.
         gflops: floating-point operations of one forward pass, in units of 10^9.
-        metrics: published accuracy: data set to metric to value.
+        metrics: the published accuracy, as a mapping from data sets to mappings from metrics to values.
     """
 
     weight_set_id: str
@@ -196,7 +187,7 @@ class WeightSet:
 
     @classmethod
     def from_proto(cls, proto: models_pb2.WeightSet) -> WeightSet:
-        """From the message of the same name.
+        """Make one from the message of the same name.
 
         Raises:
             DataLossError: a metric is neither a number nor metrics by name.
@@ -211,10 +202,10 @@ class Model:
 
     Attributes:
         name: `models/{builder}`, such as `models/resnet50`.
-        task: the kind of task it serves.
+        task: the kind of task that the model serves.
         parameter_count: number of parameters.
-        weight_sets: its published weight sets.
-        loaded_models: where it is loaded now.
+        weight_sets: the published weight sets.
+        loaded_models: the model in the memory of workers, one for each worker and weight set.
     """
 
     name: str
@@ -225,14 +216,14 @@ class Model:
 
     @classmethod
     def from_proto(cls, proto: models_pb2.Model) -> Model:
-        """From the message of the same name.
+        """Make one from the message of the same name.
 
         Raises:
             DataLossError: an unknown kind of task.
         """
         return cls(
             proto.name,
-            _member(TaskName, proto.task_kind),
+            member(TaskName, proto.task_kind),
             proto.parameter_count,
             tuple(WeightSet.from_proto(weights) for weights in proto.weight_sets),
             tuple(LoadedModel.from_proto(loaded) for loaded in proto.loaded_models),
@@ -245,21 +236,21 @@ class Worker:
 
     Attributes:
         name: `workers/{worker}`.
-        address: host:port at which schedulers dial it.
-        state: whether it takes work.
-        device: such as `cpu` or `cuda:0`, with the product's name in brackets where known.
-        version: Zoofleet's version.
-        builders: names of the builders that it can load.
-        max_inflight_items: items that it takes at once.
+        address: the `host:port` at which schedulers reach the worker.
+        state: whether the worker takes work.
+        device: the device, such as `cpu` or `cuda:0`, with the product's name in brackets where known.
+        version: the version of Zoofleet that the worker runs.
+        builders: names of the builders that the worker can load.
+        max_inflight_items: number of items that the worker takes at once.
         memory_budget_bytes: memory that models may take.
-        loaded_models: in memory now.
-        inflight_items: items received and not answered yet.
-        item_count: items answered since the process started.
-        error_count: results that were errors since the process started.
+        loaded_models: the models in memory.
+        inflight_items: number of items that the worker has received and not answered yet.
+        item_count: number of items answered since the process started.
+        error_count: number of results that were errors since the process started.
         resident_bytes: resident memory of the process.
-        batch_start_time: since when the device has been in its present batch; None while it has nothing to run.
-        register_time: when it registered.
-        heartbeat_time: when it last beat.
+        batch_start_time: when the device began its present batch, UTC. None while it has nothing to run.
+        register_time: when the worker registered.
+        heartbeat_time: when the scheduler last heard from the worker.
     """
 
     name: str
@@ -281,7 +272,7 @@ class Worker:
 
     @classmethod
     def from_proto(cls, proto: fleet_pb2.Worker) -> Worker:
-        """From the message of the same name.
+        """Make one from the message of the same name.
 
         Raises:
             DataLossError: an unknown state or a time out of range.
@@ -290,7 +281,7 @@ class Worker:
         return cls(
             name=proto.name,
             address=proto.address,
-            state=_member(WorkerState, proto.state),
+            state=member(WorkerState, proto.state),
             device=proto.device,
             version=proto.version,
             builders=tuple(proto.builders),

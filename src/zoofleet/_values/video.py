@@ -1,4 +1,4 @@
-"""What the analysis of a video gives, as plain dataclasses."""
+"""The results of the analysis of a video as plain dataclasses."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class VideoInfo:
     """What the container says of its video.
 
     Attributes:
-        width: in pixels.
-        height: in pixels.
-        frame_rate: average frames a second; 0 where unknown.
-        frame_count: number of frames; 0 where unknown.
+        width: the frames' width in pixels.
+        height: the frames' height in pixels.
+        frame_rate: the average number of frames a second. 0 where unknown.
+        frame_count: the number of frames. 0 where unknown.
     """
 
     width: int
@@ -30,7 +30,7 @@ class VideoInfo:
 
     @classmethod
     def from_proto(cls, proto: vision_pb2.VideoInfo) -> VideoInfo:
-        """From the message of the same name."""
+        """Make one from the message of the same name."""
         return cls(proto.width, proto.height, proto.frame_rate, proto.frame_count)
 
 
@@ -39,9 +39,9 @@ class FrameResults:
     """The results of one analysed frame.
 
     Attributes:
-        frame_index: position in the video, from 0, in display order; counts frames that were not analysed too.
-        pts: presentation time in seconds from the start of the video.
-        results: one for each task that had all it needs, in the order of the tasks.
+        frame_index: the frame's position in the video, from 0, in display order, among all frames.
+        pts: the presentation time in seconds from the start of the video.
+        results: one result for each task that had all the frames it needs, in the order of the tasks.
     """
 
     frame_index: int
@@ -50,7 +50,7 @@ class FrameResults:
 
     @classmethod
     def from_proto(cls, proto: vision_pb2.FrameResults) -> FrameResults:
-        """From the message of the same name.
+        """Make one from the message of the same name.
 
         Raises:
             DataLossError: a result carries no outcome, or a broken one.
@@ -64,9 +64,9 @@ class VideoSummary:
     """How an analysis ended.
 
     Attributes:
-        decoded_frame_count: frames decoded.
-        analyzed_frame_count: frames analysed.
-        error: why it ended before the video did; None where it did not.
+        decoded_frame_count: number of frames that were decoded.
+        analyzed_frame_count: number of frames that were analysed.
+        error: why the analysis ended before the video did. None where it reached the end.
     """
 
     decoded_frame_count: int
@@ -75,6 +75,6 @@ class VideoSummary:
 
     @classmethod
     def from_proto(cls, proto: vision_pb2.VideoSummary) -> VideoSummary:
-        """From the message of the same name."""
+        """Make one from the message of the same name."""
         error = from_status(proto.error) if proto.HasField("error") else None
         return cls(proto.decoded_frame_count, proto.analyzed_frame_count, error)

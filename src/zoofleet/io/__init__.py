@@ -1,4 +1,4 @@
-"""Images and videos from files to tensors, decoded as the cluster's workers decode them."""
+"""Reading of images and videos into tensors, with the decoders of the cluster's workers."""
 
 from zoofleet.io.image import read_image
 from zoofleet.io.video import read_video

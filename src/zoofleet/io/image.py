@@ -1,4 +1,4 @@
-"""Images from files to tensors."""
+"""Reading of images into tensors."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from zoofleet._media.sources import read_error
 __all__ = ["read_image"]
 
 _MAX_PIXELS: Final = 1 << 28
+"""268 megapixels: more than cameras take, and 805 MB in memory."""
 
 
 def read_image(path: str | os.PathLike[str]) -> Tensor:
     """Read an image as RGB, upright.
 
+    Grey and palette images become RGB, an alpha channel is dropped, and the EXIF orientation is applied.
+
     Args:
-        path: of a JPEG, PNG, WebP, BMP, GIF or TIFF file.
+        path: the path of a JPEG, PNG, WebP, BMP, GIF or TIFF file.
 
     Returns:
-        uint8 (3, H, W). Grey and palette images become RGB, an alpha channel is dropped, the EXIF orientation applied.
+        The image, uint8 (3, H, W).
 
     Raises:
-        MediaNotFoundError: there is no such file.
-        PermissionDeniedError: it may not be read.
-        InvalidMediaError: it is no image.
-        ItemTooLargeError: more than 2**28 pixels.
+        MediaNotFoundError: there is no such file. This is a FileNotFoundError, too.
+        PermissionDeniedError: the file may not be read.
+        InvalidMediaError: the file is no image.
+        ItemTooLargeError: the image has more than 2**28 pixels.
     """
     try:
         data = Path(path).read_bytes()

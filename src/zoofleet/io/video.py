@@ -1,4 +1,4 @@
-"""Videos from files to tensors."""
+"""Reading of videos into tensors."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from zoofleet.errors import InvalidArgumentError, InvalidMediaError
 __all__ = ["read_video"]
 
 _MAX_PIXELS: Final = 1 << 28
+"""Most pixels of a frame: 268 megapixels, 805 MB in memory."""
 
 
 def read_video(
@@ -26,19 +27,19 @@ def read_video(
     """Read all frames of a video into memory, as RGB, upright.
 
     Args:
-        path: of a file in a format that FFmpeg reads.
-        output_format: the order of the frames' axes.
+        path: the path of a file in a format that FFmpeg reads.
+        output_format: the order of the frames' axes: `THWC` or `TCHW`, for time T, height H, width W and channels C.
 
     Returns:
-        The frames, uint8 (T, H, W, 3) or (T, 3, H, W); the sound, which is not decoded, as an empty float tensor
-        (1, 0); and `{"video_fps": frames a second}`, without the entry where the file does not say.
+        The frames, uint8 (T, H, W, 3) or (T, 3, H, W). The sound, which is not decoded, as an empty float tensor
+        (1, 0). A dict with the frames a second as `video_fps`, which is empty where the file does not say.
 
     Raises:
-        MediaNotFoundError: there is no such file.
-        PermissionDeniedError: it may not be read.
-        InvalidMediaError: it is no video, or it is broken or ends early.
-        ItemTooLargeError: frames of more than 2**28 pixels.
-        InvalidArgumentError: another output format.
+        MediaNotFoundError: there is no such file. This is a FileNotFoundError, too.
+        PermissionDeniedError: the file may not be read.
+        InvalidMediaError: the file is no video, or the video is broken or ends early.
+        ItemTooLargeError: the frames have more than 2**28 pixels.
+        InvalidArgumentError: the output format is another one.
     """
     if output_format not in ("THWC", "TCHW"):
         raise InvalidArgumentError(f"output_format is {output_format!r}; accepted: 'THWC', 'TCHW'")

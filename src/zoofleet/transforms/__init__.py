@@ -1,7 +1,7 @@
-"""The classic transforms, for code that puts its preprocessing together by hand.
+"""The classic transforms, for code that composes its preprocessing by hand.
 
-Published weights bring their own: `weights.transforms()`. Images are RGB Pillow images or tensors (..., 3, H, W), uint8
-or floating point.
+Published weights have transforms of their own: `weights.transforms()`. Images are RGB Pillow images, or tensors
+(..., 3, H, W), uint8 or floating point.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = ["CenterCrop", "Compose", "ConvertImageDtype", "Normalize", "PILToTens
 
 @dataclass(frozen=True)
 class Compose:
-    """One transform after the other.
+    """Apply transforms one after the other.
 
     Attributes:
-        transforms: each takes what the one before returns.
+        transforms: the transforms. Each takes what the one before returns.
     """
 
     transforms: Sequence[Callable[[Any], Any]]
 
     def __call__(self, image: Any) -> Any:
-        """Apply them all."""
+        """Return what the last transform makes of the image."""
         for transform in self.transforms:
             image = transform(image)
         return image
@@ -41,23 +41,23 @@ class Compose:
 
 @dataclass(frozen=True)
 class Resize:
-    """Resize, bilinear and antialiased.
+    """Resize an image, bilinear and antialiased.
 
     Attributes:
-        size: (height, width) in pixels, or of the shorter side alone.
+        size: (height, width) in pixels, or the length of the shorter side, which keeps the aspect ratio.
     """
 
     size: int | Sequence[int]
 
     def __call__(self, image: Picture) -> Picture:
-        """The resized image, of the type of the given one."""
+        """Return the resized image, of the same type as the image."""
         size = (self.size,) if isinstance(self.size, int) else self.size
         return _image.resize(_image.checked(image), size, "bilinear")
 
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Cut out the middle; what the image lacks is added as black.
+    """Cut out the middle of an image. Where the image is smaller, black is added around it.
 
     Attributes:
         size: (height, width) in pixels, or the side of a square.
@@ -66,42 +66,42 @@ class CenterCrop:
     size: int | tuple[int, int]
 
     def __call__(self, image: Picture) -> Picture:
-        """The middle, of the type of the given image."""
+        """Return the middle of the image, of the same type as the image."""
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
         return _image.center_crop(_image.checked(image), size)
 
 
 @dataclass(frozen=True)
 class PILToTensor:
-    """A Pillow image to a uint8 tensor."""
+    """Convert a Pillow image to a uint8 tensor."""
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """RGB to uint8 (3, H, W), L to (1, H, W)."""
+        """Return uint8 (3, H, W) for mode RGB, (1, H, W) for mode L."""
         pixels = torch.from_numpy(np.atleast_3d(np.array(image)))  # (H, W, C)
         return pixels.permute(2, 0, 1).contiguous()  # (C, H, W)
 
 
 @dataclass(frozen=True)
 class ToTensor:
-    """A Pillow image to a float tensor (3, H, W) in [0, 1]."""
+    """Convert a Pillow image to a float tensor."""
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """RGB to float32 (3, H, W)."""
+        """Return float32 (3, H, W) in [0, 1] for mode RGB."""
         return _image.to_float(_image.checked(image)).contiguous()
 
 
 @dataclass(frozen=True)
 class ConvertImageDtype:
-    """Integers of 0 to 255 to floating point in [0, 1].
+    """Convert integers of 0 to 255 to floating point in [0, 1].
 
     Attributes:
-        dtype: a floating-point type.
+        dtype: the type to convert to, a floating-point one.
     """
 
     dtype: torch.dtype = torch.float32
 
     def __call__(self, image: Tensor) -> Tensor:
-        """The tensor in that type.
+        """Return the image in that type. Floating-point values stay as they are.
 
         Raises:
             InvalidArgumentError: the tensor is neither uint8 nor floating point, or the type is an integer one.
@@ -115,16 +115,16 @@ class ConvertImageDtype:
 
 @dataclass(frozen=True)
 class Normalize:
-    """Subtract a mean from each channel and divide by a deviation.
+    """Subtract a mean from each channel, and divide by a standard deviation.
 
     Attributes:
-        mean: for each channel.
-        std: for each channel.
+        mean: the mean of each channel.
+        std: the standard deviation of each channel.
     """
 
     mean: Sequence[float]
     std: Sequence[float]
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Floating-point (..., C, H, W) to the same shape."""
+        """Return a floating-point image (..., C, H, W), normalized, in the same shape and type."""
         return _image.normalize(image, self.mean, self.std)

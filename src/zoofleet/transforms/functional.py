@@ -1,4 +1,4 @@
-"""Tensors to pictures."""
+"""Conversions of tensors to images."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["to_pil_image"]
 
 
 def to_pil_image(picture: Tensor) -> Image.Image:
-    """A tensor as a Pillow image, of mode RGB, or L for a single channel.
+    """Return a tensor as a Pillow image, of mode RGB, or of mode L for a single channel.
 
     Args:
-        picture: (3, H, W), (1, H, W) or (H, W); uint8, or floating point in [0, 1], clipped to it.
+        picture: (3, H, W), (1, H, W) or (H, W), uint8, or floating point in [0, 1]. Values beyond are clipped.
 
     Raises:
-        InvalidArgumentError: another shape or type.
+        InvalidArgumentError: the tensor has another shape or type.
     """
     planes = picture[None] if picture.ndim == 2 else picture
     if planes.ndim != 3 or planes.shape[0] not in (1, 3):

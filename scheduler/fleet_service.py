@@ -8,28 +8,18 @@ from typing import Any, Final
 import grpc.aio
 
 from zoofleet._serving.handlers import aborting
+from zoofleet._wire import pages
+from zoofleet._wire.names import parse_worker_name
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.scheduler import pages
 from zoofleet.scheduler.config import SchedulerConfig
 from zoofleet.scheduler.fleet import Fleet
 from zoofleet.v1 import fleet_pb2, fleet_pb2_grpc
 
-_NAME: Final = re.compile(r"workers/([A-Za-z0-9][A-Za-z0-9._-]{0,127})")
 _ADDRESS: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.%]{2,64}\]):([0-9]{1,5})")
 _INSTANCE: Final = re.compile(r"[A-Za-z0-9-]{0,64}")
 _DEFAULT_PAGE: Final = 200
 
 _Context = grpc.aio.ServicerContext[Any, Any]
-
-
-def parse_worker_name(name: str) -> str:
-    """Return the id in `workers/{worker}`, or raise InvalidArgumentError."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise InvalidArgumentError(
-            f"worker name {name[:80]!r} is not written 'workers/ID' with 1 to 128 letters, digits, '.', '_' or '-'"
-        )
-    return match[1]
 
 
 class FleetService(fleet_pb2_grpc.FleetServicer):
@@ -87,13 +77,10 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self, request: fleet_pb2.ListWorkersRequest, context: _Context
     ) -> fleet_pb2.ListWorkersResponse:
         async with aborting(context):
-            count = pages.size(request.page_size, _DEFAULT_PAGE)
-            after = pages.decode("page_token", "workers", request.page_token) if request.page_token else ""
             workers = await self._fleet.read()
-        names = sorted(name for name in workers if name > after)
+            names, token = pages.page("workers", list(workers), request.page_size, request.page_token, _DEFAULT_PAGE)
         return fleet_pb2.ListWorkersResponse(
-            workers=[workers[name].to_proto() for name in names[:count]],
-            next_page_token=pages.encode("workers", names[count - 1]) if len(names) > count else "",
+            workers=[workers[name].to_proto() for name in names], next_page_token=token
         )
 
     async def DrainWorker(  # noqa: D102, N802

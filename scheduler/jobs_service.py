@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,11 +12,12 @@ import grpc.aio
 from google.protobuf import empty_pb2
 
 from zoofleet._catalog import ModelName
-from zoofleet._serving.handlers import aborting
-from zoofleet._wire.parts import PART_BYTES, split
+from zoofleet._serving.handlers import aborting, check_first
+from zoofleet._wire import pages
+from zoofleet._wire.names import parse_job_name
+from zoofleet._wire.parts import cut
 from zoofleet._wire.status import to_status
 from zoofleet.errors import InvalidArgumentError, UnavailableError, ZoofleetError
-from zoofleet.scheduler import pages
 from zoofleet.scheduler.config import SchedulerConfig
 from zoofleet.scheduler.fleet import Fleet
 from zoofleet.scheduler.queue import Queue
@@ -26,20 +26,12 @@ from zoofleet.scheduler.store import Store
 from zoofleet.scheduler.upload import Upload, check_tenant
 from zoofleet.v1 import jobs_pb2, jobs_pb2_grpc, vision_pb2
 
-_NAME: Final = re.compile(r"jobs/([0-9a-f]{32})")
 _DEFAULT_PAGE: Final = 50
 _WATCH_INTERVAL: Final = 0.1
 _MISSING_PREFIX: Final = "c"
 """Starts cursors among the results that a job that ended early never got."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
-
-
-def _parse_name(name: str) -> str:
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise InvalidArgumentError(f"job name {name[:80]!r} is not written 'jobs/ID' with 32 hex digits")
-    return match[1]
 
 
 class JobsService(jobs_pb2_grpc.JobsServicer):
@@ -71,9 +63,7 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
     ) -> jobs_pb2.Job:
         async with aborting(context):
             first = await anext(requests, jobs_pb2.CreateJobRequest())
-            given = first.WhichOneof("message")
-            if given != "spec":
-                raise InvalidArgumentError(f"the first message sets {given or 'nothing'!r}; accepted: 'spec'")
+            check_first(first, "spec")
             upload = Upload(self._queue, self._config, first.spec)
             try:
                 await upload.begin()
@@ -90,7 +80,7 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
 
     async def GetJob(self, request: jobs_pb2.GetJobRequest, context: _Context) -> jobs_pb2.Job:  # noqa: D102, N802
         async with aborting(context):
-            return await self._to_proto(await self._queue.get(_parse_name(request.name)))
+            return await self._to_proto(await self._queue.get(parse_job_name(request.name)))
 
     async def ListJobs(  # noqa: D102, N802
         self, request: jobs_pb2.ListJobsRequest, context: _Context
@@ -110,7 +100,7 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
         self, request: jobs_pb2.CancelJobRequest, context: _Context
     ) -> jobs_pb2.Job:
         async with aborting(context):
-            job_id = _parse_name(request.name)
+            job_id = parse_job_name(request.name)
             await self._queue.cancel(job_id)
             return await self._to_proto(await self._queue.get(job_id))
 
@@ -118,14 +108,14 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
         self, request: jobs_pb2.DeleteJobRequest, context: _Context
     ) -> empty_pb2.Empty:
         async with aborting(context):
-            await self._queue.delete(_parse_name(request.name))
+            await self._queue.delete(parse_job_name(request.name))
             return empty_pb2.Empty()
 
     async def WatchJob(  # noqa: D102, N802
         self, request: jobs_pb2.WatchJobRequest, context: _Context
     ) -> AsyncIterator[jobs_pb2.WatchJobResponse]:
         async with aborting(context):
-            job_id = _parse_name(request.name)
+            job_id = parse_job_name(request.name)
             last = None
             with self._following(job_id) as change:
                 while True:
@@ -144,7 +134,7 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
         self, request: jobs_pb2.ReadResultsRequest, context: _Context
     ) -> AsyncIterator[jobs_pb2.ReadResultsResponse]:
         async with aborting(context):
-            job_id = _parse_name(request.name)
+            job_id = parse_job_name(request.name)
             scope = f"results {job_id}"
             cursor = pages.decode("cursor", scope, request.cursor) if request.cursor else "0"
             # The job's state is read before its results: what it had when it finished is then read to the end.
@@ -232,9 +222,7 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
 
 
 def _responses(result: StoredResult, cursor: str) -> Iterator[jobs_pb2.ReadResultsResponse]:
-    message = vision_pb2.Result.FromString(result.data)
-    if len(result.data) <= PART_BYTES:
-        yield jobs_pb2.ReadResultsResponse(result=message, cursor=cursor)
-        return
-    for part in split(message.item_id, result.data):
-        yield jobs_pb2.ReadResultsResponse(part=part, cursor=cursor if part.last else "")
+    for response in cut(jobs_pb2.ReadResultsResponse, vision_pb2.Result.FromString(result.data)):
+        if response.HasField("result") or response.part.last:
+            response.cursor = cursor
+        yield response

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import grpc.aio
 
 from zoofleet._catalog import ModelName
 from zoofleet._serving.handlers import aborting
-from zoofleet._serving.model_messages import builders_of, model_message, parse_model_resource
+from zoofleet._serving.model_messages import get_model, list_models
+from zoofleet._wire.names import parse_worker_name
 from zoofleet._wire.status import from_rpc_error
 from zoofleet.errors import NotFoundError, UnavailableError
-from zoofleet.scheduler import pages
 from zoofleet.scheduler.fleet import Fleet, WorkerRecord
-from zoofleet.scheduler.fleet_service import parse_worker_name
 from zoofleet.v1 import models_pb2, models_pb2_grpc
-
-_DEFAULT_PAGE: Final = 200
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -36,21 +33,13 @@ class ModelsService(models_pb2_grpc.ModelsServicer):
         self, request: models_pb2.ListModelsRequest, context: _Context
     ) -> models_pb2.ListModelsResponse:
         async with aborting(context):
-            count = pages.size(request.page_size, _DEFAULT_PAGE)
-            scope = f"models {request.task_kind}"
-            after = pages.decode("page_token", scope, request.page_token) if request.page_token else ""
-            names = [name for name in builders_of(request.task_kind) if name > after]
-            loaded = self._loaded()
-            return models_pb2.ListModelsResponse(
-                models=[model_message(name, loaded) for name in names[:count]],
-                next_page_token=pages.encode(scope, names[count - 1]) if len(names) > count else "",
-            )
+            return list_models(request, self._loaded())
 
     async def GetModel(  # noqa: D102, N802
         self, request: models_pb2.GetModelRequest, context: _Context
     ) -> models_pb2.Model:
         async with aborting(context):
-            return model_message(parse_model_resource(request.name), self._loaded())
+            return get_model(request, self._loaded())
 
     async def LoadModel(  # noqa: D102, N802
         self, request: models_pb2.LoadModelRequest, context: _Context

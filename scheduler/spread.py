@@ -16,16 +16,13 @@ from google.protobuf.message import DecodeError
 from zoofleet._catalog import ModelName
 from zoofleet._wire.calls import Ending
 from zoofleet._wire.kinds import TaskKind
-from zoofleet._wire.parts import MAX_ITEM_ID_BYTES
+from zoofleet._wire.limits import MAX_ITEM_ID_BYTES, STREAM_WINDOW, STREAM_WINDOW_BYTES
 from zoofleet.scheduler.fleet import WorkerRecord
 from zoofleet.scheduler.routing import Router, Share, WorkerLostError, losing
 
 _log: Final = logging.getLogger(__name__)
 
-_MAX_UNANSWERED: Final = 64
-"""Most items of a stream on one worker: more than the 48 that it works on, so that it never waits for the next one."""
-
-_MAX_KEPT_BYTES: Final = 64 * 1024 * 1024
+_MAX_KEPT_BYTES: Final = STREAM_WINDOW_BYTES
 """Most bytes of a stream's items that are kept in case a further worker is lost; SDKs have no more on their way."""
 
 _MAX_ALL_KEPT_BYTES: Final = 256 * 1024 * 1024
@@ -201,7 +198,7 @@ class SpreadStream:
     def _has_room(self, lane: _Lane) -> bool:
         """Whether a lane takes an item without waiting."""
         may_keep = self._kept_bytes < _MAX_KEPT_BYTES and self._router.kept_bytes < _MAX_ALL_KEPT_BYTES
-        is_free = not lane.outgoing.full() and len(lane.unanswered) < _MAX_UNANSWERED
+        is_free = not lane.outgoing.full() and len(lane.unanswered) < STREAM_WINDOW
         return is_free and (may_keep or not lane.keeps)
 
     def _remember(self, lane: _Lane, item_id: str, message: bytes) -> None:

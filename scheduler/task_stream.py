@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from zoofleet._catalog import ModelName
 from zoofleet._serving.faults import fault
 from zoofleet._wire.calls import Ending
 from zoofleet._wire.kinds import kind_of
-from zoofleet._wire.parts import PART_BYTES, Assembler, split
+from zoofleet._wire.parts import Joiner, cut
 from zoofleet._wire.status import DETAILS_KEY, error_result, from_rpc_error
 from zoofleet.errors import InternalError, ItemTooLargeError, UnavailableError, ZoofleetError
 from zoofleet.scheduler.records import Lease, LeasedItem, Outcome
@@ -158,30 +158,23 @@ class TaskStream:
                 # Several chunks share the stream, and item ids are unique in their job only.
                 self._expected[str(number)] = outgoing
                 chunk.sent = True
-                for message in self._messages(str(number), item):
-                    await self._call.write(message)
+                message = vision_pb2.Item.FromString(item.data)
+                message.item_id = str(number)
+                for request in cut(self._kind.request, message):
+                    await self._call.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the stream has ended; the reader learns why
         except Exception:  # noqa: BLE001 - what cannot be sent must come back
             self._fault = fault(f"sending a chunk of {self.task.model}")
             self._call.cancel()
 
-    def _messages(self, wire_id: str, leased: LeasedItem) -> Iterator[Any]:
-        item = vision_pb2.Item.FromString(leased.data)
-        item.item_id = wire_id
-        if len(leased.data) <= PART_BYTES:
-            yield self._kind.request(item=item)
-            return
-        for part in split(wire_id, item.SerializeToString()):
-            yield self._kind.request(part=part)
-
     async def _read(self) -> None:
-        assembler = Assembler(vision_pb2.Result, _MAX_RESULT_BYTES)
+        joiner = Joiner(vision_pb2.Result, _MAX_RESULT_BYTES)
         try:
             async for response in self._call:
-                result = self._result(response, assembler)
-                if result is not None:
-                    self._settle(result)
+                joined = joiner.add(response)
+                if joined is not None:
+                    self._settle(*joined)
             end = StreamEnd(None)
         except grpc.aio.AioRpcError as raised:
             error = self._ending.restore(raised)
@@ -206,17 +199,10 @@ class TaskStream:
         self._writer.cancel()
         self._on_end(self, end)
 
-    def _result(self, response: Any, assembler: Assembler[vision_pb2.Result]) -> vision_pb2.Result | None:
-        if response.WhichOneof("message") != "part":
-            result: vision_pb2.Result = response.result
-            return result
-        joined = assembler.add(response.part)
-        if isinstance(joined, ItemTooLargeError):
-            return error_result(response.part.item_id, self.task.model, joined)
-        return joined
-
-    def _settle(self, result: vision_pb2.Result) -> None:
-        expected = self._expected.pop(result.item_id, None)
+    def _settle(self, wire_id: str, result: vision_pb2.Result | ItemTooLargeError) -> None:
+        if isinstance(result, ItemTooLargeError):
+            result = error_result(wire_id, self.task.model, result)
+        expected = self._expected.pop(wire_id, None)
         if expected is None:
             return  # of a chunk that was given up
         chunk, item = expected

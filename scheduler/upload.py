@@ -7,13 +7,14 @@ import re
 import uuid
 from typing import Final
 
-from zoofleet._wire.parts import MAX_ITEM_ID_BYTES, Assembler
+from zoofleet._wire.kinds import resolve_all
+from zoofleet._wire.limits import MAX_ITEM_ID_BYTES
+from zoofleet._wire.parts import Joiner
 from zoofleet._wire.status import to_status
 from zoofleet.errors import InvalidArgumentError, ItemTooLargeError, UnimplementedError
 from zoofleet.scheduler.config import SchedulerConfig
 from zoofleet.scheduler.queue import Queue
 from zoofleet.scheduler.records import NewJob, StagedItem
-from zoofleet.scheduler.vision_proxy import resolve_all
 from zoofleet.v1 import jobs_pb2, vision_pb2
 
 _TENANT: Final = re.compile(r"[a-z0-9-]{1,63}")
@@ -61,7 +62,7 @@ class Upload:
         self._job_id = uuid.uuid4().hex
         self._known = False
         self._published = False
-        self._assembler = Assembler(vision_pb2.Item, config.max_item_bytes)
+        self._joiner = Joiner(vision_pb2.Item, config.max_item_bytes)
         self._batch: list[StagedItem] = []
         self._batch_bytes = 0
         self._staged = 0
@@ -90,19 +91,11 @@ class Upload:
             ResourceExhaustedError: over a quota.
             UnimplementedError: a manifest.
         """
-        given = request.WhichOneof("message")
-        if given == "part":
-            joined = self._assembler.add(request.part)
-            if joined is not None:
-                await self._add_item(request.part.item_id, joined)
-        elif self._assembler.pending:
-            raise InvalidArgumentError(f"{given} came before the last part of an item")
-        elif given == "item":
-            await self._add_item(request.item.item_id, request.item)
-        elif given == "manifest_uri":
+        if request.HasField("manifest_uri"):
             raise UnimplementedError("manifest_uri is not served yet; accepted: items")
-        else:
-            raise InvalidArgumentError(f"a message sets {given or 'nothing'!r}; accepted after the spec: item or part")
+        joined = self._joiner.add(request)
+        if joined is not None:
+            await self._add_item(*joined)
 
     async def finish(self) -> str:
         """Publish the job; returns its id.
@@ -112,8 +105,7 @@ class Upload:
             AlreadyExistsError: the request id was used for a different job.
             ResourceExhaustedError: over a quota.
         """
-        if self._assembler.pending:
-            raise InvalidArgumentError("the upload ended before the last part of an item")
+        self._joiner.finish()
         if not self._staged + len(self._batch):
             raise InvalidArgumentError("the job has no items; accepted: 1 or more")
         await self._flush()

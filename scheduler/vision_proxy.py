@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from zoofleet._catalog import ModelName
-from zoofleet._serving.handlers import aborting
+from zoofleet._serving.handlers import aborting, check_first
 from zoofleet._wire import kinds
 from zoofleet._wire.calls import Ending
-from zoofleet._wire.kinds import TASK_KINDS, TaskKind
+from zoofleet._wire.kinds import TaskKind
 from zoofleet._wire.status import DETAILS_KEY
 from zoofleet.errors import InvalidArgumentError, UnavailableError
 from zoofleet.scheduler.fleet import Fleet
@@ -24,9 +23,6 @@ from zoofleet.scheduler.spread import Context, SpreadStream
 from zoofleet.v1 import vision_pb2
 
 SERVICE: Final = "zoofleet.v1.Vision"
-
-MAX_TASKS: Final = 8
-"""Most tasks of a job or of a video."""
 
 _VIDEO_ITEMS: Final = 8
 """Items that a video counts for in its worker's load: it keeps about so many frames in flight."""
@@ -51,16 +47,9 @@ def handler(fleet: Fleet) -> grpc.GenericRpcHandler:
 
         return grpc.stream_stream_rpc_method_handler(behavior)
 
-    methods = {kind.method: method(functools.partial(_serve_items, router, kind)) for kind in TASK_KINDS}
+    methods = {kind.method: method(functools.partial(_serve_items, router, kind)) for kind in TaskKind}
     methods["AnalyzeVideo"] = method(functools.partial(_analyze_video, router))
     return grpc.method_handlers_generic_handler(SERVICE, methods)
-
-
-def resolve_all(tasks: Sequence[vision_pb2.Task]) -> list[tuple[vision_pb2.Task, ModelName, TaskKind]]:
-    """Validate 1 to 8 tasks, as `kinds.resolve` does each."""
-    if not 1 <= len(tasks) <= MAX_TASKS:
-        raise InvalidArgumentError(f"{len(tasks)} tasks; accepted: 1 to {MAX_TASKS}")
-    return [kinds.resolve(task) for task in tasks]
 
 
 def _parse(message: Any, data: bytes, field: str) -> Any:
@@ -68,7 +57,7 @@ def _parse(message: Any, data: bytes, field: str) -> Any:
         request = message.FromString(data)
     except DecodeError:
         raise InvalidArgumentError(f"the stream's first message is no {message.DESCRIPTOR.name}") from None
-    kinds.check_first(request, field)
+    check_first(request, field)
     return request
 
 
@@ -83,7 +72,7 @@ async def _serve_items(
 
 async def _analyze_video(router: Router, first: bytes, requests: AsyncIterator[bytes], context: Context) -> None:
     header = _parse(vision_pb2.AnalyzeVideoRequest, first, "header").header
-    worker = router.choose([model for _, model, _ in resolve_all(header.tasks)])
+    worker = router.choose([model for _, model, _ in kinds.resolve_all(header.tasks)])
     with router.share(worker) as share:
         share.add(_VIDEO_ITEMS)
         path, timeout = f"/{SERVICE}/AnalyzeVideo", context.time_remaining()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +17,7 @@ from google.rpc import status_pb2
 from zoofleet import errors
 from zoofleet._catalog import ModelName
 from zoofleet._serving.faults import fault
+from zoofleet._wire.backoff import backoff
 from zoofleet._wire.channels import CHANNEL_OPTIONS
 from zoofleet._wire.status import error_result, to_status
 from zoofleet.errors import (
@@ -58,7 +59,7 @@ _LOAD_ERRORS: Final = (WeightsUnavailableError, DataLossError)
 
 @dataclass(slots=True)
 class _Refusal:
-    count: int = 0
+    pauses: Iterator[float]
     until: float = 0.0
     noted: bool = False
 
@@ -286,10 +287,9 @@ class WorkerLink:
 
     def _back_off(self, model: str) -> _Refusal:
         """Leave the worker alone with this model for a while."""
-        refusal = self._refusals.setdefault(model, _Refusal())
-        pause = min(self._config.refusal_backoff * 2 ** min(refusal.count, 10), _MAX_BACKOFF)
-        refusal.count += 1
-        refusal.until = time.monotonic() + pause
+        first = _Refusal(backoff(self._config.refusal_backoff, _MAX_BACKOFF))
+        refusal = self._refusals.setdefault(model, first)
+        refusal.until = time.monotonic() + next(refusal.pauses)
         return refusal
 
     async def _note_refusal(self, chunk: Chunk, error: ZoofleetError) -> None:
@@ -353,13 +353,12 @@ class WorkerLink:
 
         It is not where the chunk was given up meanwhile.
         """
-        pause = _REDIS_RETRY
+        pauses = backoff(_REDIS_RETRY, _MAX_REDIS_RETRY)
         while chunk.lease.token in self._chunks:
             try:
                 await step()
             except (UnavailableError, ResourceExhaustedError):
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _MAX_REDIS_RETRY)
+                await asyncio.sleep(next(pauses))
             else:
                 return True
         return False

@@ -36,9 +36,7 @@ class Entry:
 
     __slots__ = ("cancelled", "done", "prepared", "runner")
 
-    def __init__(
-        self, runner: Runner[Any], prepared: Prepared, done: Callable[[Raw | ZoofleetError], object]
-    ) -> None:
+    def __init__(self, runner: Runner[Any], prepared: Prepared, done: Callable[[Raw | ZoofleetError], object]) -> None:
         self.runner = runner
         self.prepared = prepared
         self.done = done

@@ -84,7 +84,7 @@ class WorkerConfig:
     def __post_init__(self) -> None:
         unknown = self.batch_sizes.keys() - _BATCH_SIZES.keys()
         if unknown:
-            raise InvalidArgumentError(f"batch_sizes has {sorted(unknown)}; kinds are {[k.name for k in TASK_KINDS]}")
+            raise InvalidArgumentError(f"batch_sizes has {sorted(unknown)}; kinds are {[k.field for k in TASK_KINDS]}")
         positive: dict[str, int | None] = {f"batch_sizes[{kind!r}]": size for kind, size in self.batch_sizes.items()}
         for name in (
             *("threads", "decode_threads", "memory_budget_bytes", "max_inflight_items", "max_stream_items"),

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import grpc.aio
 
 from zoofleet._catalog import ModelName
 from zoofleet._serving.handlers import aborting
-from zoofleet._serving.model_messages import builders_of, model_message, parse_model_resource
-from zoofleet.errors import InvalidArgumentError, WorkerNotFoundError
+from zoofleet._serving.model_messages import get_model, list_models
+from zoofleet.errors import WorkerNotFoundError
 from zoofleet.v1 import models_pb2, models_pb2_grpc
 from zoofleet.worker.residency import Residency, Resident
 
 __all__ = ["ModelsService", "loaded_model"]
 
 _Context = grpc.aio.ServicerContext[Any, Any]
-
-_DEFAULT_PAGE: Final = 200
-_MAX_PAGE: Final = 1000
 
 
 def loaded_model(resident: Resident, worker: str) -> models_pb2.LoadedModel:
@@ -44,27 +41,13 @@ class ModelsService(models_pb2_grpc.ModelsServicer):
         self, request: models_pb2.ListModelsRequest, context: _Context
     ) -> models_pb2.ListModelsResponse:
         async with aborting(context):
-            if request.page_size < 0:
-                raise InvalidArgumentError(f"page_size is {request.page_size}; accepted: 0 to {_MAX_PAGE}")
-            size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
-            names = builders_of(request.task_kind)
-            start = 0
-            if request.page_token:
-                # The first name of the page, as `next_page_token` gave it.
-                if request.page_token not in names:
-                    raise InvalidArgumentError(f"page_token {request.page_token[:80]!r} is not one of this list")
-                start = names.index(request.page_token)
-            loaded = self._loaded()
-            return models_pb2.ListModelsResponse(
-                models=[model_message(name, loaded) for name in names[start : start + size]],
-                next_page_token=next(iter(names[start + size :]), ""),
-            )
+            return list_models(request, self._loaded())
 
     async def GetModel(  # noqa: D102, N802
         self, request: models_pb2.GetModelRequest, context: _Context
     ) -> models_pb2.Model:
         async with aborting(context):
-            return model_message(parse_model_resource(request.name), self._loaded())
+            return get_model(request, self._loaded())
 
     async def LoadModel(  # noqa: D102, N802
         self, request: models_pb2.LoadModelRequest, context: _Context

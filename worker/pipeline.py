@@ -6,7 +6,6 @@ Each step hands on to the next: a decoding thread, the device's thread, an encod
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
@@ -115,7 +114,7 @@ class Pipeline:
         except ZoofleetError as error:
             return encode(error)
         # The use is the work's from here on: the device may need the model longer than the caller waits for the answer.
-        work = _Work(use, options, encode, self._loop.create_future())
+        work: _Work[_Answer] = _Work(use, options, encode, self._loop.create_future())
         self.inflight_count += 1
         self.decoders.submit(self._prepare, work, item)
         try:
@@ -136,8 +135,9 @@ class Pipeline:
             if work.cancelled:
                 raise CancelledError("cancelled before it was decoded")
             prepared = item.prepare(work.use.runner, work.options)
-            forwarded = functools.partial(self._encoders.submit, self._finish, work, prepared)
-            work.entry = Entry(work.use.runner, prepared, forwarded)
+            work.entry = Entry(
+                work.use.runner, prepared, lambda raw: self._encoders.submit(self._finish, work, prepared, raw)
+            )
             work.entry.cancelled = work.cancelled
             self.batcher.add(work.entry)
         except ZoofleetError as error:

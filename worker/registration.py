@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -27,8 +28,8 @@ _CALL_SECONDS: Final = 5.0
 _LEAVE_SECONDS: Final = 1.0
 """How long the worker waits to be unregistered when it stops."""
 
-_FIRST_RETRY_SECONDS: Final = 0.2
-_MAX_RETRY_SECONDS: Final = 5.0
+_pauses: Final = functools.partial(backoff, 0.2, 5.0, jitter=0.5)
+"""Starts the pauses in seconds between attempts to reach a scheduler; workers that lost it together come back apart."""
 
 _MIN_INTERVAL_SECONDS: Final = 0.05
 """Least seconds between heartbeats, whatever the scheduler asks for."""
@@ -66,13 +67,13 @@ class Registration:
         self._changed.set()
 
     async def run(self) -> None:
-        """Register and beat until cancelled. What goes wrong with the scheduler is logged, and tried again after a pause."""
-        pauses = backoff(_FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS, jitter=0.5)
+        """Register and beat until cancelled. What fails between worker and scheduler is logged and tried again."""
+        pauses = _pauses()
         while True:
             try:
                 interval = await self._register()
                 _log.info("registered with %s as %s", self.scheduler, self._worker.name)
-                pauses = backoff(_FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS, jitter=0.5)
+                pauses = _pauses()
                 await self._beat_until_forgotten(interval)
                 _log.warning("%s does not know %s any more; registering again", self.scheduler, self._worker.name)
             except (grpc.aio.AioRpcError, UnavailableError) as error:

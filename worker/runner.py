@@ -104,14 +104,14 @@ class Runner(ABC, Generic[_Options]):
         self._preset = preset
         self._device = device
         self._config = config
-        self._batch_size = config.batch_size(kind_of(name).name)
+        self._batch_size = config.batch_size(kind_of(name).field)
 
     @classmethod
-    def window(cls, options: _Options) -> Window:  # noqa: ARG003 - for those whose items have several frames
+    def window(cls, options: _Options) -> Window:
         """Return how the frames of a video make items of this kind of task. An item is one frame unless overridden."""
         return Window()
 
-    def decode(self, media: Sequence[bytes], options: _Options) -> Iterator[Image.Image]:  # noqa: ARG002 - as above
+    def decode(self, media: Sequence[bytes], options: _Options) -> Iterator[Image.Image]:
         """Decode an item's media to upright RGB images, one at a time.
 
         Raises:

@@ -22,7 +22,7 @@ from zoofleet import _catalog
 from zoofleet._catalog import ModelName
 from zoofleet._media.videos import sampled
 from zoofleet._values.results import Classification, Detections, Flow, Outcome, Segmentation, categories_of
-from zoofleet._wire.kinds import CLASSIFY, CLASSIFY_CLIP, DETECT, ESTIMATE_FLOW, SEGMENT, kind_of
+from zoofleet._wire.kinds import TaskKind, kind_of
 from zoofleet.errors import InternalError, InvalidArgumentError, ItemTooLargeError, UnimplementedError
 from zoofleet.models import get_model, get_model_weights, transforms
 from zoofleet.models.detection import Detector
@@ -100,7 +100,7 @@ class _ClassifyRunner(_RankingRunner[_ClassifyOptions]):
 
 
 class _ClipRunner(_RankingRunner[_ClipOptions]):
-    """Classifies clips. Frames are preprocessed one by one, as they are decoded, so that no raw clip stays in memory."""
+    """Classifies clips. Each frame is preprocessed once it is decoded, so that no raw clip stays in memory."""
 
     options = _ClipOptions
     memory_format = torch.channels_last_3d
@@ -272,18 +272,18 @@ class _FlowRunner(Runner[_FlowOptions]):
         return Flow(raw["flow"][:, :height, :width].numpy())
 
 
-_RUNNERS: Final[Mapping[str, type[Runner[Any]]]] = {
-    CLASSIFY.name: _ClassifyRunner,
-    SEGMENT.name: _SegmentRunner,
-    DETECT.name: _DetectRunner,
-    CLASSIFY_CLIP.name: _ClipRunner,
-    ESTIMATE_FLOW.name: _FlowRunner,
+_RUNNERS: Final[Mapping[TaskKind, type[Runner[Any]]]] = {
+    TaskKind.CLASSIFY: _ClassifyRunner,
+    TaskKind.SEGMENT: _SegmentRunner,
+    TaskKind.DETECT: _DetectRunner,
+    TaskKind.CLASSIFY_CLIP: _ClipRunner,
+    TaskKind.ESTIMATE_FLOW: _FlowRunner,
 }
 
 
 def runner_type(name: ModelName) -> type[Runner[Any]]:
     """Return the class of the runners of a model's kind of task."""
-    return _RUNNERS[kind_of(name).name]
+    return _RUNNERS[kind_of(name)]
 
 
 def _published(name: ModelName) -> _catalog.WeightsInfo:

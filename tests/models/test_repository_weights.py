@@ -30,6 +30,7 @@ from zoofleet.models import (
     get_model_weights,
     mobilenet_v3_small,
 )
+from zoofleet.v1 import models_pb2
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = "demo/weights"
@@ -279,8 +280,7 @@ def test_a_set_of_the_repository_is_complete(row: _catalog.WeightsInfo) -> None:
     model = get_model(row.builder, weights=row.member)
     assert_holds(model, state)
     assert sum(parameter.numel() for parameter in model.parameters()) == row.meta["num_params"]
-    published = next(
-        one for one in model_messages.model_message(row.builder, []).weight_sets if one.weight_set_id == row.member
-    )
+    listed = model_messages.get_model(models_pb2.GetModelRequest(name=f"models/{row.builder}"), [])
+    published = next(one for one in listed.weight_sets if one.weight_set_id == row.member)
     assert published.url == row.url and published.metrics
     assert published.size_bytes == pytest.approx(path.stat().st_size, rel=0.01)

@@ -217,7 +217,7 @@ def _task_of(builder: str) -> str:
     from zoofleet import _catalog
     from zoofleet._wire.kinds import kind_of
 
-    return kind_of(_catalog.ModelName(builder, _catalog.RANDOM)).name.replace("_", "-")
+    return kind_of(_catalog.ModelName(builder, _catalog.RANDOM)).field.replace("_", "-")
 
 
 def _headline(meta: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ def evaluate(client: Client, dataset: Dataset, on_progress: Callable[[Progress],
     options = {field.name: getattr(task, field.name) for field in fields(task) if field.name != "model"}
     return Evaluation(
         model=task.model,
-        task=kind_of(dataset.model).name,
+        task=kind_of(dataset.model).field,
         options={name: value for name, value in options.items() if value is not None},
         images=dataset.images.resolve().name,
         annotations=dataset.annotations.resolve().name if dataset.annotations else None,

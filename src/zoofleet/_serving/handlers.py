@@ -14,14 +14,14 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 from google.protobuf import descriptor_pool
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from zoofleet._serving.faults import fault
 from zoofleet._wire.channels import KEEPALIVE
 from zoofleet._wire.status import grpc_code, trailing_metadata
 from zoofleet.errors import InvalidArgumentError, ZoofleetError
 
-__all__ = ["SERVER_OPTIONS", "RequestCheck", "aborting"]
+__all__ = ["SERVER_OPTIONS", "RequestCheck", "aborting", "check_first"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -54,6 +54,13 @@ async def aborting(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator
     except Exception:  # noqa: BLE001 - no traceback of ours may reach a client
         internal = fault("a call")
         await context.abort(grpc_code(internal), str(internal), trailing_metadata(internal))
+
+
+def check_first(message: Message, field: str) -> None:
+    """Raise InvalidArgumentError unless the first message of a stream sets `field`."""
+    given = message.WhichOneof("message")
+    if given != field:
+        raise InvalidArgumentError(f"the stream's first message sets {given or 'nothing'!r}; accepted: {field!r}")
 
 
 _LOG_SECONDS: Final = 60.0

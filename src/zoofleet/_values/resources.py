@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from google.protobuf import struct_pb2, timestamp_pb2
 
 from zoofleet._values.tasks import Task
+from zoofleet._wire.kinds import TaskKind as TaskName
 from zoofleet._wire.status import from_status
 from zoofleet.errors import DataLossError, ZoofleetError
 from zoofleet.v1 import fleet_pb2, jobs_pb2, models_pb2
@@ -41,16 +42,6 @@ class WorkerState(Enum):
     """Takes work."""
     DRAINING = fleet_pb2.Worker.STATE_DRAINING
     """Finishes what it has and takes no more."""
-
-
-class TaskName(Enum):
-    """The kinds of task that a model serves."""
-
-    CLASSIFY = models_pb2.TASK_KIND_CLASSIFY
-    SEGMENT = models_pb2.TASK_KIND_SEGMENT
-    DETECT = models_pb2.TASK_KIND_DETECT
-    CLASSIFY_CLIP = models_pb2.TASK_KIND_CLASSIFY_CLIP
-    ESTIMATE_FLOW = models_pb2.TASK_KIND_ESTIMATE_FLOW
 
 
 _E = TypeVar("_E", bound=Enum)

@@ -34,7 +34,7 @@ class Task:
         try:
             task = vision_pb2.Task(model=self.model)
             if self.kind is not None:
-                options = getattr(task, self.kind.name)
+                options = getattr(task, self.kind.field)
                 options.SetInParent()
                 for name in _option_names(type(self)):
                     value = getattr(self, name)
@@ -50,7 +50,7 @@ class Task:
         cls = _BY_OPTIONS.get(proto.WhichOneof("options") or "")
         if cls is None or cls.kind is None:
             return Task(proto.model)
-        options = getattr(proto, cls.kind.name)
+        options = getattr(proto, cls.kind.field)
         given = {field.name: value for field, value in options.ListFields()}
         return cls(proto.model, **{name: given[name] for name in _option_names(cls) if name in given})
 
@@ -123,5 +123,5 @@ class EstimateFlow(Task):
 
 
 _BY_OPTIONS: dict[str, type[Task]] = {
-    cls.kind.name: cls for cls in (Classify, Segment, Detect, ClassifyClip, EstimateFlow)
+    cls.kind.field: cls for cls in (Classify, Segment, Detect, ClassifyClip, EstimateFlow)
 }

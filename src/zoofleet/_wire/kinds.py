@@ -1,112 +1,171 @@
-"""The five kinds of task: which method, options and messages each goes with.
+"""The kinds of task, and what the programs must know of each: its method, messages, models and options.
 
-The one place that says so; client, scheduler and worker all read it here.
+A new kind is a member here beside its messages in `protos/`, a dataclass in `_values/tasks.py` and a runner in
+`worker/runners.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-from google.protobuf.message import Message
+from enum import Enum
+from typing import Any, Final, Self
 
 from zoofleet._catalog import ModelName
+from zoofleet._wire.limits import MAX_TASKS
 from zoofleet.errors import InvalidArgumentError, UnimplementedError
 from zoofleet.v1 import models_pb2, vision_pb2
 
 
 @dataclass(frozen=True, slots=True)
-class TaskKind:
-    """One kind of task.
+class NumberOption:
+    """An option whose value is a number.
 
     Attributes:
-        name: the name of its field in `Task.options`, such as `classify_clip`.
-        method: the name of its method in `Vision`, such as `ClassifyClip`.
-        value: its value in the enum `zoofleet.v1.TaskKind`.
-        media_count: how many media one item has.
-        request: class of the method's requests; all have the fields `task`, `item` and `part`.
-        response: class of the method's responses; all have the fields `result` and `part`.
+        name: its field in the kind's options.
+        default: the value where a client leaves it out.
+        low: the least value accepted.
+        high: the largest value accepted.
     """
 
     name: str
+    default: float
+    low: float
+    high: float
+
+    def check(self, value: float) -> None:
+        """Raise InvalidArgumentError unless the value is in range."""
+        if not self.low <= value <= self.high:  # NaN is out of range too
+            raise InvalidArgumentError(f"{self.name} is {value:g}; accepted: {self.low:g} to {self.high:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class EnumOption:
+    """An option whose value is one of an enum of the contract.
+
+    Attributes:
+        name: its field in the kind's options.
+        default: the value where a client leaves it out.
+        enum: the enum.
+    """
+
+    name: str
+    default: int
+    enum: Any
+
+    def check(self, value: int) -> None:
+        """Raise InvalidArgumentError unless the enum has the value."""
+        if value not in self.enum.values():
+            raise InvalidArgumentError(f"{self.name} is {value}; accepted: {', '.join(self.enum.keys())}")
+
+
+_TOP_K: Final = NumberOption("top_k", 5, 1, 1000)
+_PRECISION: Final = EnumOption("precision", vision_pb2.PRECISION_EXACT, vision_pb2.Precision)
+
+
+class TaskKind(Enum):
+    """A kind of task; the values are those of the enum `zoofleet.v1.TaskKind`.
+
+    Attributes:
+        method: name of its method in `Vision`, such as `ClassifyClip`.
+        catalog_tasks: the `task` of the builders in the catalog that serve it.
+        options: its options, all of them.
+        media_count: how many media one of its items has.
+    """
+
+    CLASSIFY = (
+        models_pb2.TASK_KIND_CLASSIFY,
+        "Classify",
+        ("classification", "quantization"),
+        (_TOP_K,),
+    )
+    SEGMENT = (
+        models_pb2.TASK_KIND_SEGMENT,
+        "Segment",
+        ("segmentation",),
+    )
+    DETECT = (
+        models_pb2.TASK_KIND_DETECT,
+        "Detect",
+        ("detection",),
+        (
+            EnumOption("mask_encoding", vision_pb2.MASK_ENCODING_COCO_RLE, vision_pb2.MaskEncoding),
+            NumberOption("score_threshold", 0.5, 0, 1),
+            NumberOption("max_detections", 100, 1, 1000),
+        ),
+    )
+    CLASSIFY_CLIP = (
+        models_pb2.TASK_KIND_CLASSIFY_CLIP,
+        "ClassifyClip",
+        ("video",),
+        (_TOP_K, NumberOption("num_frames", 16, 1, 64)),
+    )
+    ESTIMATE_FLOW = (
+        models_pb2.TASK_KIND_ESTIMATE_FLOW,
+        "EstimateFlow",
+        ("optical_flow",),
+        (
+            EnumOption("flow_encoding", vision_pb2.FLOW_ENCODING_FLOAT16, vision_pb2.FlowEncoding),
+            NumberOption("num_flow_updates", 12, 1, 32),
+        ),
+        2,
+    )
+
     method: str
-    value: models_pb2.TaskKind.ValueType
+    catalog_tasks: tuple[str, ...]
+    options: tuple[NumberOption | EnumOption, ...]
     media_count: int
-    request: Any
-    response: Any
+
+    def __new__(
+        cls,
+        value: int,
+        method: str,
+        catalog_tasks: tuple[str, ...],
+        options: tuple[NumberOption | EnumOption, ...] = (),
+        media_count: int = 1,
+    ) -> Self:
+        kind = object.__new__(cls)
+        kind._value_ = value
+        kind.method = method
+        kind.catalog_tasks = catalog_tasks
+        kind.options = options
+        kind.media_count = media_count
+        return kind
+
+    @property
+    def field(self) -> str:
+        """Name of its field in `Task.options`, such as `classify_clip`."""
+        return self.name.lower()
 
     @property
     def path(self) -> str:
         """The method's full gRPC path."""
         return f"/zoofleet.v1.Vision/{self.method}"
 
+    @property
+    def request(self) -> Any:
+        """Class of the method's requests; all have the fields `task`, `item` and `part`."""
+        return getattr(vision_pb2, f"{self.method}Request")
 
-CLASSIFY: Final = TaskKind(
-    "classify",
-    "Classify",
-    models_pb2.TASK_KIND_CLASSIFY,
-    1,
-    vision_pb2.ClassifyRequest,
-    vision_pb2.ClassifyResponse,
-)
-SEGMENT: Final = TaskKind(
-    "segment",
-    "Segment",
-    models_pb2.TASK_KIND_SEGMENT,
-    1,
-    vision_pb2.SegmentRequest,
-    vision_pb2.SegmentResponse,
-)
-DETECT: Final = TaskKind(
-    "detect",
-    "Detect",
-    models_pb2.TASK_KIND_DETECT,
-    1,
-    vision_pb2.DetectRequest,
-    vision_pb2.DetectResponse,
-)
-CLASSIFY_CLIP: Final = TaskKind(
-    "classify_clip",
-    "ClassifyClip",
-    models_pb2.TASK_KIND_CLASSIFY_CLIP,
-    1,
-    vision_pb2.ClassifyClipRequest,
-    vision_pb2.ClassifyClipResponse,
-)
-ESTIMATE_FLOW: Final = TaskKind(
-    "estimate_flow",
-    "EstimateFlow",
-    models_pb2.TASK_KIND_ESTIMATE_FLOW,
-    2,
-    vision_pb2.EstimateFlowRequest,
-    vision_pb2.EstimateFlowResponse,
-)
+    @property
+    def response(self) -> Any:
+        """Class of the method's responses; all have the fields `result` and `part`."""
+        return getattr(vision_pb2, f"{self.method}Response")
 
-TASK_KINDS: Final = (CLASSIFY, SEGMENT, DETECT, CLASSIFY_CLIP, ESTIMATE_FLOW)
 
-_BY_CATALOG_TASK: Final = {
-    "classification": CLASSIFY,
-    "quantization": CLASSIFY,
-    "segmentation": SEGMENT,
-    "detection": DETECT,
-    "video": CLASSIFY_CLIP,
-    "optical_flow": ESTIMATE_FLOW,
-}
+CLASSIFY: Final = TaskKind.CLASSIFY
+SEGMENT: Final = TaskKind.SEGMENT
+DETECT: Final = TaskKind.DETECT
+CLASSIFY_CLIP: Final = TaskKind.CLASSIFY_CLIP
+ESTIMATE_FLOW: Final = TaskKind.ESTIMATE_FLOW
+TASK_KINDS: Final = tuple(TaskKind)
+
+_BY_CATALOG_TASK: Final = {task: kind for kind in TaskKind for task in kind.catalog_tasks}
 
 
 def kind_of(model: ModelName) -> TaskKind:
-    """The kind of task that a model serves."""
+    """Return the kind of task that a model serves."""
     return _BY_CATALOG_TASK[model.info.task]
-
-
-def _in_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # NaN is out of range too
-        raise InvalidArgumentError(f"{name} is {value:g}; accepted: {low:g} to {high:g}")
-
-
-def _known(name: str, value: int, enum: Any) -> None:
-    if value not in enum.values():
-        raise InvalidArgumentError(f"{name} is {value}; accepted: {', '.join(enum.keys())}")
 
 
 def resolve(task: vision_pb2.Task) -> tuple[vision_pb2.Task, ModelName, TaskKind]:
@@ -116,50 +175,46 @@ def resolve(task: vision_pb2.Task) -> tuple[vision_pb2.Task, ModelName, TaskKind
         A copy whose model name is canonical and whose precision and options are set, the model, and its kind.
 
     Raises:
-        InvalidArgumentError: options of another kind of task, or out of range.
-        UnknownModelError, UnknownWeightsError, InvalidModelNameError: as `ModelName.parse`.
-        UnimplementedError: a precision that this version does not serve.
+        InvalidArgumentError: the options are another kind's, or out of range.
+        InvalidModelNameError: the model's name is malformed.
+        UnknownModelError: the catalog has no such builder.
+        UnknownWeightsError: the builder has no such weight set.
+        UnimplementedError: this version does not serve the precision.
     """
     model = ModelName.parse(task.model)
     kind = kind_of(model)
     given = task.WhichOneof("options")
-    if given is not None and given != kind.name:
-        raise InvalidArgumentError(f"{model} takes the options {kind.name!r}, not {given!r}")
-    _known("precision", task.precision, vision_pb2.Precision)
+    if given is not None and given != kind.field:
+        raise InvalidArgumentError(f"{model} takes the options {kind.field!r}, not {given!r}")
+    _PRECISION.check(task.precision)
     if task.precision == vision_pb2.PRECISION_FAST:
         raise UnimplementedError("precision FAST is not served yet; accepted: EXACT")
     resolved = vision_pb2.Task(model=str(model), precision=vision_pb2.PRECISION_EXACT)
-    options = getattr(resolved, kind.name)
+    options = getattr(resolved, kind.field)
     options.SetInParent()
-    options.CopyFrom(getattr(task, kind.name))
-    _fill_defaults(kind, options)
+    options.CopyFrom(getattr(task, kind.field))
+    set_names = {field.name for field, _ in options.ListFields()}
+    for option in kind.options:
+        if option.name not in set_names:
+            setattr(options, option.name, option.default)
+        option.check(getattr(options, option.name))
     return resolved, model, kind
 
 
-def _fill_defaults(kind: TaskKind, options: Any) -> None:
-    if kind in (CLASSIFY, CLASSIFY_CLIP):
-        options.top_k = options.top_k or 5
-        _in_range("top_k", options.top_k, 1, 1000)
-    if kind is CLASSIFY_CLIP:
-        options.num_frames = options.num_frames or 16
-        _in_range("num_frames", options.num_frames, 1, 64)
-    elif kind is DETECT:
-        if not options.HasField("score_threshold"):
-            options.score_threshold = 0.5
-        options.max_detections = options.max_detections or 100
-        _known("mask_encoding", options.mask_encoding, vision_pb2.MaskEncoding)
-        options.mask_encoding = options.mask_encoding or vision_pb2.MASK_ENCODING_COCO_RLE
-        _in_range("score_threshold", options.score_threshold, 0, 1)
-        _in_range("max_detections", options.max_detections, 1, 1000)
-    elif kind is ESTIMATE_FLOW:
-        options.num_flow_updates = options.num_flow_updates or 12
-        _known("flow_encoding", options.flow_encoding, vision_pb2.FlowEncoding)
-        options.flow_encoding = options.flow_encoding or vision_pb2.FLOW_ENCODING_FLOAT16
-        _in_range("num_flow_updates", options.num_flow_updates, 1, 32)
+def resolve_all(tasks: Sequence[vision_pb2.Task]) -> list[tuple[vision_pb2.Task, ModelName, TaskKind]]:
+    """Validate the tasks of a job or a video and fill in their defaults.
 
+    Returns:
+        For each task a copy whose model name is canonical and whose precision and options are set, the model, and its
+        kind.
 
-def check_first(message: Message, field: str) -> None:
-    """Raise InvalidArgumentError unless the first message of a stream sets `field`."""
-    given = message.WhichOneof("message")
-    if given != field:
-        raise InvalidArgumentError(f"the stream's first message sets {given or 'nothing'!r}; accepted: {field!r}")
+    Raises:
+        InvalidArgumentError: there are not 1 to 8 tasks, or one has options that are another kind's or out of range.
+        InvalidModelNameError: a model's name is malformed.
+        UnknownModelError: the catalog has no such builder.
+        UnknownWeightsError: a builder has no such weight set.
+        UnimplementedError: this version does not serve a precision.
+    """
+    if not 1 <= len(tasks) <= MAX_TASKS:
+        raise InvalidArgumentError(f"{len(tasks)} tasks; accepted: 1 to {MAX_TASKS}")
+    return [resolve(task) for task in tasks]

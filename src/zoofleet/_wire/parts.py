@@ -1,61 +1,114 @@
-"""Large items and results travel in parts: no gRPC message exceeds 4 MiB."""
+"""Large items and results travel in parts, so that no gRPC message exceeds 4 MiB.
+
+A stream's messages have a field for the whole (`item`, `result` or `frame`) and a field `part`. `cut` makes such
+messages, and a `Joiner` takes them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from zoofleet._wire.limits import MAX_ITEM_ID_BYTES, MAX_RESULT_BYTES, PART_BYTES
 from zoofleet.errors import InvalidArgumentError, ItemTooLargeError
 from zoofleet.v1 import vision_pb2
 
-PART_BYTES: Final = 2 * 1024 * 1024
-"""Most bytes of `data` in one `Part`; messages up to this size travel whole."""
+__all__ = ["MAX_ITEM_ID_BYTES", "MAX_RESULT_BYTES", "PART_BYTES", "Assembler", "Joiner", "cut", "split"]
 
-MAX_ITEM_ID_BYTES: Final = 256
+Whole: TypeAlias = vision_pb2.Item | vision_pb2.Result | vision_pb2.FrameResults
+"""What may travel in parts."""
 
-_M = TypeVar("_M", bound=Message)
+_FIELDS: Final[dict[type[Message], str]] = {
+    vision_pb2.Item: "item",
+    vision_pb2.Result: "result",
+    vision_pb2.FrameResults: "frame",
+}
+
+_E = TypeVar("_E", bound=Message)
+_M = TypeVar("_M", vision_pb2.Item, vision_pb2.Result, vision_pb2.FrameResults)
+
+
+def _id_of(whole: Whole) -> str:
+    return str(whole.frame_index) if isinstance(whole, vision_pb2.FrameResults) else whole.item_id
+
+
+def cut(envelope: type[_E], whole: Whole) -> Iterator[_E]:
+    """Yield the messages of a stream that carry one item, result or frame: one with the whole, or one for each part.
+
+    Args:
+        envelope: class of the stream's messages, such as `ClassifyRequest`.
+        whole: the item, result or frame; it is copied.
+    """
+    make: Any = envelope
+    if whole.ByteSize() <= PART_BYTES:
+        yield make(**{_FIELDS[type(whole)]: whole})
+        return
+    for part in split(_id_of(whole), whole.SerializeToString()):
+        yield make(part=part)
 
 
 def split(item_id: str, serialized: bytes) -> Iterator[vision_pb2.Part]:
-    """Cut a serialized message into parts."""
+    """Yield the parts of a serialized message."""
     for start in range(0, len(serialized), PART_BYTES):
         end = start + PART_BYTES
         yield vision_pb2.Part(item_id=item_id, data=serialized[start:end], last=end >= len(serialized))
 
 
-class Assembler(Generic[_M]):
-    """Joins the parts of one stream's messages, with bounded memory.
+class Joiner(Generic[_M]):
+    """Takes the messages of one stream and gives back the items, results or frames in them, with bounded memory.
 
     Args:
-        message: class of the joined message.
-        max_bytes: most bytes of a joined message.
+        whole: class of what the stream carries, such as `Item`.
+        max_bytes: most bytes of one that is joined from parts.
     """
 
-    def __init__(self, message: type[_M], max_bytes: int) -> None:
-        self._message = message
+    def __init__(self, whole: type[_M], max_bytes: int) -> None:
+        self._whole: type[_M] = whole
+        self._field = _FIELDS[whole]
         self._max_bytes = max_bytes
         self._item_id: str | None = None
         self._size = 0
         self._data = bytearray()
 
-    @property
-    def pending(self) -> bool:
-        """Whether a message has begun and not ended."""
-        return self._item_id is not None
-
-    def add(self, part: vision_pb2.Part) -> _M | ItemTooLargeError | None:
-        """Take the next part.
+    def add(self, envelope: Any) -> tuple[str, _M | ItemTooLargeError] | None:
+        """Take the stream's next message.
 
         Returns:
-            None where more parts must come, the whole message after its last one, and the error after the last part of
-            one that was too large: it concerns that item alone.
+            None where more parts must come. Otherwise the id, as the last message has it, and the whole, or the error
+            that stands for one over the limit: that concerns it alone.
 
         Raises:
-            InvalidArgumentError: the stream itself is broken (a part of another item in between, or bytes that are no
-                message).
+            InvalidArgumentError: the stream itself is broken: a message of another kind, a part of another item in
+                between, or parts that do not join into a message.
         """
+        given = envelope.WhichOneof("message")
+        if given == "part":
+            joined = self.add_part(envelope.part)
+            return None if joined is None else (envelope.part.item_id, joined)
+        if self._item_id is not None:
+            raise InvalidArgumentError(
+                f"{given or 'nothing'!r} came before the last part of item {self._item_id[:80]!r}; accepted: 'part'"
+            )
+        if given != self._field:
+            raise InvalidArgumentError(
+                f"a message after the first sets {given or 'nothing'!r}; accepted: {self._field!r} or 'part'"
+            )
+        whole: _M = getattr(envelope, self._field)
+        return _id_of(whole), whole
+
+    def finish(self) -> None:
+        """Take note of the stream's end.
+
+        Raises:
+            InvalidArgumentError: parts are missing.
+        """
+        if self._item_id is not None:
+            raise InvalidArgumentError(f"the stream ended before the last part of item {self._item_id[:80]!r}")
+
+    def add_part(self, part: vision_pb2.Part) -> _M | ItemTooLargeError | None:
+        """Take the next part alone; results and errors are those of `add`, without the id."""
         if self._item_id is None:
             self._item_id, self._size = part.item_id, 0
         elif part.item_id != self._item_id:
@@ -72,9 +125,22 @@ class Assembler(Generic[_M]):
         data, self._data, self._item_id = bytes(self._data), bytearray(), None
         if self._size > self._max_bytes:
             return ItemTooLargeError(f"{self._size} bytes; accepted: at most {self._max_bytes} bytes an item")
-        message = self._message()
+        whole = self._whole()
         try:
-            message.ParseFromString(data)
+            whole.ParseFromString(data)
         except DecodeError:
             raise InvalidArgumentError(f"the parts of item {part.item_id[:80]!r} do not join into an item") from None
-        return message
+        return whole
+
+
+class Assembler(Joiner[_M]):
+    """The `Joiner` by its older name, for rooms that have not moved over."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether a message has begun and not ended."""
+        return self._item_id is not None
+
+    def add(self, part: vision_pb2.Part) -> _M | ItemTooLargeError | None:  # type: ignore[override]
+        """Take the next part."""
+        return self.add_part(part)

@@ -138,7 +138,8 @@ class Pipeline:
             work.entry = Entry(
                 work.use.runner, prepared, lambda raw: self._encoders.submit(self._finish, work, prepared, raw)
             )
-            work.entry.cancelled = work.cancelled
+            if work.cancelled:  # it may have been cancelled before it had its entry
+                work.entry.cancelled = True
             self.batcher.add(work.entry)
         except ZoofleetError as error:
             self._fail(work, error)

@@ -24,7 +24,7 @@ from zoofleet._wire.kinds import kind_of
 from zoofleet.errors import ItemTooLargeError
 from zoofleet.worker.config import WorkerConfig
 
-__all__ = ["Prepared", "Raw", "Runner", "Window"]
+__all__ = ["FrameWindow", "Prepared", "Raw", "Runner"]
 
 Raw: TypeAlias = Mapping[str, Tensor]
 """What a forward pass gave for one item: tensors on the CPU, by name."""
@@ -57,7 +57,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class FrameWindow:
     """How the frames of a video make items of one kind of task.
 
     Attributes:
@@ -107,9 +107,9 @@ class Runner(ABC, Generic[_Options]):
         self._batch_size = config.batch_size(kind_of(name).field)
 
     @classmethod
-    def window(cls, options: _Options) -> Window:
+    def window(cls, options: _Options) -> FrameWindow:
         """Return how the frames of a video make items of this kind of task. An item is one frame unless overridden."""
-        return Window()
+        return FrameWindow()
 
     def decode(self, media: Sequence[bytes], options: _Options) -> Iterator[Image.Image]:
         """Decode an item's media to upright RGB images, one at a time.
@@ -130,7 +130,7 @@ class Runner(ABC, Generic[_Options]):
         """
 
     def join(self, parts: Sequence[Prepared]) -> Prepared:
-        """Join what was prepared of an item part by part; only `Window.prepares_each` gives more than one part."""
+        """Join what was prepared of an item part by part; only `FrameWindow.prepares_each` gives more than one part."""
         (prepared,) = parts
         return prepared
 

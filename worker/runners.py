@@ -28,7 +28,7 @@ from zoofleet.models import get_model, get_model_weights, transforms
 from zoofleet.models.detection import Detector
 from zoofleet.models.ops import paste_masks_to_rle
 from zoofleet.worker.config import WorkerConfig
-from zoofleet.worker.runner import Prepared, Raw, Runner, Window
+from zoofleet.worker.runner import FrameWindow, Prepared, Raw, Runner
 
 __all__ = ["make_runner", "memory_bytes", "runner_type", "upsampled_argmax"]
 
@@ -106,8 +106,8 @@ class _ClipRunner(_RankingRunner[_ClipOptions]):
     memory_format = torch.channels_last_3d
 
     @classmethod
-    def window(cls, options: _ClipOptions) -> Window:
-        return Window(options.num_frames, prepares_each=True)
+    def window(cls, options: _ClipOptions) -> FrameWindow:
+        return FrameWindow(options.num_frames, prepares_each=True)
 
     def decode(self, media: Sequence[bytes], options: _ClipOptions) -> Iterator[Image.Image]:
         (clip,) = media
@@ -233,8 +233,8 @@ class _FlowRunner(Runner[_FlowOptions]):
     memory_format = torch.contiguous_format
 
     @classmethod
-    def window(cls, options: _FlowOptions) -> Window:
-        return Window(2, overlap=1)
+    def window(cls, options: _FlowOptions) -> FrameWindow:
+        return FrameWindow(2, overlap=1)
 
     def prepare(self, images: Iterable[Image.Image], options: _FlowOptions) -> Prepared:
         first, second = images

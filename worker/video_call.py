@@ -35,7 +35,7 @@ from zoofleet.worker.draining import unless_draining
 from zoofleet.worker.items import DecodedItem, Item, PreparedItem
 from zoofleet.worker.pipeline import Pipeline
 from zoofleet.worker.residency import Residency
-from zoofleet.worker.runner import Window
+from zoofleet.worker.runner import FrameWindow
 from zoofleet.worker.runners import runner_type
 from zoofleet.worker.vision_task import VisionTask
 
@@ -61,7 +61,7 @@ class _TaskState:
     """
 
     task: VisionTask
-    window: Window
+    window: FrameWindow
     kept: list[Any] = field(default_factory=list)
 
     def completed(self) -> Item | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import io
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -289,6 +291,23 @@ async def test_a_failing_item_does_not_take_its_batch_with_it(worker: Worker, me
     message = results[2].error.message
     assert results[2].error.code == 13
     assert "its log has the details under" in message and "channels" not in message
+
+
+async def test_an_answered_item_leaves_no_input_in_memory(worker: Worker, media: Path) -> None:
+    rocket = (media / "rocket.jpg").read_bytes()
+    await run(worker.address, kinds.CLASSIFY, MOBILENET, [item(rocket)])
+    (resident,) = worker._residency.residents
+    task = VisionTask.from_resolved(*kinds.resolve(MOBILENET))
+    prepared = resident.runner.prepare([Image.open(media / "rocket.jpg")], task.options)
+    tensor = weakref.ref(prepared.inputs[0])
+    gc.disable()  # which would find cycles sooner or later
+    try:
+        result = await task.run(worker._pipeline, "0", PreparedItem((prepared,)))
+        del prepared
+        await until(lambda: tensor() is None)
+    finally:
+        gc.enable()
+    assert result.HasField("classification")
 
 
 async def test_uris_within_the_prefixes_are_read(media: Path) -> None:

@@ -29,7 +29,7 @@ _Answer = TypeVar("_Answer")
 class _Work(Generic[_Answer]):
     """An item on its way; `answer` resolves to what `encode` made of its outcome."""
 
-    __slots__ = ("_cancelled", "answer", "encode", "entry", "options", "use")
+    __slots__ = ("_cancelled", "_entry", "answer", "encode", "options", "use")
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class _Work(Generic[_Answer]):
         self.options = options
         self.encode = encode
         self.answer = answer
-        self.entry: Entry | None = None
+        self._entry: Entry | None = None
         self._cancelled = False
 
     @property
@@ -53,8 +53,21 @@ class _Work(Generic[_Answer]):
     def cancel(self) -> None:
         """Drop the item unless it is running already."""
         self._cancelled = True
-        if self.entry is not None:
-            self.entry.cancelled = True
+        if self._entry is not None:
+            self._entry.cancelled = True
+
+    def enter(self, entry: Entry) -> None:
+        """Have `cancel` reach the item in the device's queue too."""
+        self._entry = entry
+        if self._cancelled:
+            entry.cancelled = True
+
+    def resolve(self, answer: _Answer) -> None:
+        """Give back what the item held, and the answer to whoever waits for it. Called in the event loop."""
+        self.use.release()
+        self._entry = None  # it leads back here: without this, the input would stay in memory for a while
+        if not self.answer.done():
+            self.answer.set_result(answer)
 
 
 class Pipeline:
@@ -135,12 +148,11 @@ class Pipeline:
             if work.cancelled:
                 raise CancelledError("cancelled before it was decoded")
             prepared = item.prepare(work.use.runner, work.options)
-            work.entry = Entry(
+            entry = Entry(
                 work.use.runner, prepared, lambda raw: self._encoders.submit(self._finish, work, prepared, raw)
             )
-            if work.cancelled:  # it may have been cancelled before it had its entry
-                work.entry.cancelled = True
-            self.batcher.add(work.entry)
+            work.enter(entry)
+            self.batcher.add(entry)
         except ZoofleetError as error:
             self._fail(work, error)
         except MemoryError:
@@ -169,9 +181,6 @@ class Pipeline:
         self._answered(work, answer)
 
     def _answered(self, work: _Work[Any], answer: Any) -> None:
-        work.use.release()
-        work.entry = None  # it leads back to the work: without this, the input would stay in memory for a while
         self.inflight_count -= 1
         self.item_count += 1
-        if not work.answer.done():
-            work.answer.set_result(answer)
+        work.resolve(answer)

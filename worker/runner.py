@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
 import torch
@@ -94,6 +95,9 @@ class Runner(ABC, Generic[_Options]):
     memory_format: ClassVar[torch.memory_format] = torch.channels_last
     """The memory format of batches. On 2 CPU cores channels-last about doubled the images/s of MobileNetV3-Large and
     ResNet-50 in batches of 16, and slowed down no kind of task but optical flow, by a tenth."""
+
+    builder_arguments: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """What the builders of the kind's models are called with beside their weights."""
 
     def __init__(
         self, name: ModelName, module: nn.Module, preset: nn.Module, device: torch.device, config: WorkerConfig

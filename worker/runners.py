@@ -10,6 +10,7 @@ import io
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -31,6 +32,9 @@ from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.runner import FrameWindow, Prepared, Raw, Runner
 
 __all__ = ["make_runner", "memory_bytes", "runner_type", "upsampled_argmax"]
+
+_WITHOUT_BACKBONE: Final = MappingProxyType({"weights_backbone": None})
+"""Builders that take weights for the backbone alone would fetch its default ones."""
 
 _FLOW_STEP: Final = 8
 """RAFT's features have an eighth of the image's sides, which must be whole (Teed and Deng 2020, section 3.1)."""
@@ -135,6 +139,7 @@ class _SegmentRunner(Runner[_SegmentOptions]):
     """Labels each pixel of an image."""
 
     options = _SegmentOptions
+    builder_arguments = _WITHOUT_BACKBONE
 
     def prepare(self, images: Iterable[Image.Image], options: _SegmentOptions) -> Prepared:
         (image,) = images
@@ -187,6 +192,7 @@ class _DetectRunner(Runner[_DetectOptions]):
     """
 
     options = _DetectOptions
+    builder_arguments = _WITHOUT_BACKBONE
     module: Detector
 
     def prepare(self, images: Iterable[Image.Image], options: _DetectOptions) -> Prepared:
@@ -306,13 +312,12 @@ def make_runner(name: ModelName, device: torch.device, config: WorkerConfig) -> 
         WeightsUnavailableError, InvalidWeightsError: the published weights cannot be fetched, or are not the model's.
         UnimplementedError: the model is an INT8 model and the device is not the CPU.
     """
-    arguments: dict[str, Any] = {"weights": None if name.weights == _catalog.RANDOM else name.weights}
+    kind = runner_type(name)
+    arguments = {**kind.builder_arguments, "weights": None if name.weights == _catalog.RANDOM else name.weights}
     if name.info.task == "quantization":
         if device.type != "cpu":
             raise UnimplementedError(f"{name} is an INT8 model, which runs on the CPU only, not on {device}")
         arguments["quantize"] = True
-    elif name.info.task in ("segmentation", "detection"):
-        arguments["weights_backbone"] = None
     if name.weights_info is not None:
         # Into the cache first: what may take minutes must not happen under the lock.
         get_model_weights(name.builder).named(name.weights).get_state_dict(progress=False)
@@ -322,7 +327,7 @@ def make_runner(name: ModelName, device: torch.device, config: WorkerConfig) -> 
         module = get_model(name.builder, **arguments, progress=False)
     module = module.eval().requires_grad_(False).to(device)
     preset = transforms.preset(_published(name).transforms)()
-    return runner_type(name)(name, module, preset, device, config)
+    return kind(name, module, preset, device, config)
 
 
 def memory_bytes(runner: Runner[Any]) -> int:

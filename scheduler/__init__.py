@@ -1,4 +1,4 @@
-"""The scheduler: jobs, queue, leases and placement. Loads redis, never torch."""
+"""The scheduler: jobs, queue, leases and routing. It loads redis and never torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Brings queued chunks to workers and their results back: one `WorkerLink` for each live worker, and the sweep.
 
 Nothing here polls for work: links wake on events of the queue, of the fleet and of their own streams. The sweep renews
-leases, takes back expired ones, and wakes everybody once in a while in case an event was lost.
+leases, takes back expired ones, and wakes all links every second or so in case an event was lost.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Dispatcher:
     """Keeps every live worker supplied.
 
     Args:
-        queue: where chunks come from and results go.
-        fleet: who is there.
-        store: whose events wake the links.
-        config: limits and times.
+        queue: the queue that chunks come from and results go to.
+        fleet: the live workers.
+        store: the connection to Redis, whose events wake the links.
+        config: the scheduler's limits and times.
     """
 
     def __init__(self, queue: Queue, fleet: Fleet, store: Store, config: SchedulerConfig) -> None:
@@ -43,7 +43,7 @@ class Dispatcher:
         self._closing: dict[WorkerLink, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """Dispatch until cancelled; then call `stop`."""
+        """Dispatch until cancelled. Call `stop` afterwards."""
         # A worker lives as long as its heartbeats come and its stream is open; its leases are renewed well within time.
         pause = min(self._config.sweep_interval, self._config.lease / 3)
         while not await self._try(self._queue.migrate):  # noqa: ASYNC110 - what it waits for is Redis
@@ -56,7 +56,7 @@ class Dispatcher:
                 await asyncio.sleep(pause)
 
     async def stop(self, timeout: float) -> None:
-        """Claim no more, wait for chunks in flight, and hand back what is not done in time."""
+        """Claim no more, wait up to `timeout` seconds for chunks in flight, and hand the rest back."""
         self._fleet.on_change = lambda: None
         await asyncio.gather(*(link.drain(timeout) for link in self._links.values()))
         for link in self._closing:
@@ -64,7 +64,7 @@ class Dispatcher:
         await asyncio.gather(*self._closing.values())
 
     async def _try(self, step: Callable[[], Awaitable[None]]) -> bool:
-        """Take a step in Redis; returns whether it was taken."""
+        """Take a step in Redis, and return whether it succeeded."""
         try:
             await step()
         except ZoofleetError as error:
@@ -79,7 +79,7 @@ class Dispatcher:
             for link in self._links.values():
                 link.drop(lost)
         await self._store.check()
-        # Right after an outage all leases have expired; those whose holders live get the time to be renewed.
+        # Right after an outage all leases have expired: replicas that live get the time to renew theirs.
         while self._store.is_settled and (reaped := await self._queue.reap()) != _NOTHING:
             _log.info("swept: %s", reaped)
             if not reaped.more:
@@ -104,7 +104,7 @@ class Dispatcher:
 
     def _close(self, worker_id: str) -> None:
         link = self._links.pop(worker_id)
-        # One that drained has left in good order; one that fell silent may have been killed by what it had.
+        # A worker that drained has left in good order; one that fell silent may have died of the items it had.
         task = asyncio.create_task(link.close(Cause.INNOCENT if link.worker.draining else Cause.DIED))
         self._closing[link] = task
         task.add_done_callback(lambda _: self._closed(link, task))
@@ -119,6 +119,6 @@ class Dispatcher:
             link.wake()
 
     def _on_cancel(self, job_id: str) -> None:
-        # Not when the sweep finds the leases gone: by then their stream may carry other work, and cannot be cancelled.
+        # Now, and not when the sweep finds the leases gone: by then the stream may carry other work as well.
         for link in self._links.values():
             link.drop_job(job_id)

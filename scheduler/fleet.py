@@ -1,4 +1,4 @@
-"""The workers: registered in Redis, seen by every replica, reached over channels that stay open."""
+"""The workers of the fleet: the registry in Redis, this replica's view of it, and a channel to each worker."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import grpc.aio
 
 from zoofleet._catalog import ModelName
 from zoofleet._wire.channels import CHANNEL_OPTIONS
+from zoofleet._wire.names import worker_name
 from zoofleet.errors import WorkerNotFoundError, ZoofleetError
 from zoofleet.scheduler import keys
 from zoofleet.scheduler.config import SchedulerConfig
@@ -35,76 +36,74 @@ class WorkerRecord:
 
     Attributes:
         worker_id: its name without `workers/`.
-        instance: id of its process; its name where it does not say.
-        info: what it registered with.
-        status: how it fares.
+        instance: the id of its process; `worker_id` where it registered without one.
+        address: the host:port at which it listens.
+        window: the most items that it takes at once, 1 or more.
+        free_bytes: the memory that further models may take.
+        inflight_items: the items that it was working on.
         draining: whether it takes no more work, by its own will or an operator's.
-        builders: what it can load.
-        loaded: models in its memory.
-        register: milliseconds since the epoch.
-        beat: milliseconds since the epoch.
+        builders: the builders that it can load.
+        loaded: the models in its memory, each with its bytes.
+        beat: the time of the heartbeat, in milliseconds since the epoch.
+        message: the same worker as clients see it.
     """
 
     worker_id: str
     instance: str
-    info: fleet_pb2.Worker
-    status: fleet_pb2.WorkerStatus
+    address: str
+    window: int
+    free_bytes: int
+    inflight_items: int
     draining: bool
     builders: frozenset[str]
-    loaded: frozenset[str]
-    register: int
+    loaded: Mapping[str, int]
     beat: int
+    message: fleet_pb2.Worker
 
     @classmethod
     def parse(cls, worker_id: str, fields: Mapping[bytes, bytes]) -> WorkerRecord:
-        """From the fields of the worker's hash."""
-        info = fleet_pb2.Worker.FromString(fields[b"info"])
+        """Make a record from the fields of the worker's hash."""
+        message = fleet_pb2.Worker.FromString(fields[b"info"])
         status = fleet_pb2.WorkerStatus.FromString(fields[b"status"])
+        draining = status.draining or b"drain" in fields
+        beat = int(fields[b"beat"])
+        loaded = {model.model: model.memory_bytes for model in status.loaded_models}
+        message.name = worker_name(worker_id)
+        message.status.CopyFrom(status)
+        message.state = fleet_pb2.Worker.STATE_DRAINING if draining else fleet_pb2.Worker.STATE_READY
+        message.register_time.FromMilliseconds(int(fields[b"register"]))
+        message.heartbeat_time.FromMilliseconds(beat)
         return cls(
-            worker_id,
-            fields.get(b"instance", worker_id.encode()).decode(),
-            info,
-            status,
-            status.draining or b"drain" in fields,
-            frozenset(info.builders),
-            frozenset(model.model for model in status.loaded_models),
-            int(fields[b"register"]),
-            int(fields[b"beat"]),
+            worker_id=worker_id,
+            instance=fields.get(b"instance", worker_id.encode()).decode(),
+            address=message.address,
+            window=max(message.max_inflight_items, 1),
+            free_bytes=message.memory_budget_bytes - sum(loaded.values()),
+            inflight_items=status.inflight_items,
+            draining=draining,
+            builders=frozenset(message.builders),
+            loaded=MappingProxyType(loaded),
+            beat=beat,
+            message=message,
         )
 
     @property
     def name(self) -> str:
-        """`workers/{worker}`."""
-        return f"workers/{self.worker_id}"
+        """The resource name, `workers/{worker}`."""
+        return worker_name(self.worker_id)
 
     @property
     def process(self) -> tuple[str, str]:
-        """What tells its process, and where that is, from one before of the same name."""
-        return self.instance, self.info.address
-
-    @property
-    def free_bytes(self) -> int:
-        """Memory that further models may take."""
-        return self.info.memory_budget_bytes - sum(model.memory_bytes for model in self.status.loaded_models)
-
-    def to_proto(self) -> fleet_pb2.Worker:
-        """As the message that operators see."""
-        worker = fleet_pb2.Worker()
-        worker.CopyFrom(self.info)
-        worker.name = self.name
-        worker.status.CopyFrom(self.status)
-        worker.state = fleet_pb2.Worker.STATE_DRAINING if self.draining else fleet_pb2.Worker.STATE_READY
-        worker.register_time.FromMilliseconds(self.register)
-        worker.heartbeat_time.FromMilliseconds(self.beat)
-        return worker
+        """What tells the worker's process, and where that listens, from an earlier one of the same name."""
+        return self.instance, self.address
 
 
 class Fleet:
-    """The registry, and this replica's view of it, which the way of a request reads without asking Redis.
+    """The registry, and this replica's view of it, so that requests are routed without asking Redis.
 
     Args:
-        store: where the registry is.
-        config: heartbeat times.
+        store: the connection to Redis.
+        config: the times of heartbeats and sweeps.
     """
 
     def __init__(self, store: Store, config: SchedulerConfig) -> None:
@@ -121,16 +120,16 @@ class Fleet:
 
     @property
     def view(self) -> Mapping[str, WorkerRecord]:
-        """Live workers by id, as this replica last saw them."""
+        """The live workers by id, as this replica last saw them."""
         return MappingProxyType(self._workers)
 
     def able(self, *models: ModelName) -> list[WorkerRecord]:
-        """Live workers that might run all of the models; those that drain are left out."""
+        """Return the live workers that might run all of the models, without those that drain."""
         builders = {model.builder for model in models}
         return [worker for worker in self._workers.values() if not worker.draining and builders <= worker.builders]
 
     async def register(self, worker_id: str, worker: fleet_pb2.Worker) -> None:
-        """Register a worker, or register it again."""
+        """Register a worker, for the first time or again."""
         info = fleet_pb2.Worker()
         info.CopyFrom(worker)
         info.ClearField("status")
@@ -148,10 +147,10 @@ class Fleet:
             _log.warning("workers/%s registered at %s in the place of another process", worker_id, worker.address)
 
     async def beat(self, worker_id: str, instance: str, status: fleet_pb2.WorkerStatus) -> bool:
-        """Note a heartbeat; returns whether the worker should drain.
+        """Note a heartbeat, and return whether an operator wants the worker to drain.
 
         Raises:
-            WorkerNotFoundError: it is not registered, or another process has taken its place.
+            WorkerNotFoundError: the worker is not registered, or another process has taken its place.
         """
         drain: int = await self._store.run(
             "beat", worker_id, instance or worker_id, status.SerializeToString(), self._timeout_ms
@@ -161,15 +160,15 @@ class Fleet:
         return bool(drain)
 
     async def unregister(self, worker_id: str, instance: str) -> None:
-        """Take a worker out; nothing happens where it is not registered, or another process is."""
+        """Take a worker out of the registry, unless another process is registered under its name."""
         await self._store.run("unregister", worker_id, instance or worker_id)
         _log.info("workers/%s unregistered", worker_id)
 
     async def drain(self, worker_id: str) -> WorkerRecord:
-        """Give a worker no further work.
+        """Mark a worker as draining, so that it gets no further work, and return it.
 
         Raises:
-            WorkerNotFoundError: it is not registered.
+            WorkerNotFoundError: the worker is not registered.
         """
         if not await self._store.run("drain", worker_id):
             raise _not_found(worker_id)
@@ -177,10 +176,10 @@ class Fleet:
         return await self.get(worker_id)
 
     async def get(self, worker_id: str) -> WorkerRecord:
-        """Read a worker from the registry.
+        """Return a worker from the registry.
 
         Raises:
-            WorkerNotFoundError: it is not registered.
+            WorkerNotFoundError: the worker is not registered.
         """
         fields = await self._store.call("HGETALL", keys.worker(worker_id))
         if not fields:
@@ -188,7 +187,7 @@ class Fleet:
         return WorkerRecord.parse(worker_id, fields)
 
     async def read(self) -> dict[str, WorkerRecord]:
-        """Read all workers from the registry, by id."""
+        """Return all workers of the registry by id."""
         workers = {}
         for name, flat in await self._store.run("workers"):
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
@@ -196,7 +195,7 @@ class Fleet:
         return workers
 
     def channel(self, worker_id: str) -> grpc.aio.Channel:
-        """The open channel to a live worker, for calls of clients; bulk work has its own.
+        """Return the open channel to a live worker, for calls of clients. Bulk work has channels of its own.
 
         Raises:
             WorkerNotFoundError: this replica sees no such worker.
@@ -206,11 +205,11 @@ class Fleet:
         return self._channels[worker_id]
 
     async def run(self) -> None:
-        """Keep the view fresh until cancelled."""
+        """Keep the view up to date until cancelled."""
         swept = -math.inf
         with self._store.listening("worker", self._note):
             while True:
-                # Beats come all the time, but nobody tells of a registration that has expired.
+                # Each beat is announced, but nobody announces a registration that has expired.
                 if time.monotonic() - swept >= self._config.sweep_interval:
                     self._changed.add("")
                     swept = time.monotonic()
@@ -247,7 +246,7 @@ class Fleet:
             found = {worker_id: WorkerRecord.parse(worker_id, fields) for worker_id, fields in rows if fields}
             gone = self._workers.keys() & changed - found.keys()
         if not self._store.is_settled:
-            # During an outage registrations may have expired of workers that live: they get the time to come back.
+            # During an outage registrations of live workers may have expired: they get the time to come back.
             gone = set()
         for worker_id in gone:
             self._drop(worker_id)
@@ -258,7 +257,7 @@ class Fleet:
                 known = None
             self._workers[worker_id] = worker
             if known is None:
-                channel = grpc.aio.insecure_channel(worker.info.address, CHANNEL_OPTIONS)
+                channel = grpc.aio.insecure_channel(worker.address, CHANNEL_OPTIONS)
                 channel.get_state(try_to_connect=True)
                 self._channels[worker_id] = channel
         self.on_change()

@@ -1,4 +1,4 @@
-"""The `Fleet` service."""
+"""The `Fleet` service: workers register, and operators look at them and drain them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class FleetService(fleet_pb2_grpc.FleetServicer):
-    """Registration for workers, an overview for operators.
+    """Registers workers, and shows them to operators.
 
     Args:
         fleet: the registry.
-        config: heartbeat times.
+        config: the heartbeat times that workers are told.
     """
 
     def __init__(self, fleet: Fleet, config: SchedulerConfig) -> None:
@@ -71,7 +71,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
     ) -> fleet_pb2.Worker:
         async with aborting(context):
             worker = await self._fleet.get(parse_worker_name(request.name))
-        return worker.to_proto()
+        return worker.message
 
     async def ListWorkers(  # noqa: D102, N802
         self, request: fleet_pb2.ListWorkersRequest, context: _Context
@@ -79,13 +79,11 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         async with aborting(context):
             workers = await self._fleet.read()
             names, token = pages.page("workers", list(workers), request.page_size, request.page_token, _DEFAULT_PAGE)
-        return fleet_pb2.ListWorkersResponse(
-            workers=[workers[name].to_proto() for name in names], next_page_token=token
-        )
+        return fleet_pb2.ListWorkersResponse(workers=[workers[name].message for name in names], next_page_token=token)
 
     async def DrainWorker(  # noqa: D102, N802
         self, request: fleet_pb2.DrainWorkerRequest, context: _Context
     ) -> fleet_pb2.Worker:
         async with aborting(context):
             worker = await self._fleet.drain(parse_worker_name(request.name))
-        return worker.to_proto()
+        return worker.message

@@ -1,4 +1,4 @@
-"""The `Jobs` service."""
+"""The `Jobs` service: jobs come in, are looked at, and their results go out."""
 
 from __future__ import annotations
 
@@ -28,20 +28,22 @@ from zoofleet.v1 import jobs_pb2, jobs_pb2_grpc, vision_pb2
 
 _DEFAULT_PAGE: Final = 50
 _WATCH_INTERVAL: Final = 0.1
+"""Least seconds between two reports on a watched job."""
+
 _MISSING_PREFIX: Final = "c"
-"""Starts cursors among the results that a job that ended early never got."""
+"""Begins the position of a cursor among the results that a job never got, since it ended early."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class JobsService(jobs_pb2_grpc.JobsServicer):
-    """Takes jobs in, reports on them and hands their results out.
+    """Takes jobs in, reports on them, and hands their results out.
 
     Args:
-        queue: where jobs are.
-        fleet: who may run them.
-        store: whose events say that a job has changed.
-        config: limits and times.
+        queue: the queue that holds the jobs.
+        fleet: the live workers, which decide what a job waits for.
+        store: the connection to Redis, whose events say that a job has changed.
+        config: the scheduler's limits and times.
     """
 
     def __init__(self, queue: Queue, fleet: Fleet, store: Store, config: SchedulerConfig) -> None:
@@ -53,7 +55,7 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
         self._changes: set[asyncio.Event] = set()
 
     def close(self) -> None:
-        """End streams that wait for changes."""
+        """End the streams that wait for changes."""
         self._closing = True
         for change in self._changes:
             change.set()
@@ -69,8 +71,8 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
                 await upload.begin()
                 async for request in requests:
                     await upload.add(request)
-                # The requests of a call that broke off end as those of one that is complete. Only the latter can still
-                # be answered: this raises CancelledError for the former.
+                # The requests of a call that broke off end like those of a complete one. Only a complete one can still
+                # be answered: for the other this raises CancelledError.
                 await context.send_initial_metadata(())
                 job_id = await upload.finish()
             finally:
@@ -137,7 +139,7 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
             job_id = parse_job_name(request.name)
             scope = f"results {job_id}"
             cursor = pages.decode("cursor", scope, request.cursor) if request.cursor else "0"
-            # The job's state is read before its results: what it had when it finished is then read to the end.
+            # The state is read before the results, so that a job that has finished is read to its end.
             job = await self._queue.get(job_id)
             if not cursor.startswith(_MISSING_PREFIX):
                 after = pages.decode_number("cursor", scope, request.cursor) if request.cursor else 0
@@ -177,7 +179,7 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
         return message
 
     async def _to_protos(self, jobs: Sequence[JobRecord]) -> list[jobs_pb2.Job]:
-        """Jobs as messages, the unfinished ones with what they wait for."""
+        """Return the jobs as messages, the unfinished ones with what they wait for."""
         to_run = {job.job_id: job.unfinished_models for job in jobs}
         reasons = {model: await self._wait_reason(model) for model in sorted(set().union(*to_run.values()))}
         messages = []
@@ -190,7 +192,7 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
         return messages
 
     async def _wait_reason(self, model: str) -> ZoofleetError | None:
-        """What keeps a model from running at present."""
+        """Return what keeps a model from running now, or None where nothing does."""
         if not self._fleet.view:
             return UnavailableError("no worker is registered")
         able = self._fleet.able(ModelName.parse(model))
@@ -202,7 +204,7 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
 
     @contextmanager
     def _following(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set at each change of the job."""
+        """Give the block an event that is set at each change of the job."""
         change = asyncio.Event()
         self._changes.add(change)
         try:
@@ -212,7 +214,11 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
             self._changes.discard(change)
 
     async def _wait(self, change: asyncio.Event) -> None:
-        """Wait for a change, or for a while in case its event was lost."""
+        """Wait for a change, or for a sweep's interval in case its event was lost.
+
+        Raises:
+            UnavailableError: the scheduler is shutting down.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.sweep_interval):
                 await change.wait()

@@ -1,4 +1,4 @@
-"""Every Redis key, its type, who writes it, and when it ends.
+"""Every Redis key: its type, what it holds, and when it ends.
 
 All keys carry the hash tag `{zoofleet}` and so stand in one slot of a Redis Cluster; scripts take it as `KEYS[1]` and
 make the names below from it. The Lua scripts in `lua/` write them.
@@ -71,6 +71,8 @@ cancel as one of ten.
 Lanes are by tenant and model, so that a claim looks at what its worker can run and at nothing else: neither the items
 of a job, nor the jobs of a lane, nor the tenants, however many, are walked through.
 
+Operators read the dead letters with `redis-cli LRANGE '{zoofleet}:dead_letters' 0 -1`; no call returns them.
+
 Why not Redis Streams with consumer groups: a chunk needs a fencing token, a priority within its tenant, a turn
 among tenants, and to be cut or split on the way; a consumer group's pending list knows none of these, and each would
 need a second structure kept equal to it. Results do use a stream, for what it is good at: an ordered log that readers
@@ -85,46 +87,44 @@ ROOT: Final = "{zoofleet}"
 """The hash tag with which every key starts."""
 
 EVENTS: Final = f"{ROOT}:events"
-BYTES: Final = f"{ROOT}:bytes"
 JOBS: Final = f"{ROOT}:jobs"
-DEAD_LETTERS: Final = f"{ROOT}:dead_letters"
 
 
 def job(job_id: str) -> str:
-    """Hash of a job."""
+    """Return the key of a job's hash."""
     return f"{ROOT}:job:{job_id}"
 
 
 def ids(job_id: str) -> str:
-    """List of a job's item ids."""
+    """Return the key of the list of a job's item ids."""
     return f"{job(job_id)}:ids"
 
 
 def done(job_id: str) -> str:
-    """Bitmap of a job's results that are in."""
+    """Return the key of the bitmap of a job's results that are in."""
     return f"{job(job_id)}:done"
 
 
 def request(request_id: str) -> str:
-    """Hash of the job made with a request_id."""
+    """Return the key of the hash that names the job made with a request_id."""
     return f"{ROOT}:request:{request_id}"
 
 
 def tenant_jobs(tenant: str) -> str:
-    """Sorted set of a tenant's jobs."""
+    """Return the key of the sorted set of a tenant's jobs."""
     return f"{ROOT}:tenant:{tenant}:jobs"
 
 
 def tenant_active(tenant: str) -> str:
-    """Set of a tenant's unfinished jobs."""
+    """Return the key of the set of a tenant's unfinished jobs."""
     return f"{ROOT}:tenant:{tenant}:active"
 
 
 def worker(worker_id: str) -> str:
-    """Hash of a worker."""
+    """Return the key of a worker's hash."""
     return f"{ROOT}:worker:{worker_id}"
 
 
 def refusals(model: str) -> str:
-    """Hash of the workers that could not load a model."""
+    """Return the key of the hash of the workers that could not load a model."""
     return f"{ROOT}:refusals:{model}"

@@ -1,4 +1,4 @@
-"""The `Models` service for the whole fleet: the catalog from our own data, the rest from the workers."""
+"""The `Models` service for the whole fleet: it lists the catalog itself and forwards the rest to workers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ModelsService(models_pb2_grpc.ModelsServicer):
     """Lists the zoo and forwards what concerns a worker to its own `Models` service.
 
     Args:
-        fleet: which worker holds what.
+        fleet: the live workers, with the models that each holds.
     """
 
     def __init__(self, fleet: Fleet) -> None:
@@ -93,4 +93,4 @@ class ModelsService(models_pb2_grpc.ModelsServicer):
         return max(able, key=lambda worker: (str(model) in worker.loaded, worker.free_bytes))
 
     def _loaded(self) -> list[models_pb2.LoadedModel]:
-        return [loaded for worker in self._fleet.view.values() for loaded in worker.status.loaded_models]
+        return [loaded for worker in self._fleet.view.values() for loaded in worker.message.status.loaded_models]

@@ -1,7 +1,7 @@
 """The durable queue: a typed API over the Lua scripts, each of which is one atomic step.
 
-Results are exactly-once because `commit.lua` and its like set a bit for each (item, task) and store nothing where it
-was set; leases only save work from being done twice.
+Each item and task gets exactly one result because every script that stores results sets a bit for the item and task,
+and stores nothing where the bit was set. Leases only keep work from being done twice.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final
 
 from google.rpc import status_pb2
 
+from zoofleet._wire.names import job_name
 from zoofleet._wire.status import error_result, from_status, to_status
 from zoofleet.errors import (
     AbortedError,
@@ -34,7 +35,7 @@ from zoofleet.scheduler.records import (
     Lease,
     LeasedItem,
     NewJob,
-    Outcome,
+    ReadyResult,
     Reaped,
     StagedItem,
     StoredResult,
@@ -48,14 +49,16 @@ _QUOTA_RETRY: Final = 5.0
 """Seconds after which a client that met a full queue should try again."""
 
 _READ_RESULTS: Final = 500
+"""Most results that are read in one step."""
+
 _READ_BYTES: Final = 4 * 1024 * 1024
-"""Results are read in steps of at most so many results, and of few more bytes than this."""
+"""Bytes after which a step of reading takes no further result."""
 
 _RESERVED_SWEEPS: Final = 5
-"""Sweeps for which a worker stays reserved for the quarantine, counted from its last claim."""
+"""Number of sweeps after its last claim for which a worker stays reserved for items in quarantine."""
 
 _REFUSALS_KEPT: Final = 600.0
-"""Seconds without a refusal after which a model's next one starts the wait anew."""
+"""Seconds without a refusal of a model after which the next refusal counts as the first one again."""
 
 _DATA_LOST: Final = to_status(DataLossError("the store has lost this item; submit it again")).SerializeToString()
 
@@ -64,11 +67,14 @@ _PAGE: Final = 4096
 
 
 class Queue:
-    """The jobs in Redis. Every method raises UnavailableError where Redis does not answer.
+    """The jobs in Redis.
+
+    Every method raises UnavailableError where Redis does not answer, ResourceExhaustedError where it is out of memory,
+    and InternalError where it refuses the command.
 
     Args:
-        store: where they are.
-        config: limits and times.
+        store: the connection to Redis.
+        config: the scheduler's limits and times.
     """
 
     def __init__(self, store: Store, config: SchedulerConfig) -> None:
@@ -82,7 +88,7 @@ class Queue:
         self._verdict_ms = _milliseconds(config.heartbeat_timeout + 2 * config.heartbeat_interval)
 
     async def migrate(self) -> None:
-        """Bring what an earlier version has left in Redis into the present form; to be called before anything else."""
+        """Bring what an earlier version left in Redis into the present form. Call it before anything else."""
         if jobs := await self._store.run("migrate"):
             _log.warning("brought %d jobs of an earlier version over", jobs)
 
@@ -92,17 +98,24 @@ class Queue:
             raise self._too_many_jobs(tenant)
 
     async def find_request(self, request_id: str) -> bool:
-        """Whether a job was made with this request id."""
+        """Return whether a job was made with this request id."""
         return bool(await self._store.call("EXISTS", keys.request(request_id)))
 
     async def stage(
         self, job_id: str, first: int, task_count: int, items: Sequence[StagedItem], tenant: str = "default"
     ) -> None:
-        """Store the next items of an upload, the first of which has the index `first`.
+        """Store the next items of an upload.
+
+        Args:
+            job_id: the job that is being uploaded, 32 hex digits.
+            first: the index of the first of these items, from 0.
+            task_count: the number of the job's tasks.
+            items: the items.
+            tenant: whose quota they count against.
 
         Raises:
             InvalidArgumentError: two items have the same id.
-            ResourceExhaustedError: over a quota in items or bytes.
+            ResourceExhaustedError: the job has too many items, or the tenant or the store too many bytes.
             AbortedError: the upload paused for too long and has expired, or Redis has lost some of it.
         """
         config = self._config
@@ -129,11 +142,13 @@ class Queue:
             raise self._expired()
 
     async def discard(self, job_id: str) -> None:
-        """Drop an upload; nothing happens where there is none."""
+        """Drop an upload. Nothing happens where there is none."""
         await self._store.run("discard", job_id)
 
     async def publish(self, job: NewJob) -> str:
-        """Make an upload a job, and return its id: that of the first time where the request id was used before.
+        """Make an upload a job, and return the job's id.
+
+        Where the request id was used for the same job before, that job's id is returned, and the upload is dropped.
 
         Raises:
             AlreadyExistsError: the request id was used for a different job.
@@ -176,16 +191,16 @@ class Queue:
         loaded: Collection[str] = (),
         refused: Collection[str] = (),
     ) -> Lease | None:
-        """Lease the next chunk to a worker; None where there is no work for it, or it has enough.
+        """Lease the next chunk to a worker, and return the lease, or None where the worker gets none.
 
         Args:
-            worker_id: who gets it.
-            max_items: most items in it.
-            builders: what it can load.
-            instance: the id of its process; it gets nothing where another one is registered.
-            window: most items that it holds at once, of all replicas.
-            loaded: models that it has in memory, which go first within limits.
-            refused: models that it must not get now.
+            worker_id: the worker.
+            max_items: the most items that the chunk may have.
+            builders: the builders that the worker can load.
+            instance: the id of the worker's process, which gets nothing where another one is registered.
+            window: the most items that the worker may hold at once, from all replicas together.
+            loaded: the models in the worker's memory, whose chunks go first within limits.
+            refused: the models whose chunks the worker must not get now.
         """
         config = self._config
         chunk = await self._store.run(
@@ -211,25 +226,25 @@ class Queue:
         return Lease(int(token), job_id.decode(), tenant.decode(), task_index, start, attempts, task, items)
 
     async def renew(self, leases: Sequence[tuple[Lease, bool]]) -> frozenset[int]:
-        """Renew leases; returns the tokens of those that are gone.
+        """Renew leases, and return the tokens of those that are gone.
 
         Args:
-            leases: each with whether the worker may have seen an item of it.
+            leases: the leases, each with whether its worker may have seen an item of it.
         """
         fields = [field for lease, sent in leases for field in (*lease.fence, int(sent))]
         lost = await self._store.run("renew", _milliseconds(self._config.lease), *fields)
         return frozenset(map(int, lost))
 
-    async def commit(self, lease: Lease, outcomes: Sequence[Outcome]) -> None:
-        """Commit results of a leased chunk; with the last one the lease ends.
+    async def commit(self, lease: Lease, results: Sequence[ReadyResult]) -> None:
+        """Commit results of a leased chunk. The lease ends with the chunk's last result.
 
-        A job whose results go beyond its tenant's bytes, or those of the store, is ended as FAILED.
+        A job whose results exceed the bytes of its tenant or of the store ends as FAILED.
 
         Raises:
             LeaseLostError: the lease is gone; nothing was committed.
         """
         config = self._config
-        fields = [field for outcome in outcomes for field in (outcome.index, int(outcome.failed), outcome.data)]
+        fields = [field for result in results for field in (result.index, int(result.failed), result.data)]
         answer = await self._store.run(
             "commit", *lease.fence, config.max_tenant_bytes, config.max_stored_bytes, *fields
         )
@@ -239,19 +254,20 @@ class Queue:
             await self.fail(lease.job_id, self._too_many_bytes(answer, lease.tenant))
 
     async def fail(self, job_id: str, error: ZoofleetError) -> None:
-        """End a job that cannot go on as FAILED; nothing happens to one that has finished."""
+        """End a job as FAILED that cannot go on. Nothing happens to a job that has finished."""
         if await self._store.run("fail", job_id, to_status(error).SerializeToString()):
             _log.warning("jobs/%s failed: %s", job_id, error)
 
     async def release(self, lease: Lease, cause: Cause, status: status_pb2.Status | None = None) -> None:
-        """Hand back what a lease has left; nothing happens where it is gone.
+        """Hand back the items of a lease that have no result yet. Nothing happens where the lease is gone.
 
-        Where the attempt counts, each item goes on alone.
+        Where the attempt counts, each item is leased alone from then on.
 
         Args:
-            lease: of the chunk.
-            cause: why it comes back.
-            status: the result of an item that has no attempts left; that of a poison item where left out.
+            lease: the chunk's lease.
+            cause: why the chunk comes back.
+            status: the error that becomes the result of an item without attempts left; None says that the item's
+                workers died.
         """
         final = self._poison if status is None else status.SerializeToString()
         await self._store.run("release", *lease.fence, cause, self._config.max_attempts, final, self._verdict_ms)
@@ -259,14 +275,17 @@ class Queue:
     async def refuse(
         self, lease: Lease, model: str, worker_id: str, able: Collection[str], error: ZoofleetError
     ) -> int:
-        """Note that a worker could not load a model; returns how many jobs have waited for it in vain and were ended.
+        """Note that a worker could not load a model, and end the jobs that have waited for the model in vain.
 
         Args:
-            lease: whose items it refused.
-            model: which.
-            worker_id: who.
-            able: workers that might run it.
-            error: why.
+            lease: the lease whose items the worker refused.
+            model: the model.
+            worker_id: the worker.
+            able: the ids of the workers that might run the model.
+            error: why the worker could not load it.
+
+        Returns:
+            The number of jobs that were ended.
         """
         ended: int = await self._store.run(
             "refuse",
@@ -281,16 +300,16 @@ class Queue:
         return ended
 
     async def accept(self, model: str) -> None:
-        """Note that a model could be loaded after all."""
+        """Note that a worker could load a model after all."""
         await self._store.call("DEL", keys.refusals(model))
 
     async def refusal(self, model: str) -> ZoofleetError | None:
-        """Why no worker could load a model of late; None where one could or none has tried."""
+        """Return why workers could not load a model lately, or None where one could or none has tried."""
         status = await self._store.call("HGET", keys.refusals(model), "status")
         return None if status is None else from_status(status_pb2.Status.FromString(status))
 
     async def reap(self) -> Reaped:
-        """Take back expired leases, give up items, drop expired uploads and jobs; a bounded number of each."""
+        """Take back expired leases, give up items, and drop expired uploads and jobs: at most 100 of each."""
         answer = await self._store.run("reap", self._config.max_attempts, self._poison, self._verdict_ms)
         leases, given_up, uploads, jobs, more = answer
         return Reaped(leases, given_up, uploads, jobs, bool(more))
@@ -299,7 +318,7 @@ class Queue:
         """Return a job.
 
         Raises:
-            JobNotFoundError: there is none, or it has expired.
+            JobNotFoundError: there is no such job, or it has expired.
         """
         fields = await self._store.call("HGETALL", keys.job(job_id))
         if not fields:
@@ -307,15 +326,15 @@ class Queue:
         return JobRecord.parse(job_id, fields)
 
     async def list_jobs(self, tenant: str, before: int | None, count: int) -> tuple[list[JobRecord], int | None]:
-        """Return up to `count` jobs, the newest first.
+        """Return a page of jobs, the newest first.
 
         Args:
-            tenant: whose; everybody's where empty.
-            before: where the page before ended, None for the first one.
-            count: at least 1.
+            tenant: the tenant whose jobs are listed; those of all tenants where empty.
+            before: the end of the previous page, None for the first page.
+            count: the most jobs in the page, 1 or more.
 
         Returns:
-            The jobs, and where the page ends, None for the last one.
+            The jobs, and the end of the page, which is None for the last one.
         """
         index = keys.tenant_jobs(tenant) if tenant else keys.JOBS
         newest = "+inf" if before is None else f"({before}"
@@ -328,10 +347,10 @@ class Queue:
         return jobs, entries[-1][1] if len(rows) > count else None
 
     async def cancel(self, job_id: str) -> None:
-        """End a job early; nothing happens to a finished one.
+        """End a job early. Nothing happens to a finished job.
 
         Raises:
-            JobNotFoundError: there is none.
+            JobNotFoundError: there is no such job.
         """
         if not await self._store.run("cancel", job_id):
             raise _not_found(job_id)
@@ -340,8 +359,8 @@ class Queue:
         """Delete a finished job.
 
         Raises:
-            JobNotFoundError: there is none.
-            FailedPreconditionError: it has not finished.
+            JobNotFoundError: there is no such job.
+            FailedPreconditionError: the job has not finished.
         """
         outcome = await self._store.run("delete", job_id)
         if outcome == b"MISSING":
@@ -350,7 +369,7 @@ class Queue:
             raise FailedPreconditionError(f"jobs/{job_id} has not finished; cancel it first")
 
     async def read_results(self, job: JobRecord, after: int) -> list[StoredResult]:
-        """Return some results committed after the position `after` (0 for the first ones); none where all were."""
+        """Return some of the results after the position `after`, 0 for the first ones; an empty list at the end."""
         rows = await self._store.run("read", job.job_id, after, _READ_RESULTS, _READ_BYTES)
         return [StoredResult(row[0], row[1] if len(row) == 2 else _status_result(job, *row[1:])) for row in rows]
 
@@ -358,11 +377,11 @@ class Queue:
         """Return some of the results that a job that ended early never got, each as an error.
 
         Args:
-            job: cancelled or failed.
-            after: where the page before ended, 0 for the first one.
+            job: a job that was cancelled or has failed.
+            after: the end of the previous page, 0 for the first page.
 
         Returns:
-            The results, whose positions start with 1, and where the page ends, None for the last one.
+            The results, whose positions start with 1, and the end of the page, which is None for the last one.
         """
         tasks = [task.model for task in job.spec.tasks]
         first, last = after, min((after // _PAGE + 1) * _PAGE, job.results)  # bits, not positions: one less
@@ -385,12 +404,6 @@ class Queue:
             missing.append(StoredResult(bit + 1, error_result(name, tasks[task], error).SerializeToString()))
         return missing, None if last == job.results else last
 
-    async def dead_letters(self, count: int) -> list[tuple[str, int, int]]:
-        """Return job id, task index and item index of the last items that were given up, the newest first."""
-        rows = await self._store.call("LRANGE", keys.DEAD_LETTERS, 0, count - 1)
-        letters = (row.decode().split(":") for row in rows)
-        return [(job_id, int(task), int(index)) for job_id, task, index in letters]
-
     def _too_many_jobs(self, tenant: str) -> ResourceExhaustedError:
         return ResourceExhaustedError(
             f"tenant {tenant!r} has its limit of {self._config.max_tenant_jobs} unfinished jobs", _QUOTA_RETRY
@@ -411,7 +424,7 @@ class Queue:
 
 
 def _not_found(job_id: str) -> JobNotFoundError:
-    return JobNotFoundError(f"no job is named 'jobs/{job_id}', or it has expired")
+    return JobNotFoundError(f"no job is named '{job_name(job_id)}', or it has expired")
 
 
 def _status_result(job: JobRecord, status: bytes, task: int, item_id: bytes) -> bytes:

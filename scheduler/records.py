@@ -1,4 +1,4 @@
-"""What the queue takes and gives, as plain values; protobuf only in `to_proto`."""
+"""What the queue takes and gives, as plain values. A job's spec and tasks stay the messages that Redis stores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from enum import StrEnum
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
+from zoofleet._wire.names import job_name
 from zoofleet.v1 import jobs_pb2, vision_pb2
 
 FINISHED = frozenset({jobs_pb2.Job.STATE_SUCCEEDED, jobs_pb2.Job.STATE_FAILED, jobs_pb2.Job.STATE_CANCELLED})
@@ -20,9 +21,9 @@ class StagedItem:
     """An item on its way into the queue.
 
     Attributes:
-        item_id: unique in its job.
-        data: the serialized item without its id; empty where `status` is set.
-        status: a serialized `google.rpc.Status` that stands for the item's results, empty where it can run.
+        item_id: the item's id, unique in its job.
+        data: the serialized `Item` without its id; empty where `status` is set.
+        status: the serialized `google.rpc.Status` that stands for the item's results; empty where the item can run.
     """
 
     item_id: str
@@ -35,15 +36,15 @@ class NewJob:
     """A job whose items are staged.
 
     Attributes:
-        job_id: 32 hex digits.
-        tenant: 1 to 63 of a-z, 0-9 and '-'.
-        priority: -100 to 100.
-        ttl: seconds to keep it once finished.
-        tasks: resolved.
-        request_id: empty where there is none.
-        digest: of spec and items.
-        item_count: items that were staged.
-        data_count: those of them that have data.
+        job_id: the id in its name, 32 hex digits.
+        tenant: the tenant's name, 1 to 63 of a-z, 0-9 and '-'.
+        priority: its priority among the tenant's jobs, -100 to 100.
+        ttl: seconds for which it is kept once it has finished.
+        tasks: the resolved tasks.
+        request_id: the client's UUID for the request; empty where it gave none.
+        digest: SHA-256 over spec and items, in hex.
+        item_count: the number of items that were staged.
+        data_count: the number of those that have data.
     """
 
     job_id: str
@@ -59,21 +60,21 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A job as it stands. Times are milliseconds since the epoch, 0 where not yet known.
+    """The state of a job. Times are milliseconds since the epoch, and 0 until they are known.
 
     Attributes:
-        job_id: 32 hex digits.
-        spec: what the client asked for, resolved.
-        state: a `Job.State`.
-        items: number of items.
-        results: results to come in all.
-        committed: results that are in.
-        errors: those of them that are errors.
-        create: when it was published.
-        start: when its first chunk was leased.
-        end: when it finished.
-        expire: when it will be deleted.
-        left: results to come of each task.
+        job_id: the id in its name, 32 hex digits.
+        spec: what the client asked for, with tasks resolved.
+        state: a value of the enum `Job.State`.
+        items: the number of items.
+        results: the number of results that it has once it has finished: items times tasks.
+        committed: the number of results that are in.
+        errors: the number of those that are errors.
+        create: the time at which it was published.
+        start: the time at which its first chunk was leased.
+        end: the time at which it finished.
+        expire: the time at which it will be deleted.
+        left: for each task the number of results that are not in yet.
         error: why it failed; None where it did not.
     """
 
@@ -93,7 +94,7 @@ class JobRecord:
 
     @classmethod
     def parse(cls, job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
-        """From the fields of the job's hash."""
+        """Make a record from the fields of the job's hash."""
 
         def number(name: bytes) -> int:
             return int(fields.get(name, 0))
@@ -117,20 +118,20 @@ class JobRecord:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing about it changes any more."""
+        """Whether the job has ended, so that nothing about it changes any more."""
         return self.state in FINISHED
 
     @property
     def unfinished_models(self) -> list[str]:
-        """Models of the tasks that have results to come."""
+        """The models of the tasks that lack results; none once the job has finished."""
         if self.finished:
             return []
         return [task.model for task, left in zip(self.spec.tasks, self.left, strict=True) if left]
 
     def to_proto(self) -> jobs_pb2.Job:
-        """As the message that clients see, but for `wait_reason`."""
+        """Return the message that clients see, without `wait_reason`."""
         job = jobs_pb2.Job(
-            name=f"jobs/{self.job_id}",
+            name=job_name(self.job_id),
             state=self.state,
             item_count=self.items,
             result_count=self.results,
@@ -156,9 +157,9 @@ class LeasedItem:
     """An item of a leased chunk.
 
     Attributes:
-        index: its place in the job.
-        item_id: what its results are called.
-        data: the serialized item without its id.
+        index: the item's place in the job, from 0.
+        item_id: the id that its results carry.
+        data: the serialized `Item` without its id.
     """
 
     index: int
@@ -171,14 +172,14 @@ class Lease:
     """A chunk, leased to one worker.
 
     Attributes:
-        token: fencing token; a later lease of the same items has a higher one, and this one then commits nothing.
-        job_id: 32 hex digits.
-        tenant: the job's.
-        task_index: which of the job's tasks.
-        start: index of its first item, or of one before whose result was in already.
-        attempts: attempts that count against its first item.
-        task: resolved, serialized.
-        items: at least one.
+        token: the fencing token. A later lease of the same items has a higher one, and this one then commits nothing.
+        job_id: the job's id, 32 hex digits.
+        tenant: the job's tenant.
+        task_index: the place of the task among the job's tasks, from 0.
+        start: the index of the first item, or of an earlier item whose result was in already.
+        attempts: the number of attempts that count against the first item.
+        task: the resolved task, serialized.
+        items: the items, one or more.
     """
 
     token: int
@@ -192,7 +193,7 @@ class Lease:
 
     @property
     def fence(self) -> tuple[int, str, int, int]:
-        """What scripts find the lease by: a token alone may be another lease's, where Redis has lost data."""
+        """What scripts find the lease by. The token alone may name another lease where Redis has lost data."""
         return self.token, self.job_id, self.task_index, self.start
 
 
@@ -200,7 +201,7 @@ class Cause(StrEnum):
     """Why a chunk comes back before it is done."""
 
     INNOCENT = "INNOCENT"
-    """Nothing that its items did: the attempt does not count."""
+    """Its items did nothing wrong: the attempt does not count."""
     DIED = "DIED"
     """The worker seems to have died: the attempt counts unless its process is seen alive again."""
     FAULT = "FAULT"
@@ -212,11 +213,11 @@ class Reaped:
     """What a sweep has cleared away.
 
     Attributes:
-        leases: that had expired.
-        given_up: items whose last worker has died beyond doubt.
-        uploads: that were abandoned.
-        jobs: that had expired.
-        more: whether there is more of any of them.
+        leases: the number of expired leases that were taken back.
+        given_up: the number of items that were given up, since their last worker has died beyond doubt.
+        uploads: the number of abandoned uploads that were dropped.
+        jobs: the number of expired jobs that were deleted.
+        more: whether there is more to clear away at once.
     """
 
     leases: int
@@ -227,12 +228,12 @@ class Reaped:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """A result to commit.
+class ReadyResult:
+    """A result that is ready to be committed.
 
     Attributes:
-        index: its item's place in the job.
-        failed: whether it is an error.
+        index: the item's place in the job, from 0.
+        failed: whether the result is an error.
         data: the serialized `Result`.
     """
 
@@ -246,7 +247,7 @@ class StoredResult:
     """A result that was committed.
 
     Attributes:
-        position: of a reader that has had it; positions grow.
+        position: where a reader stands that has had it, from 1; a later result has a higher one.
         data: the serialized `Result`.
     """
 

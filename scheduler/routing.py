@@ -1,4 +1,4 @@
-"""Which worker a client's items go to: the least loaded, where a model in memory is worth a few items and no more."""
+"""Which worker a client's items go to: the least loaded one, where a model in memory is worth four items of load."""
 
 from __future__ import annotations
 
@@ -21,13 +21,19 @@ from zoofleet.v1 import models_pb2, models_pb2_grpc
 _log: Final = logging.getLogger(__name__)
 
 _AFFINITY: Final = 4
-"""Items by which a worker must be less loaded before a model is loaded on it, or a stream spreads to it."""
+"""Number of items by which a worker must be less loaded before a model is loaded on it, or a stream spreads to it.
+
+docs/architecture.md, *Choices*, says why four.
+"""
 
 _MAX_STREAMS: Final = 64
-"""Most streams on a worker until no more spread to it: it takes 256 by default, and those that begin on it go first."""
+"""Number of streams on a worker from which on no more spread to it.
+
+A worker takes 256 streams by default; the rest are for streams that begin on it.
+"""
 
 _LOAD_TIMEOUT: Final = 600.0
-"""Seconds that a model may take to load, its published weights to be fetched included."""
+"""Seconds that a model may take to load, with the download of its weights."""
 
 _REFUSAL_PAUSE: Final = 10.0
 """Seconds for which a worker that could not load a model is not asked again."""
@@ -38,13 +44,13 @@ class _Load:
     """What this replica knows of a worker's load.
 
     Attributes:
-        items: sent by this replica and not answered.
-        streams: of this replica.
-        others: everybody else's, as far as its heartbeats say.
-        beat: the heartbeat that was read last.
-        loaded: models that were loaded since that heartbeat.
-        loading: models that are being loaded.
-        refused: models that it could not load, and the time from which on it may be asked again.
+        items: the number of items that this replica has sent and that are not answered.
+        streams: the number of this replica's streams on the worker.
+        others: the number of items that everybody else has sent, as far as the heartbeats say.
+        beat: the time of the heartbeat that was read last, in milliseconds since the epoch.
+        loaded: the models that were loaded since that heartbeat.
+        loading: the models that are being loaded, with the calls that load them.
+        refused: the models that the worker could not load, with the loop's time from which on it may be asked again.
     """
 
     items: int = 0
@@ -56,14 +62,14 @@ class _Load:
     refused: dict[str, float] = field(default_factory=dict)
 
     def read(self, worker: WorkerRecord) -> None:
-        """Take in a heartbeat, once; called before `items` changes, so that it is known what was ours then.
+        """Take in a worker's latest heartbeat. Call it before `items` changes: the difference is what others have sent.
 
-        A heartbeat is up to two seconds old, and the other replicas act on it, too: if each believed it to the full,
-        all would move to the worker that looked idle, and back with the next one. The mean over heartbeats settles.
+        A heartbeat is up to two seconds old, and the other replicas act on it too: if each believed it to the full, all
+        would move to the worker that looked idle, and back with the next heartbeat. The mean over heartbeats settles.
         """
         if worker.beat != self.beat:
             self.beat = worker.beat
-            self.others = (self.others + max(worker.status.inflight_items - self.items, 0)) / 2
+            self.others = (self.others + max(worker.inflight_items - self.items, 0)) / 2
             self.loaded.clear()
 
 
@@ -71,8 +77,8 @@ class WorkerLostError(Exception):
     """A worker has ended a client's stream.
 
     Args:
-        worker: which.
-        error: what it, or gRPC in its place, gave as the reason; None where there is none.
+        worker: the worker.
+        error: the reason that the worker, or gRPC in its place, gave; None where there is none.
     """
 
     def __init__(self, worker: WorkerRecord, error: grpc.aio.AioRpcError | None) -> None:
@@ -83,17 +89,21 @@ class WorkerLostError(Exception):
 
 @contextmanager
 def losing(worker: WorkerRecord, ending: Ending) -> Iterator[None]:
-    """Around what reads a worker's stream.
+    """Turn what a worker's stream raises within the block into a `WorkerLostError`.
+
+    Args:
+        worker: the worker whose stream the block reads.
+        ending: the status of the stream.
 
     Raises:
-        WorkerLostError: in the place of what the call raises.
+        WorkerLostError: the stream has failed, or its channel was closed.
     """
     try:
         yield
     except grpc.aio.AioRpcError as error:
         raise WorkerLostError(worker, ending.restore(error)) from None
     except asyncio.CancelledError:
-        # The channel of a worker that has left the fleet is closed, which looks as if somebody had cancelled this task.
+        # The channel of a worker that leaves the fleet is closed, which looks as if somebody had cancelled this task.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
@@ -101,11 +111,11 @@ def losing(worker: WorkerRecord, ending: Ending) -> Iterator[None]:
 
 
 class Share:
-    """What one stream has on one worker, which counts as the worker's load.
+    """The items that one stream has on one worker, which count as the worker's load.
 
     Args:
-        router: counts it.
-        worker_id: the worker.
+        router: the router that counts them.
+        worker_id: the worker's id.
     """
 
     def __init__(self, router: Router, worker_id: str) -> None:
@@ -114,39 +124,38 @@ class Share:
         self._items = 0
 
     def add(self, items: int) -> None:
-        """Count so many more items, or fewer."""
+        """Count `items` more items, or fewer where it is negative."""
         self._items += items
         self._router.count(self._worker_id, items)
 
     def clear(self) -> None:
-        """Count no items any more."""
+        """Count no more items."""
         self.add(-self._items)
 
 
 class Router:
-    """Chooses workers for this replica's clients; never waits, and asks nobody but to load a model.
+    """Chooses workers for this replica's clients, without waiting for anything.
 
     Args:
-        fleet: the workers.
+        fleet: the workers to choose from.
     """
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._loads: dict[str, _Load] = {}
         self.kept_bytes = 0
-        """Bytes of items that this replica's streams keep, all together."""
-
-    @property
-    def items(self) -> dict[str, int]:
-        """Items sent by this replica and not answered, by worker; only where there are any."""
-        return {worker_id: load.items for worker_id, load in self._loads.items() if load.items}
+        """Bytes of items that all streams of this replica keep together."""
 
     def channel(self, worker: WorkerRecord) -> grpc.aio.Channel:
-        """The open channel to a worker."""
+        """Return the open channel to a worker.
+
+        Raises:
+            WorkerNotFoundError: the worker has left the fleet.
+        """
         return self._fleet.channel(worker.worker_id)
 
     def load(self, worker: WorkerRecord) -> float:
-        """Items that a worker has, by all that is known."""
+        """Return the number of items that a worker has, as far as this replica knows."""
         load = self._load(worker.worker_id)
         return load.items + load.others
 
@@ -162,14 +171,15 @@ class Router:
             self._load(worker.worker_id).streams -= 1
 
     def count(self, worker_id: str, items: int) -> None:
-        """Count so many more items on a worker, or fewer."""
+        """Count `items` more items on a worker, or fewer where it is negative."""
         self._load(worker_id).items += items
 
     def choose(self, models: Collection[ModelName]) -> WorkerRecord:
-        """Choose a worker for a stream that begins: the least loaded of those that have all the models in memory.
+        """Return the worker for a new stream: the least loaded one of those that have all the models in memory.
 
-        Where others have so much less to do that it is worth loading the models there, that is begun for later
-        streams; this one does not wait for it. Where nobody has all of them, it goes to the least loaded worker.
+        Where another worker has so much less to do that the models are worth loading there, that begins for the sake of
+        later streams, and this one does not wait for it. Where no worker has all the models, the least loaded one is
+        returned, with four items added to its load for each model that it lacks.
 
         Raises:
             UnavailableError: no live worker can run these models.
@@ -186,9 +196,15 @@ class Router:
         return best
 
     def further(self, models: Collection[ModelName], load: float, left_out: Collection[str]) -> WorkerRecord | None:
-        """Choose one more worker for a stream whose workers all have a load of so much, if there is one worth it.
+        """Return one more worker for a stream, or None where none is worth it.
 
-        It has the models in memory. Where it does not, they are loaded there, and it may be chosen another time.
+        A worker is worth it that has the models in memory and four items less to do than the stream's workers. Where
+        such a worker lacks the models only, they are loaded there, and it may be returned another time.
+
+        Args:
+            models: the stream's models.
+            load: the least load of the stream's workers, in items.
+            left_out: the ids of the workers that the stream has or had.
         """
         if load < _AFFINITY:
             return None
@@ -202,7 +218,7 @@ class Router:
         return best
 
     def _able(self, models: Collection[ModelName]) -> Sequence[WorkerRecord]:
-        """Workers that take work for the models: those that can be reached, or all of them where none can."""
+        """Return the workers that take work for the models: those that can be reached, or all where none can."""
         able = self._fleet.able(*models)
         return [worker for worker in able if self._is_reachable(worker)] or able
 
@@ -220,10 +236,10 @@ class Router:
         return load
 
     def _missing(self, worker: WorkerRecord, models: Collection[ModelName]) -> set[str]:
-        return {str(model) for model in models} - worker.loaded - self._load(worker.worker_id).loaded
+        return {str(model) for model in models} - worker.loaded.keys() - self._load(worker.worker_id).loaded
 
     def _expand(self, able: Collection[WorkerRecord], models: Collection[ModelName], load: float) -> None:
-        """Load the models where there is room for them and less to do than `load` by more than a little."""
+        """Begin to load the models on the least loaded worker with room for them and four items less than `load`."""
         now = asyncio.get_running_loop().time()
 
         def is_spare(worker: WorkerRecord) -> bool:
@@ -231,7 +247,7 @@ class Router:
             return (
                 bool(missing)
                 and self.load(worker) + _AFFINITY <= load
-                # Models in use elsewhere must not be pushed out of memory for it: they would come back, in turn.
+                # Loading must not push other models out of memory: those in use would be loaded again, in turn.
                 and sum(map(self._size, missing)) <= worker.free_bytes
                 and not any(known.refused.get(model, 0.0) > now for model in missing)
             )
@@ -242,13 +258,11 @@ class Router:
                 self._begin_loading(spare, model)
 
     def _size(self, model: str) -> int:
-        """Bytes that a model takes where it is in memory; 0 where nobody says so."""
-        workers = self._fleet.view.values()
-        sizes = (one.memory_bytes for worker in workers for one in worker.status.loaded_models if one.model == model)
-        return max(sizes, default=0)
+        """Return the bytes that a model takes on a worker that has it in memory, or 0 where none has."""
+        return max((worker.loaded.get(model, 0) for worker in self._fleet.view.values()), default=0)
 
     def _begin_loading(self, worker: WorkerRecord, model: str) -> None:
-        """Have a worker load a model. The call lives on the worker's channel, and ends with it."""
+        """Ask a worker to load a model. The call ends with the worker's channel at the latest."""
         load = self._load(worker.worker_id)
         stub: Any = models_pb2_grpc.ModelsStub(self.channel(worker))
         call = stub.LoadModel(models_pb2.LoadModelRequest(model=model, worker=worker.name), timeout=_LOAD_TIMEOUT)

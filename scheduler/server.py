@@ -26,14 +26,14 @@ from zoofleet.v1 import fleet_pb2_grpc, jobs_pb2_grpc, models_pb2_grpc
 _log: Final = logging.getLogger(__name__)
 
 _JOBS: Final = "zoofleet.v1.Jobs"
-"""The health service's name for what needs Redis; "" stands for the process."""
+"""The health service's name for what needs Redis. The name "" stands for the whole process."""
 
 
 class Scheduler:
     """A scheduler in this process.
 
     Args:
-        config: of its parts.
+        config: the scheduler's settings.
     """
 
     def __init__(self, config: SchedulerConfig) -> None:
@@ -60,14 +60,14 @@ class Scheduler:
 
     @property
     def address(self) -> str:
-        """host:port at which it listens, the port known once it has started."""
+        """The host:port at which it listens. The port is known once it has started."""
         return self._address
 
     async def start(self) -> None:
-        """Listen and work. Until Redis answers, the health service says NOT_SERVING and the others UNAVAILABLE.
+        """Begin to listen and work. Until Redis answers, the health service says NOT_SERVING, and calls UNAVAILABLE.
 
         Raises:
-            UnavailableError: the address is taken or not this machine's.
+            UnavailableError: the address is taken, or is not one of this machine.
         """
         for service in ("", _JOBS):
             await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -108,7 +108,7 @@ class Scheduler:
         _log.info("stopped")
 
     async def _watch_redis(self) -> None:
-        """Keep the health service's answers true."""
+        """Keep the health service's answers up to date."""
         serving: bool | None = None
         while True:
             try:
@@ -128,7 +128,7 @@ class Scheduler:
         status: Any = health_pb2.HealthCheckResponse
         await self._health.set(_JOBS, status.SERVING if answers else status.NOT_SERVING)
         if answers:
-            # Later outages leave it: interactive calls go on without Redis.
+            # Later outages of Redis leave this as it is: interactive calls go on without it.
             await self._health.set("", status.SERVING)
             _log.info("ready")
 

@@ -1,4 +1,4 @@
-"""One client's stream of items, spread over workers and joined again, without looking into the media."""
+"""One client's stream of items, spread over workers and joined again without a look into the media."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from zoofleet.scheduler.routing import Router, Share, WorkerLostError, losing
 _log: Final = logging.getLogger(__name__)
 
 _MAX_KEPT_BYTES: Final = STREAM_WINDOW_BYTES
-"""Most bytes of a stream's items that are kept in case a further worker is lost; SDKs have no more on their way."""
+"""Most bytes of a stream's items that are kept in case a further worker is lost; our client has no more under way."""
 
 _MAX_ALL_KEPT_BYTES: Final = 256 * 1024 * 1024
-"""The same for all streams of this replica. Those that find it used up do not spread meanwhile."""
+"""Most bytes that all streams of this replica keep. Streams do not spread while it is used up."""
 
 _LOOK_EVERY: Final = 0.05
-"""Seconds between looks for a further worker; a look asks all of the fleet."""
+"""Seconds between two looks for a further worker, each of which goes over the whole fleet."""
 
 _FINAL: Final = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DEADLINE_EXCEEDED})
-"""What a worker says of the client's messages and time; of anything else another one knows no less."""
+"""Codes with which a worker refuses the client's messages or time. Any other worker would refuse them as well."""
 
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -42,15 +42,16 @@ class _Lane:
     """The part of the stream that goes to one worker.
 
     Attributes:
-        worker: which.
-        share: its load from this stream.
-        call: its stream.
-        ending: how that ended.
-        keeps: whether the messages of its items are kept until they are answered.
-        outgoing: messages to write; None half-closes. Short, so that the worker's flow control reaches the client.
-        unanswered: items that have no result yet, with the messages that are kept.
-        is_closed: whether it is half-closed.
-        is_torn: whether the client has the beginning of a result, and not its end.
+        worker: the worker.
+        share: the worker's load from this stream.
+        call: the call to the worker.
+        ending: the status of the call once it has ended.
+        keeps: whether the messages of an item are kept until the item is answered.
+        outgoing: the messages to write; None half-closes the call. It is short, so that the worker's flow control
+            reaches the client.
+        unanswered: the items without a result by id, with their messages where those are kept.
+        is_closed: whether the call is half-closed.
+        is_torn: whether the client has the beginning of a result and not its end.
     """
 
     worker: WorkerRecord
@@ -64,24 +65,25 @@ class _Lane:
     is_torn: bool = False
 
     def begin(self, item_id: str) -> None:
-        """Count an item whose messages follow."""
+        """Count an item whose messages will follow."""
         if item_id not in self.unanswered:
             self.unanswered[item_id] = []
             self.share.add(1)
 
 
 class SpreadStream:
-    """A client's stream.
+    """A client's stream on its way to workers.
 
-    It begins on one worker. While that has more than a few items to do, further workers that have the model take items,
-    too: each item goes to the least loaded one. A further worker that is lost takes nothing along: its items are kept,
-    within bounds, and go to the first one. The end of the first one is the end of the stream.
+    The stream begins on one worker. While that one has more than a few items to do, further workers that have the model
+    in memory take items as well: each item goes to the least loaded worker. A further worker that is lost takes nothing
+    along, since its items are kept, within bounds, and go to the first worker. The stream ends with the first worker's
+    call.
 
     Args:
-        router: chooses workers.
-        kind: the method.
-        model: of the stream's task.
-        first: the message with the task.
+        router: chooses the workers.
+        kind: the kind of the stream's task, which decides its method.
+        model: the model of the stream's task.
+        first: the serialized message with the task.
         context: the client's call.
     """
 
@@ -92,9 +94,9 @@ class SpreadStream:
         self._task = first
         self._context = context
         self._lanes: list[_Lane] = []
-        """Those that items go to, the first worker's first."""
+        """The lanes that items go to; the first worker's is the first."""
         self._known: set[str] = set()
-        """Ids of all workers that had a lane."""
+        """The ids of all workers that have or had a lane."""
         self._further: list[asyncio.Task[None]] = []
         self._kept_bytes = 0
         self._next_look = 0.0
@@ -103,7 +105,7 @@ class SpreadStream:
         self._sending = asyncio.Lock()
         """Held from an item's first message to its last."""
         self._begun: _Lane | None = None
-        """Where the rest of an item's parts must go."""
+        """The lane that takes the remaining parts of an item."""
         self._writing = asyncio.Lock()
         """Held from a result's first message to its last."""
 
@@ -111,7 +113,7 @@ class SpreadStream:
         """Serve the stream to its end.
 
         Raises:
-            WorkerLostError: a worker ended it.
+            WorkerLostError: a worker has ended the stream.
             UnavailableError: no live worker can run the model.
         """
         worker = self._router.choose(self._models)
@@ -125,7 +127,7 @@ class SpreadStream:
                 raise group.exceptions[0] from None
 
     def _open(self, worker: WorkerRecord) -> None:
-        """Open a worker's stream; all that belongs to it ends with this one at the latest."""
+        """Open a call to a worker. All that belongs to it ends with this stream at the latest."""
         share = self._stack.enter_context(self._router.share(worker))
         channel, timeout = self._router.channel(worker), self._context.time_remaining()
         call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(self._kind.path)(timeout=timeout)
@@ -144,7 +146,7 @@ class SpreadStream:
             item_id, is_last, message = self._identify(message, position)
             if self._begun is None:
                 await self._sending.acquire()
-                # What is no item is for the first worker to refuse.
+                # A message that is no item goes to the first worker, which refuses it.
                 self._begun = self._lanes[0] if item_id is None else await self._roomy_lane()
                 if item_id is not None:
                     self._begun.begin(item_id)
@@ -156,9 +158,9 @@ class SpreadStream:
                 self._begun = None
                 self._sending.release()
         if self._begun is not None:
-            await self._begun.outgoing.put(None)  # for the worker to refuse
+            await self._begun.outgoing.put(None)  # the worker refuses an item that is cut short
             return
-        # The first one last: it may get the items of the others yet.
+        # The first lane is the last to close: it may still get the items of the others.
         for lane in self._lanes[1:]:
             await lane.outgoing.put(None)
         if self._further:
@@ -166,10 +168,10 @@ class SpreadStream:
         await self._lanes[0].outgoing.put(None)
 
     def _identify(self, message: bytes, position: int) -> tuple[str | None, bool, bytes]:
-        """The id of a message's item, whether it is the item's last message, and the message with the id in it.
+        """Return the id of a message's item, whether it is the item's last message, and the message with the id in it.
 
-        There is no id where the message is no item, or not one that a worker would take. An item that has none gets
-        its position: a worker would take the position in its own stream, which is not the client's.
+        The id is None where the message is no item that a worker would take. An item without an id gets its position in
+        the client's stream, since a worker would number the items of its own stream instead.
         """
         try:
             request = self._kind.request.FromString(message)
@@ -186,7 +188,7 @@ class SpreadStream:
         return named.item_id if is_named else None, which == "item" or named.last, message
 
     async def _roomy_lane(self) -> _Lane:
-        """The least loaded lane, once there is one that takes an item."""
+        """Wait until a lane takes an item, and return the least loaded one of those that do."""
         while True:
             self._look_further()
             roomy = [lane for lane in self._lanes if self._has_room(lane)]
@@ -196,13 +198,17 @@ class SpreadStream:
             await self._changed.wait()
 
     def _has_room(self, lane: _Lane) -> bool:
-        """Whether a lane takes an item without waiting."""
+        """Return whether a lane takes an item without waiting."""
         may_keep = self._kept_bytes < _MAX_KEPT_BYTES and self._router.kept_bytes < _MAX_ALL_KEPT_BYTES
         is_free = not lane.outgoing.full() and len(lane.unanswered) < STREAM_WINDOW
         return is_free and (may_keep or not lane.keeps)
 
     def _remember(self, lane: _Lane, item_id: str, message: bytes) -> None:
-        """Keep a message until its item is answered; no more of them where one item is too much, however it ends."""
+        """Keep a message until its item is answered.
+
+        Where a single item exceeds twice the limit, the lane keeps no more messages, and a loss of its worker ends
+        the stream.
+        """
         if lane.keeps and item_id in lane.unanswered:
             lane.unanswered[item_id].append(message)
             self._keep(len(message))
@@ -213,7 +219,7 @@ class SpreadStream:
                     messages.clear()
 
     def _keep(self, size: int) -> None:
-        """Count so many more bytes that are kept, or fewer."""
+        """Count `size` more bytes that are kept, or fewer where it is negative."""
         self._kept_bytes += size
         self._router.kept_bytes += size
 
@@ -253,7 +259,7 @@ class SpreadStream:
         """Pass a worker's results on until it has answered everything.
 
         Raises:
-            WorkerLostError: it has not.
+            WorkerLostError: the call has ended before that.
         """
         with losing(lane.worker, lane.ending):
             responses = aiter(lane.call)
@@ -276,7 +282,7 @@ class SpreadStream:
         self._changed.set()
 
     async def _pass_on(self, message: bytes) -> str | None:
-        """Give the client a message; returns the id of the result that is complete with it."""
+        """Give the client a message, and return the id of the result that it completes, None before the last part."""
         response = self._kind.response.FromString(message)
         await self._context.write(message)
         if response.WhichOneof("message") == "part":
@@ -285,11 +291,11 @@ class SpreadStream:
         return item_id
 
     async def _replace(self, lane: _Lane) -> None:
-        """Give the first worker what a further one leaves unanswered."""
+        """Give the first worker the items that a further worker has left unanswered."""
         _log.info("%s left a stream; %d items go elsewhere", lane.worker.name, len(lane.unanswered))
         self._lanes.remove(lane)
         lane.share.clear()
-        while not lane.outgoing.empty():  # kept, too; and whoever waits to put something in need not
+        while not lane.outgoing.empty():  # its messages are kept, and whoever waits to put one in goes on
             lane.outgoing.get_nowait()
         self._changed.set()
         first = self._lanes[0]

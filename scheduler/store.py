@@ -1,4 +1,4 @@
-"""The connection to Redis: commands, scripts, events, what a failure means, and how long an outage lasted."""
+"""The connection to Redis: commands, scripts, events, the meaning of failures, and the length of outages."""
 
 from __future__ import annotations
 
@@ -46,26 +46,27 @@ def _script(name: str) -> tuple[str, str]:
 
 
 _TEMPORARY: Final = re.compile(r"\b(?:READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS|BUSY)\b")
-"""Answers of a Redis that is failing over, loading, or kept from writing for a while."""
+"""Error codes of a Redis that is failing over, loading, or kept from writing for a while."""
 
 _OUT_OF_MEMORY: Final = "OOM command not allowed"
 _MEMORY_RETRY: Final = 5.0
+"""Seconds after which a client should try again that met a Redis without memory."""
 
 
 class Store:
-    """A Redis that answers or raises one of our errors.
+    """A Redis whose commands either answer or raise one of our errors.
 
-    Nothing is tried again in here: a command whose answer was lost may have run, and only its caller knows whether it
-    may run twice.
+    No command is tried again in here: one whose answer was lost may have run, and only the caller knows whether it may
+    run twice.
 
-    Errors of every command: UnavailableError, Redis does not answer or cannot write at present; ResourceExhaustedError,
-    it is out of memory; InternalError, it refused the command, which is a fault of ours or of its set-up.
+    Every command raises UnavailableError where Redis does not answer or cannot write now, ResourceExhaustedError where
+    Redis is out of memory, and InternalError where Redis refuses the command, a fault of ours or of its set-up.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://` URL.
-        timeout: seconds that a command may take.
-        pulse: seconds between calls of `check`.
-        longest_grace: most seconds for which `is_settled` is false after an outage.
+        url: the `redis://`, `rediss://` or `unix://` URL.
+        timeout: the seconds that a command may take.
+        pulse: the seconds between calls of `check`.
+        longest_grace: the most seconds for which `is_settled` is false after an outage.
     """
 
     def __init__(self, url: str, timeout: float, *, pulse: float = 1.0, longest_grace: float = 10.0) -> None:
@@ -89,17 +90,17 @@ class Store:
 
     @property
     def is_settled(self) -> bool:
-        """Whether silence may be held against workers and replicas.
+        """Whether the silence of workers and replicas may count against them.
 
-        Not for a while after an outage, as long as it was itself, for nobody could be heard. An outage is a time
-        without any answer of Redis: whether it did not answer, or this process was paused and did not ask.
+        It may not after an outage, for as long as the outage lasted, since nobody could be heard. An outage is a time
+        without any answer of Redis, whether Redis did not answer or this process was paused and did not ask.
         """
         return time.monotonic() >= self._grace_until
 
     async def check(self) -> None:
-        """Ask Redis for its time, so that outages are noticed; to be called before silence is judged.
+        """Ask Redis for its time, so that an outage is noticed. Call it before silence is judged.
 
-        Its clock against ours tells, too, that all of us were paused at once, as a suspended machine is.
+        The clock of Redis against ours also shows that both were paused at once, as on a suspended machine.
         """
         seconds, microseconds = await self.call("TIME")
         offset = int(seconds) + int(microseconds) / 1e6 - time.monotonic()
@@ -108,7 +109,7 @@ class Store:
         self._clock_offset = offset
 
     async def warn_of_data_loss(self) -> None:
-        """Log what in the set-up of this Redis lets it lose jobs that were acknowledged."""
+        """Log which of its settings let this Redis lose jobs that were acknowledged."""
         try:
             info = await self.call("INFO")  # parsed by redis-py
         except InternalError:
@@ -128,12 +129,12 @@ class Store:
             )
 
     async def call(self, *command: Any) -> Any:
-        """Run one command."""
+        """Run one command, and return its reply."""
         with self._reaching():
             return await self._client.execute_command(*command)
 
     async def call_many(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Run commands in one round trip."""
+        """Run commands in one round trip, and return their replies."""
         with self._reaching():
             async with self._client.pipeline(transaction=False) as pipeline:
                 for command in commands:
@@ -142,7 +143,7 @@ class Store:
                 return replies
 
     async def run(self, name: str, *arguments: Any) -> Any:
-        """Run `lua/{name}.lua` as one atomic step."""
+        """Run `lua/{name}.lua` as one atomic step, and return its reply."""
         source, digest = _script(name)
         with self._reaching():
             try:
@@ -152,9 +153,11 @@ class Store:
 
     @contextmanager
     def listening(self, topic: str, listener: Listener) -> Iterator[None]:
-        """Have the listener called for each event `topic` or `topic {value}`, and after each gap between events.
+        """Have a listener called for each event of a topic, and after each gap in the events, until the block ends.
 
-        It gets the value, or "" for an event without one and for a gap.
+        Args:
+            topic: the events `topic` and `topic {value}`.
+            listener: called with the value, or with "" for an event without one and for a gap.
         """
         self._listeners.setdefault(topic, []).append(listener)
         try:
@@ -165,7 +168,7 @@ class Store:
                 del self._listeners[topic]
 
     async def listen(self) -> None:
-        """Deliver events until cancelled, whatever becomes of the connection."""
+        """Deliver events until cancelled, and connect again whenever the connection breaks."""
         while True:
             pubsub = self._client.pubsub()
             try:
@@ -221,7 +224,7 @@ class Store:
 
 
 def _refusal(error: ResponseError) -> ZoofleetError:
-    """What an error that Redis answered with means; inside a script's error the cause stands in its text."""
+    """Return our error for one that Redis answered. Where a script failed, the cause stands within the text."""
     text = str(error)
     if _OUT_OF_MEMORY in text:
         return ResourceExhaustedError("the queue's store is out of memory; try later", _MEMORY_RETRY)

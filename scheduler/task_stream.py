@@ -1,4 +1,4 @@
-"""One long-lived `Vision` stream to a worker, over which the chunks of one task travel."""
+"""A long-lived `Vision` stream to a worker, over which the chunks of one task travel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,17 +20,18 @@ from zoofleet._wire.kinds import kind_of
 from zoofleet._wire.parts import Joiner, cut
 from zoofleet._wire.status import DETAILS_KEY, error_result, from_rpc_error
 from zoofleet.errors import InternalError, ItemTooLargeError, UnavailableError, ZoofleetError
-from zoofleet.scheduler.records import Lease, LeasedItem, Outcome
+from zoofleet.scheduler.records import Lease, LeasedItem, ReadyResult
 from zoofleet.v1 import vision_pb2
 
 _log: Final = logging.getLogger(__name__)
 
 _MAX_RESULT_BYTES: Final = 256 * 1024 * 1024
+"""Most bytes of one result of a job. It becomes one value in Redis, which takes 512 MiB at most."""
 
 _TRANSPORT_CODES: Final = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 )
-"""What gRPC itself reports where the other side is gone."""
+"""Codes that gRPC itself reports where the other side is gone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,19 +39,19 @@ class Chunk:
     """A leased chunk on its way through a worker.
 
     Attributes:
-        lease: what was leased.
-        model: its task's.
+        lease: the chunk's lease.
+        model: the model of its task.
         waiting: its items that have no result yet, by index.
-        ready: results to commit.
-        ready_bytes: their size.
-        sent: whether the worker may have seen any of it.
-        lock: held while results are committed, so that they are in order.
+        ready: the results to commit.
+        ready_bytes: the size of those results together.
+        sent: whether the worker may have seen an item of it.
+        lock: held while results are committed, so that commits follow one another.
     """
 
     lease: Lease
     model: str = field(init=False)
     waiting: dict[int, LeasedItem] = field(init=False)
-    ready: list[Outcome] = field(default_factory=list)
+    ready: list[ReadyResult] = field(default_factory=list)
     ready_bytes: int = 0
     sent: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -60,10 +61,10 @@ class Chunk:
         self.waiting = {item.index: item for item in self.lease.items}
 
     def settle(self, item: LeasedItem, result: vision_pb2.Result) -> None:
-        """Note an item's result, under the item's own id."""
+        """Note an item's result, and give it the item's own id."""
         del self.waiting[item.index]
         result.item_id = item.item_id
-        outcome = Outcome(item.index, result.HasField("error"), result.SerializeToString())
+        outcome = ReadyResult(item.index, result.HasField("error"), result.SerializeToString())
         self.ready.append(outcome)
         self.ready_bytes += len(outcome.data)
 
@@ -73,8 +74,8 @@ class StreamEnd:
     """Why a stream has ended.
 
     Attributes:
-        error: what the worker said, or None where it ended well.
-        crashed: whether the connection broke before it could say anything.
+        error: the error with which the worker ended it, or None where it ended well.
+        crashed: whether the connection broke before the worker could give a reason.
     """
 
     error: ZoofleetError | None
@@ -82,12 +83,12 @@ class StreamEnd:
 
 
 class TaskStream:
-    """One stream.
+    """A stream of one task to one worker.
 
     Args:
-        channel: to the worker.
-        task: resolved, serialized.
-        on_result: called for each result that a chunk got.
+        channel: the channel to the worker.
+        task: the resolved task, serialized.
+        on_result: called with the chunk for each result that a chunk gets.
         on_end: called once when the stream has ended, unless it was cancelled.
     """
 
@@ -102,14 +103,14 @@ class TaskStream:
         self.chunks: dict[int, Chunk] = {}
         """Chunks with items that have no result yet, by token."""
         self.idle_since = time.monotonic()
-        """When the last chunk was done; of no meaning while there are chunks."""
+        """When the last chunk was done, by `time.monotonic`; without meaning while there are chunks."""
         self._kind = kind_of(ModelName.parse(self.task.model))
         self._on_result = on_result
         self._on_end = on_end
         self._outgoing: asyncio.Queue[tuple[Chunk, LeasedItem] | None] = asyncio.Queue()
         self._expected: dict[str, tuple[Chunk, LeasedItem]] = {}
         self._fault: InternalError | None = None
-        """What kept the writer from sending; the reader says so at the end."""
+        """What kept the writer from sending, which the reader reports when the call has ended."""
         self._call: grpc.aio.StreamStreamCall[Any, Any] = channel.stream_stream(
             self._kind.path,
             request_serializer=self._kind.request.SerializeToString,
@@ -120,13 +121,13 @@ class TaskStream:
         self._reader = asyncio.create_task(self._read())
 
     def send(self, chunk: Chunk) -> None:
-        """Send a chunk's items, as fast as the worker takes them."""
+        """Send a chunk's items, as fast as the worker takes them. Returns at once."""
         self.chunks[chunk.lease.token] = chunk
         for item in chunk.lease.items:
             self._outgoing.put_nowait((chunk, item))
 
     def forget(self, chunk: Chunk) -> None:
-        """Send no more of a chunk and ignore its results."""
+        """Send no more of a chunk, and ignore its results."""
         if self.chunks.pop(chunk.lease.token, None) is not None:
             self.idle_since = time.monotonic()
             if chunk.waiting:  # their bytes need not wait for the worker's answers
@@ -137,7 +138,7 @@ class TaskStream:
         self._outgoing.put_nowait(None)
 
     async def cancel(self) -> None:
-        """End the stream at once; `on_end` is not called."""
+        """End the stream at once, without a call of `on_end`."""
         self._reader.cancel()
         self._writer.cancel()
         self._call.cancel()
@@ -158,15 +159,18 @@ class TaskStream:
                 # Several chunks share the stream, and item ids are unique in their job only.
                 self._expected[str(number)] = outgoing
                 chunk.sent = True
-                message = vision_pb2.Item.FromString(item.data)
-                message.item_id = str(number)
-                for request in cut(self._kind.request, message):
+                for request in self._requests(str(number), item):
                     await self._call.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the stream has ended; the reader learns why
         except Exception:  # noqa: BLE001 - what cannot be sent must come back
             self._fault = fault(f"sending a chunk of {self.task.model}")
             self._call.cancel()
+
+    def _requests(self, wire_id: str, leased: LeasedItem) -> Iterator[Any]:
+        item = vision_pb2.Item.FromString(leased.data)
+        item.item_id = wire_id
+        return cut(self._kind.request, item)
 
     async def _read(self) -> None:
         joiner = Joiner(vision_pb2.Result, _MAX_RESULT_BYTES)
@@ -182,7 +186,7 @@ class TaskStream:
                 end = StreamEnd(self._fault)
             elif any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
                 end = StreamEnd(from_rpc_error(error))
-            else:  # no word of a worker's, but of whatever is there now
+            else:  # gRPC says this, or whatever listens there now, but not a worker
                 lost = UnavailableError(f"{error.code().name}: {error.details()}")
                 end = StreamEnd(lost, crashed=error.code() in _TRANSPORT_CODES)
         except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""A job on its way in: validated, cut into batches and staged in Redis as it arrives."""
+"""A job on its way in: it is validated, cut into batches, and staged in Redis as it arrives."""
 
 from __future__ import annotations
 
@@ -22,26 +22,35 @@ _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MAX_PRIORITY: Final = 100
 
 _BATCH_ITEMS: Final = 256
+"""Items from which on a batch is staged."""
+
 _BATCH_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of items from which on a batch is staged."""
 
 
 def check_tenant(tenant: str) -> str:
-    """Return the tenant's name, or raise InvalidArgumentError where it is none."""
+    """Return the tenant's name.
+
+    Raises:
+        InvalidArgumentError: a tenant cannot have this name.
+    """
     if not _TENANT.fullmatch(tenant):
         raise InvalidArgumentError(f"tenant {tenant[:80]!r} is not 1 to 63 of a-z, 0-9 and '-'")
     return tenant
 
 
 class Upload:
-    """One `CreateJob` call's job. Memory is bounded by a batch and the largest item.
+    """The job of one `CreateJob` call. Its memory is bounded by a batch and the largest item.
 
     Args:
-        queue: where it is staged.
-        config: limits.
+        queue: the queue that the job is staged in.
+        config: the scheduler's limits.
         spec: what the client asks for.
 
     Raises:
-        InvalidArgumentError, NotFoundError, UnimplementedError: the spec can never be accepted.
+        InvalidArgumentError: a field of the spec is malformed or out of range.
+        NotFoundError: a task names an unknown model or weight set.
+        UnimplementedError: a task asks for a precision that this version does not serve.
     """
 
     def __init__(self, queue: Queue, config: SchedulerConfig, spec: jobs_pb2.JobSpec) -> None:
@@ -73,23 +82,24 @@ class Upload:
         self._hash(f"{self._tenant} {self._priority} {self._ttl}".encode())
 
     async def begin(self) -> None:
-        """Look whether the job is welcome before its items come.
+        """Check whether the job is welcome before its items come.
 
         Raises:
             ResourceExhaustedError: the tenant has as many unfinished jobs as it may.
         """
-        # Items of a job that was made before are compared, by digest, and not stored again.
+        # A job that was made before is compared by its digest, and its items are not stored again.
         self._known = bool(self._request_id) and await self._queue.find_request(self._request_id)
         if not self._known:
             await self._queue.check_tenant(self._tenant)
 
     async def add(self, request: jobs_pb2.CreateJobRequest) -> None:
-        """Take the next message after the spec.
+        """Take the next message of the call after the spec.
 
         Raises:
-            InvalidArgumentError: it does not belong there, or repeats an item id.
-            ResourceExhaustedError: over a quota.
-            UnimplementedError: a manifest.
+            InvalidArgumentError: the message does not belong there, or its item has the id of another one.
+            ResourceExhaustedError: the job has too many items, or the tenant or the store too many bytes.
+            UnimplementedError: the message names a manifest.
+            AbortedError: the upload has expired, or Redis has lost some of it.
         """
         if request.HasField("manifest_uri"):
             raise UnimplementedError("manifest_uri is not served yet; accepted: items")
@@ -98,12 +108,13 @@ class Upload:
             await self._add_item(*joined)
 
     async def finish(self) -> str:
-        """Publish the job; returns its id.
+        """Publish the job, and return its id.
 
         Raises:
-            InvalidArgumentError: it has no items, or the last one is incomplete.
+            InvalidArgumentError: the job has no items, or the last one is incomplete.
             AlreadyExistsError: the request id was used for a different job.
-            ResourceExhaustedError: over a quota.
+            ResourceExhaustedError: the tenant has as many unfinished jobs as it may, or too many bytes.
+            AbortedError: the upload has expired, or Redis has lost some of it.
         """
         self._joiner.finish()
         if not self._staged + len(self._batch):
@@ -125,7 +136,7 @@ class Upload:
         return published
 
     async def close(self) -> None:
-        """Drop what is staged, unless the job was published."""
+        """Drop what was staged, unless the job was published."""
         if self._staged and not self._published and not self._known:
             await self._queue.discard(self._job_id)
 

@@ -1,4 +1,4 @@
-"""`Vision` for clients: reads a stream's first message and gives the stream to workers, as the bytes that it is."""
+"""`Vision` for clients: reads a stream's first message, and passes the stream to workers as bytes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from zoofleet.v1 import vision_pb2
 SERVICE: Final = "zoofleet.v1.Vision"
 
 _VIDEO_ITEMS: Final = 8
-"""Items that a video counts for in its worker's load: it keeps about so many frames in flight."""
+"""Number of items that a video counts for in its worker's load. It keeps about so many frames in flight."""
 
 _Serve: TypeAlias = Callable[[bytes, AsyncIterator[bytes], Context], Awaitable[None]]
 
 
 def handler(fleet: Fleet) -> grpc.GenericRpcHandler:
-    """The service as a handler of bytes."""
+    """Return the service as a handler of bytes."""
     router = Router(fleet)
 
     def method(serve: _Serve) -> grpc.RpcMethodHandler[Any, Any]:
@@ -84,7 +84,7 @@ async def _analyze_video(router: Router, first: bytes, requests: AsyncIterator[b
                 async for response in call:
                     await context.write(response)
         finally:
-            # The client may be gone, or the worker: either way the other side must not go on for nobody.
+            # Whichever side is gone, the client or the worker, the other one must not go on for nobody.
             sender.cancel()
             call.cancel()
             await asyncio.gather(sender, return_exceptions=True)
@@ -101,7 +101,7 @@ async def _send(call: grpc.aio.StreamStreamCall[bytes, bytes], first: bytes, req
 
 
 async def _abort(context: Context, lost: WorkerLostError) -> None:
-    """End the client's stream as the worker has ended its own."""
+    """End the client's stream with the status with which the worker has ended its own."""
     error = lost.error
     trailing = () if error is None else tuple(error.trailing_metadata() or ())
     said = any(key == DETAILS_KEY for key, _ in trailing)

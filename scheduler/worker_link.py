@@ -1,4 +1,4 @@
-"""The dispatcher's side of one worker: what it is given, what came of it, and what it refuses."""
+"""The dispatcher's side of one worker: the chunks that it is given, their results, and the models that it refuses."""
 
 from __future__ import annotations
 
@@ -38,11 +38,14 @@ from zoofleet.scheduler.task_stream import Chunk, StreamEnd, TaskStream
 _log: Final = logging.getLogger(__name__)
 
 _COMMIT_BYTES: Final = 8 * 1024 * 1024
-"""Results of a chunk are committed early once they are this large."""
+"""Bytes of results from which on a chunk commits what it has before it is complete."""
 
-_MAX_BACKOFF: Final = 30.0
-_REDIS_RETRY: Final = 0.2
-_MAX_REDIS_RETRY: Final = 2.0
+_LONGEST_REFUSAL: Final = 30.0
+"""Most seconds for which a worker is left alone with a model that it has refused."""
+
+_FIRST_RETRY: Final = 0.2
+_LONGEST_RETRY: Final = 2.0
+"""Seconds between attempts at a step in Redis: the first pause and the longest."""
 
 _TASK_ERRORS: Final = (
     errors.InvalidArgumentError,
@@ -51,27 +54,35 @@ _TASK_ERRORS: Final = (
     errors.PermissionDeniedError,
     errors.FailedPreconditionError,
 )
-"""What a worker says of a task that cannot run anywhere."""
+"""Errors with which a worker refuses a task that cannot run on any worker."""
 
 _LOAD_ERRORS: Final = (WeightsUnavailableError, DataLossError)
-"""What a worker says of a model that it cannot load, which may mend: a mirror is away, or serves other bytes."""
+"""Errors with which a worker says that it cannot load a model now: a mirror is away, or serves other bytes."""
 
 
 @dataclass(slots=True)
 class _Refusal:
+    """The refusals of a model by this worker since it last gave a result of it.
+
+    Attributes:
+        pauses: the seconds for which the worker is left alone after each further refusal.
+        until: when this pause ends, by `time.monotonic`.
+        noted: whether Redis was told.
+    """
+
     pauses: Iterator[float]
     until: float = 0.0
     noted: bool = False
 
 
 class WorkerLink:
-    """Keeps one worker supplied: a window of items in flight, so that it decodes the next batch while one runs.
+    """Keeps one worker supplied with a window of items, so that it decodes the next batch while one runs.
 
     Args:
-        worker: as of now; `update` brings later records.
-        queue: where chunks come from and results go.
-        config: limits and times.
-        able: the live workers that might run a model.
+        worker: the worker; `update` brings later records of it.
+        queue: the queue that chunks come from and results go to.
+        config: the scheduler's limits and times.
+        able: returns the live workers that might run a model.
     """
 
     def __init__(
@@ -87,7 +98,7 @@ class WorkerLink:
         self._able = able
         # Not the channel of interactive calls: bulk items would fill its flow-control window.
         self._channel = grpc.aio.insecure_channel(
-            worker.info.address, (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+            worker.address, (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
         )
         self._streams: dict[bytes, TaskStream] = {}
         self._chunks: dict[int, Chunk] = {}
@@ -100,20 +111,23 @@ class WorkerLink:
 
     @property
     def leases(self) -> list[tuple[Lease, bool]]:
-        """The leases to renew, each with whether the worker may have seen an item of it."""
+        """The leases that must be renewed, each with whether the worker may have seen an item of it."""
         return [(chunk.lease, chunk.sent) for chunk in self._chunks.values()]
 
     def update(self, worker: WorkerRecord) -> None:
-        """Take note of a heartbeat."""
+        """Take in a heartbeat: the worker's latest record."""
         self.worker = worker
         self.wake()
 
     def wake(self) -> None:
-        """Look for work, if there is room."""
+        """Look for work if the worker has room."""
         self._wake.set()
 
     def drop(self, tokens: Collection[int]) -> None:
-        """Give up chunks whose leases are gone; streams that carry nothing else are cancelled to free the worker."""
+        """Give up the chunks with these tokens, whose leases are gone.
+
+        Streams that carry nothing else are cancelled, so that the worker does not work on for nobody.
+        """
         for token in tokens:
             chunk = self._chunks.pop(token, None)
             if chunk is not None:
@@ -125,13 +139,13 @@ class WorkerLink:
         self.drop([token for token, chunk in self._chunks.items() if chunk.lease.job_id == job_id])
 
     def flush(self) -> None:
-        """Commit what chunks have so far: slow ones show results, count for less, and lose less with this process."""
+        """Commit what chunks have so far, so that readers see it and a crash of this process loses less."""
         for chunk in self._chunks.values():
             if chunk.ready:
                 self._spawn(self._commit(chunk), chunk)
 
     def close_idle(self) -> None:
-        """End streams that had nothing to carry for a while."""
+        """End the streams that have carried nothing for `stream_idle` seconds; at once where the worker drains."""
         patience = 0.0 if self.worker.draining else self._config.stream_idle
         for task, stream in list(self._streams.items()):
             if not stream.chunks and time.monotonic() - stream.idle_since >= patience:
@@ -139,7 +153,7 @@ class WorkerLink:
                 stream.half_close()
 
     async def drain(self, timeout: float) -> None:
-        """Claim no more, wait for what is in flight, and hand back what is not done in time."""
+        """Claim no more, wait up to `timeout` seconds for what is in flight, and hand the rest back."""
         self._closed = True
         self.wake()
         await self._pumping
@@ -154,19 +168,19 @@ class WorkerLink:
         await closing
 
     def abandon(self) -> None:
-        """Wait no longer for Redis: leases that could not be handed back expire."""
+        """Stop waiting for Redis: leases that could not be handed back expire."""
         self._chunks.clear()
 
     async def close(self, cause: Cause) -> None:
         """End all streams and hand back what they carried.
 
         Args:
-            cause: why items that the worker has seen come back.
+            cause: why the items come back that the worker may have seen.
         """
         self._closed = True
         self._watching.cancel()
         self.wake()
-        await self._pumping  # not cancelled: a claim whose answer is not read would be lost until its lease expires
+        await self._pumping  # not cancelled: a chunk whose claim is answered to nobody waits until its lease expires
         for stream in list(self._streams.values()):
             chunks = list(stream.chunks.values())
             await stream.cancel()
@@ -195,7 +209,7 @@ class WorkerLink:
                 _log.exception("a fault in claiming for %s", self.worker.name)
 
     async def _take_one(self) -> bool:
-        """Claim a chunk and send it; returns whether to try for another one at once."""
+        """Claim a chunk and send it, and return whether to try for another one at once."""
         reachable = self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
         room = self._room()
         if self._closed or self.worker.draining or not reachable or room < 1:
@@ -207,24 +221,22 @@ class WorkerLink:
             room,
             builders=self.worker.builders,
             instance=self.worker.instance,
-            window=self._window,
-            loaded=self.worker.loaded | {stream.task.model for stream in self._streams.values()},
+            window=self.worker.window,
+            loaded=self.worker.loaded.keys() | {stream.task.model for stream in self._streams.values()},
             refused=refused,
         )
         if lease is not None:
             self._send(lease)
         return lease is not None
 
-    @property
-    def _window(self) -> int:
-        return max(self.worker.info.max_inflight_items, 1)
-
     def _room(self) -> int:
-        """Items to claim now: none until a good part of a chunk fits, lest chunks crumble.
+        """Return how many items to claim now.
 
-        The script that claims looks at the window too, for what other replicas have given the worker.
+        It is 0 until a whole chunk or half the window fits, so that chunks do not crumble into small ones.
+
+        The script that claims checks the window as well, against what other replicas have given the worker.
         """
-        window = self._window
+        window = self.worker.window
         waiting = [item for chunk in self._chunks.values() for item in chunk.waiting.values()]
         room = window - len(waiting)
         if room < min(self._config.chunk_items, (window + 1) // 2):
@@ -236,7 +248,7 @@ class WorkerLink:
     def _send(self, lease: Lease) -> None:
         chunk = Chunk(lease)
         self._chunks[lease.token] = chunk
-        if self._closed:  # while Redis answered
+        if self._closed:  # the link was closed while Redis answered
             self._hand_back(chunk, Cause.INNOCENT)
             return
         try:
@@ -286,14 +298,14 @@ class WorkerLink:
                 self._spawn(self._note_refusal(chunks[0], end.error), chunks[0])
 
     def _back_off(self, model: str) -> _Refusal:
-        """Leave the worker alone with this model for a while."""
-        first = _Refusal(backoff(self._config.refusal_backoff, _MAX_BACKOFF))
+        """Leave the worker alone with this model for a while, longer with each refusal."""
+        first = _Refusal(backoff(self._config.refusal_backoff, _LONGEST_REFUSAL))
         refusal = self._refusals.setdefault(model, first)
         refusal.until = time.monotonic() + next(refusal.pauses)
         return refusal
 
     async def _note_refusal(self, chunk: Chunk, error: ZoofleetError) -> None:
-        """Tell all replicas that this worker cannot load the model; jobs that wait for it for too long end."""
+        """Tell all replicas that this worker cannot load the model, which ends jobs that have waited for too long."""
         able = self._able(ModelName.parse(chunk.model))
         if any(chunk.model in worker.loaded for worker in able):
             return
@@ -328,7 +340,7 @@ class WorkerLink:
         self.wake()
 
     async def _commit(self, chunk: Chunk) -> None:
-        """Commit what is ready, whatever time it takes: Redis may be away, and results are dear."""
+        """Commit the results that are ready, however long Redis is away: to compute them again would cost more."""
         token = chunk.lease.token
         async with chunk.lock:
             outcomes, chunk.ready, chunk.ready_bytes = chunk.ready, [], 0
@@ -339,7 +351,7 @@ class WorkerLink:
                 _log.info("results of jobs/%s come too late: %s", chunk.lease.job_id, error)
                 self.drop([token])
             except InternalError as error:
-                # Redis would refuse them again, for ever.
+                # Redis would refuse the same results again and again.
                 self._detach(chunk)
                 status = to_status(error)
                 await self._persist(chunk, lambda: self._queue.release(chunk.lease, Cause.FAULT, status))
@@ -349,11 +361,12 @@ class WorkerLink:
         self.wake()
 
     async def _persist(self, chunk: Chunk, step: Callable[[], Awaitable[None]]) -> bool:
-        """Take a step in Redis, again and again while it is away or full; returns whether it was taken.
+        """Take a step in Redis, and try it again while Redis is away or full.
 
-        It is not where the chunk was given up meanwhile.
+        Returns:
+            Whether the step was taken: it is not where the chunk was given up meanwhile.
         """
-        pauses = backoff(_REDIS_RETRY, _MAX_REDIS_RETRY)
+        pauses = backoff(_FIRST_RETRY, _LONGEST_RETRY)
         while chunk.lease.token in self._chunks:
             try:
                 await step()
@@ -364,7 +377,7 @@ class WorkerLink:
         return False
 
     def _detach(self, chunk: Chunk) -> None:
-        """Send no more of a chunk; a stream that carries nothing else is cancelled, to free the worker."""
+        """Send no more of a chunk, and cancel its stream if that carries nothing else, which frees the worker."""
         stream = self._streams.get(chunk.lease.task)
         if stream is not None and chunk.lease.token in stream.chunks:
             stream.forget(chunk)
@@ -373,7 +386,7 @@ class WorkerLink:
                 self._spawn(stream.cancel(), chunk)
 
     def _spawn(self, work: Coroutine[Any, Any, None], chunk: Chunk) -> None:
-        """Run what concerns a chunk in the background. A fault in it gives the chunk up: its lease expires."""
+        """Run work for a chunk in the background. Where it fails, the chunk is given up, and its lease expires."""
 
         def ended(task: asyncio.Task[None]) -> None:
             self._ending.discard(task)

@@ -42,7 +42,7 @@ local function runs(model)
   return builders[split(model, '@')[1]] and not refused[model]
 end
 
--- The ids of items, most often a run without gaps.
+-- Returns the ids of items, which are most often a run without gaps.
 local function ids_of(job, indices)
   local name, first, last = key('job', job, 'ids'), indices[1], indices[#indices]
   local ids = {}
@@ -59,7 +59,7 @@ local function ids_of(job, indices)
   return ids
 end
 
--- The items of an entry to lease, and the index after them. Items whose data are lost get that for a result.
+-- Returns the items of an entry to lease, and the index after them. Items whose data are lost get an error that says so.
 local function cut(job, tasks, task, first, count)
   local name = key('job', job)
   local found, after = pending(job, tasks, task, first, count, max_items)
@@ -104,7 +104,7 @@ local function lease(lane, model, entry, score)
     return nil
   end
   local now = now_us()
-  -- Never a number that was given before, not even where Redis has lost data: at least the time.
+  -- At least the time, so that no number is given twice, not even where Redis has lost data.
   local token = whole(math.max(tonumber(redis.call('GET', key('token')) or 0) + 1, now))
   redis.call('SET', key('token'), token)
   redis.call('HSET', key('lease', token), 'job', job, 'task', task, 'start', first, 'count', after - first,
@@ -126,7 +126,7 @@ local function lease(lane, model, entry, score)
   }
 end
 
--- The first lane of a tenant, or of the quarantine, that this worker can run: its model, entry and score.
+-- Returns the first lane of a tenant, or of the quarantine, that this worker can run: its model, entry and score.
 local function head_of(lane)
   for _, model in ipairs(redis.call('ZRANGE', key('heads', lane), 0, -1)) do
     if runs(model) then
@@ -136,7 +136,7 @@ local function head_of(lane)
   end
 end
 
--- The same, but a model that is loaded before one that is not, within bounds.
+-- Returns the same, but prefers, within bounds, a model that is loaded to one that is not.
 local function choose(tenant)
   local model, entry, score = head_of(tenant)
   if not model or loaded[model] then
@@ -159,7 +159,7 @@ local function choose(tenant)
   return model, entry, score
 end
 
--- Whether the worker is the one that runs the items that must run alone.
+-- Returns whether the worker is the one that runs the items that must run alone.
 local function reserve()
   local holder = redis.call('GET', key('reserved'))
   if not head_of(QUARANTINE) then
@@ -187,7 +187,7 @@ local function claim_alone()
   end
 end
 
--- Of the tenants with work for this worker, the one with the earliest turn.
+-- Returns the tenant with the earliest turn of those that have work for this worker.
 local function next_tenant()
   local tenant, turn
   for _, model in ipairs(redis.call('SMEMBERS', key('models'))) do
@@ -248,7 +248,7 @@ local alone = redis.call('GET', key('alone', worker))
 if alone and redis.call('EXISTS', key('lease', alone)) == 1 then
   return nil
 end
--- None until a good part of a chunk fits, lest chunks crumble.
+-- Nothing is claimed until a good part of a chunk fits, so that chunks do not crumble.
 local window = tonumber(ARGV[6])
 if window - held < math.min(max_items, math.floor((window + 1) / 2)) then
   return nil

@@ -1,4 +1,4 @@
--- Stands before every other script: names of keys, time, and the steps that several scripts share.
+-- The beginning of every script: names of keys, time, and the steps that several scripts share.
 --
 -- KEYS[1]  the hash tag of all keys; the scripts make every other name from it (keys.py lists them), which a Redis
 --          Cluster allows because all of them stand in its slot.
@@ -7,19 +7,19 @@
 
 -- Values of zoofleet.v1.Job.State.
 local QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = 1, 2, 3, 4, 5
--- From so many lost workers on, an item runs with no other item beside it.
+-- Number of lost workers from which on an item runs with no other item beside it.
 local QUARANTINE_ATTEMPTS = 2
--- Stands where a tenant would for items that must run alone; no tenant is called so.
+-- Names the lanes of items that must run alone, in the place of a tenant; no tenant can have this name.
 local QUARANTINE = '~'
 -- Scores of entries order by priority, then by job, then by task: -priority * PRIORITY_STEP + sequence * JOB_STEP + 2 *
--- task, exact in a double. What was handed back has one less, and so goes before the rest.
+-- task, which is exact in a double. An entry that was handed back has one less, and so goes before the rest.
 local PRIORITY_STEP, JOB_STEP = 2 ^ 44, 32
--- Milliseconds after which a beat proves that a worker lives: one before may have been under way when it died.
+-- Milliseconds after which a beat proves that a worker lives: an earlier one may have been under way when it died.
 local PROOF_MS = 500
 -- Milliseconds for which the ends of worker processes are remembered.
 local MEMORY = 600 * 1000
--- Milliseconds that data outlive the index entry by which a sweep unlinks them. Redis frees what it expires by itself at
--- once, however large, and lets everybody wait meanwhile.
+-- Milliseconds for which data outlive the index entry by which a sweep unlinks them. A sweep's UNLINK frees them in the
+-- background, while Redis frees what expires by itself at once, however large, and serves nobody meanwhile.
 local SURPLUS = 3600 * 1000
 -- Bytes of a job's bitmap that are looked at in one step.
 local PAGE = 4096
@@ -58,7 +58,7 @@ end
 
 -- Bytes stored -----------------------------------------------------------------------------------------------------
 
--- Counts bytes of items and results, by tenant and over all tenants. (Less is counted as 0 - bytes: Redis takes no -0.)
+-- Counts bytes of items and results, by tenant and over all tenants. Fewer are counted as 0 - bytes: Redis takes no -0.
 local function count_bytes(tenant, bytes)
   if redis.call('HINCRBY', key('bytes'), tenant, bytes) == 0 then
     redis.call('HDEL', key('bytes'), tenant)
@@ -66,7 +66,7 @@ local function count_bytes(tenant, bytes)
   redis.call('HINCRBY', key('bytes'), '*', bytes)
 end
 
--- Which limit is exceeded where `bytes` more are stored: 'TENANT', 'ALL', or nil.
+-- Returns which limit is exceeded where `bytes` more are stored: 'TENANT', 'ALL', or nil.
 local function exceeded(tenant, bytes, tenant_limit, limit)
   local held, all = unpack(redis.call('HMGET', key('bytes'), tenant, '*'))
   if tonumber(held or 0) + bytes > tonumber(tenant_limit) then
@@ -88,7 +88,7 @@ local function record(job, tasks, task, index, ...)
   for _, field in ipairs({...}) do
     bytes = bytes + #field
   end
-  -- Last the bit: should Redis refuse the result, there is none, and the item runs again.
+  -- The bit comes last: where Redis refuses the result, there is none, and the item runs again.
   redis.call('XADD', results, (redis.call('XLEN', results) + 1) .. '-0', ...)
   redis.call('SETBIT', done, place, 1)
   return bytes
@@ -98,7 +98,7 @@ local function record_status(job, tasks, task, index, status)
   return record(job, tasks, task, index, 's', status, 'p', task .. ':' .. index)
 end
 
--- The index after `index`, whose result is in, or a later one if all results between are in.
+-- Returns the index after `index`, whose result is in, or a later one if all results between are in.
 local function skip_done(done, tasks, task, index)
   local byte = math.floor((index * tasks + task) / 8)
   local bits = redis.call('GETRANGE', done, byte, byte + PAGE - 1)
@@ -106,7 +106,7 @@ local function skip_done(done, tasks, task, index)
   return math.max(index + 1, math.ceil(((byte + open - 1) * 8 - task) / tasks))
 end
 
--- Item indices of a run that have no result yet, at most `limit` of them, and the index after the last one looked at.
+-- Returns the indices of a run's items without a result, at most `limit`, and the index after the last one looked at.
 local function pending(job, tasks, task, first, count, limit)
   local done, found, index, last = key('job', job, 'done'), {}, first, first + count
   local passed = 0
@@ -124,8 +124,8 @@ end
 
 -- Lanes and turns --------------------------------------------------------------------------------------------------
 
--- A tenant's turn: the virtual time of fair queueing. It starts with the current one, or where the tenant's work ended
--- if that was later, and grows by the items that the tenant gets.
+-- Begins a tenant's turn: the virtual time of fair queueing. It starts at the current one, or where the tenant's work
+-- ended if that was later, and grows by the number of items that the tenant gets.
 local function begin_turn(tenant)
   local turn = math.max(
     tonumber(redis.call('GET', key('virtual')) or 0), tonumber(redis.call('ZSCORE', key('rested'), tenant) or 0))
@@ -143,7 +143,7 @@ local function end_turn(tenant, turn)
   end
 end
 
--- Brings what stands about a lane up to date after its head may have changed.
+-- Brings the indices of a lane up to date after its head may have changed.
 local function note_head(tenant, model)
   local heads, head = key('heads', tenant), redis.call('ZRANGE', key('lane', tenant, model), 0, 0, 'WITHSCORES')
   if head[1] then
@@ -185,7 +185,7 @@ end
 
 -- Leases -----------------------------------------------------------------------------------------------------------
 
--- The lease of a token, or nil where it is gone or, after a loss of data, another one.
+-- Returns the lease of a token, or nil where it is gone or, after a loss of data, is another one.
 local function find_lease(token, job, task, start)
   local found = redis.call('HMGET', key('lease', token), 'job', 'task', 'start', 'count', 'worker', 'instance', 'sent')
   if not found[1] or found[1] ~= job or found[2] ~= task or found[3] ~= start then
@@ -217,7 +217,7 @@ local function is_active(job)
   return state == QUEUED or state == RUNNING
 end
 
--- Ends a job: its work and items go at once, the rest expires.
+-- Ends a job: its entries, leases and items go at once, and the rest expires.
 local function finish(job, state)
   local name = key('job', job)
   local tenant, request, ttl, bytes, result_bytes, tasks =
@@ -269,7 +269,7 @@ local function count_results(job, task, stored, failed, bytes)
   end
 end
 
--- Removes all that is left of a finished job.
+-- Removes everything that is left of a finished job.
 local function forget(job, tenant, result_bytes, request)
   local name = key('job', job)
   redis.call('UNLINK', name, name .. ':ids', name .. ':done', name .. ':results', key('request', request))
@@ -308,7 +308,7 @@ local function enqueue_alone(job, task, index, attempts)
   enqueue(lane, job, model, whole(score + 2 * task - 1), task, index, 1)
 end
 
--- Ends an item that has had its attempts.
+-- Gives up an item that has had all its attempts.
 local function give_up(job, task, index, status)
   local tasks = tonumber(redis.call('HGET', key('job', job), 'tasks'))
   local bytes = record_status(job, tasks, task, index, status)
@@ -339,8 +339,8 @@ local function count_attempt(lease, index, why, max_attempts, status, verdict_ms
   end
 end
 
--- Puts what a lease has left back up for leasing. Where the attempt counts, each item goes on alone, so that one that
--- kills workers does not take its neighbours with it.
+-- Puts the items of a lease that have no result up for leasing again. Where the attempt counts, each item goes on alone,
+-- so that one that kills workers does not take its neighbours with it.
 --
 -- why           INNOCENT: it does not count; DIED: it counts if the worker's process has really died; FAULT: it counts
 -- max_attempts  attempts that an item has
@@ -354,7 +354,7 @@ local function hand_back(lease, why, max_attempts, status, verdict_ms)
     return
   end
   if why == 'DIED' and redis.call('HGET', key('worker', lease.worker), 'instance') == lease.instance then
-    -- No further work, from any replica, until it beats.
+    -- The worker gets no further work, from any replica, until it beats.
     redis.call('HSET', key('worker', lease.worker), 'suspect', 1)
   end
   if why ~= 'INNOCENT' then

@@ -25,7 +25,7 @@ if request ~= '' then
     return {made_digest == digest and 'EXISTS' or 'CONFLICT', made}
   end
 end
--- Whatever has taken some of it away, what is acknowledged is what was sent.
+-- Whatever may have taken some of the upload away, a job that is acknowledged has all that was sent.
 local complete = redis.call('LLEN', name .. ':ids') == items
   and redis.call('HLEN', name .. ':items') == tonumber(ARGV[10])
   and redis.call('XLEN', name .. ':results') == (items - ARGV[10]) * tasks

@@ -20,7 +20,7 @@ from tests.scheduler.queue_steps import MODEL, OTHER_MODEL
 
 from zoofleet._local.redis_server import RedisServer
 from zoofleet._wire.channels import CHANNEL_OPTIONS
-from zoofleet._wire.parts import PART_BYTES, Assembler, split
+from zoofleet._wire.parts import Joiner, cut
 from zoofleet.scheduler import Scheduler, SchedulerConfig
 from zoofleet.scheduler.queue import Queue
 from zoofleet.scheduler.store import Store
@@ -62,12 +62,7 @@ def messages(
         item = given
         if isinstance(item, bytes):
             item = vision_pb2.Item(item_id=f"item-{index}", media=[vision_pb2.Media(data=item)])
-        data = item.SerializeToString()
-        if len(data) <= PART_BYTES:
-            yield jobs_pb2.CreateJobRequest(item=item)
-        else:
-            for part in split(item.item_id, data):
-                yield jobs_pb2.CreateJobRequest(part=part)
+        yield from cut(jobs_pb2.CreateJobRequest, item)
 
 
 def job_of(*models: str, **fields: Any) -> jobs_pb2.Job:
@@ -96,12 +91,14 @@ class Client:
 
     async def read(self, name: str, cursor: str = "", follow: bool = True) -> list[tuple[vision_pb2.Result, str]]:
         """Results with the cursors after them."""
-        assembler = Assembler(vision_pb2.Result, 2**30)
+        joiner = Joiner(vision_pb2.Result, 2**30)
         results = []
         request = jobs_pb2.ReadResultsRequest(name=name, cursor=cursor, follow=follow)
         async for response in self.jobs.ReadResults(request):
-            result = assembler.add(response.part) if response.HasField("part") else response.result
-            if isinstance(result, vision_pb2.Result):
+            joined = joiner.add(response)
+            if joined is not None:
+                _, result = joined
+                assert isinstance(result, vision_pb2.Result)
                 results.append((result, response.cursor))
         return results
 

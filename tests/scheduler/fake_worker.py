@@ -25,7 +25,7 @@ from zoofleet._catalog import ModelName
 from zoofleet._serving.handlers import SERVER_OPTIONS, aborting
 from zoofleet._wire.channels import CHANNEL_OPTIONS
 from zoofleet._wire.kinds import resolve
-from zoofleet._wire.parts import PART_BYTES, Assembler, split
+from zoofleet._wire.parts import Joiner, cut
 from zoofleet._wire.status import error_result
 from zoofleet.v1 import (
     fleet_pb2,
@@ -80,13 +80,14 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
                 self.note("stream ended")
 
     async def read(self, requests: Any, task: vision_pb2.Task, answers: Any, group: asyncio.TaskGroup) -> None:
-        assembler = Assembler(vision_pb2.Item, 64 * 1024 * 1024)
+        joiner = Joiner(vision_pb2.Item, 64 * 1024 * 1024)
         pending: list[asyncio.Task[None]] = []
         async for request in requests:
-            is_part = request.HasField("part")
-            item = assembler.add(request.part) if is_part else request.item
-            if isinstance(item, vision_pb2.Item):
-                item.item_id = (request.part if is_part else item).item_id or str(len(pending))
+            joined = joiner.add(request)
+            if joined is not None:
+                item_id, item = joined
+                assert isinstance(item, vision_pb2.Item)
+                item.item_id = item_id or str(len(pending))
                 self.status.inflight_items += 1
                 pending.append(group.create_task(self.answer(item, task, answers)))
         for running in pending:
@@ -116,10 +117,7 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
         answers.put_nowait(result)
 
     def responses(self, result: vision_pb2.Result) -> Sequence[vision_pb2.ClassifyResponse]:
-        data = result.SerializeToString()
-        if len(data) <= PART_BYTES:
-            return [vision_pb2.ClassifyResponse(result=result)]
-        return [vision_pb2.ClassifyResponse(part=part) for part in split(result.item_id, data)]
+        return list(cut(vision_pb2.ClassifyResponse, result))
 
     async def LoadModel(  # noqa: N802
         self, request: models_pb2.LoadModelRequest, context: Any

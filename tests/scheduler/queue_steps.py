@@ -10,7 +10,7 @@ from google.rpc import status_pb2
 from zoofleet._wire.kinds import resolve
 from zoofleet.scheduler import SchedulerConfig, keys
 from zoofleet.scheduler.queue import Queue
-from zoofleet.scheduler.records import JobRecord, Lease, NewJob, Outcome, StagedItem
+from zoofleet.scheduler.records import JobRecord, Lease, NewJob, ReadyResult, StagedItem
 from zoofleet.scheduler.store import Store
 from zoofleet.v1 import vision_pb2
 
@@ -85,9 +85,9 @@ async def claim(queue: Queue, items: int = 4, *, worker: str = "w", loaded: Sequ
     return found
 
 
-def outcomes(lease: Lease, count: int | None = None, text: str = "") -> list[Outcome]:
+def outcomes(lease: Lease, count: int | None = None, text: str = "") -> list[ReadyResult]:
     results = [(item.index, vision_pb2.Result(item_id=item.item_id, model=text)) for item in lease.items[:count]]
-    return [Outcome(index, False, result.SerializeToString()) for index, result in results]
+    return [ReadyResult(index, False, result.SerializeToString()) for index, result in results]
 
 
 async def read(queue: Queue, job: JobRecord) -> list[vision_pb2.Result]:
@@ -95,10 +95,17 @@ async def read(queue: Queue, job: JobRecord) -> list[vision_pb2.Result]:
 
 
 async def stored_bytes(store: Store, tenant: str = "*") -> int:
-    return int(await store.call("HGET", keys.BYTES, tenant) or 0)
+    return int(await store.call("HGET", f"{keys.ROOT}:bytes", tenant) or 0)
 
 
 async def left_over(store: Store) -> set[str]:
     """Names of all keys but those of the worker that the tests register, without the hash tag."""
     names = {key.decode().removeprefix(f"{keys.ROOT}:") for key in await store.call("KEYS", "*")}
     return names - {"workers", "worker:w"}
+
+
+async def dead_letters(store: Store) -> list[tuple[str, int, int]]:
+    """Job id, task index and item index of the items that were given up, the newest first."""
+    rows = await store.call("LRANGE", f"{keys.ROOT}:dead_letters", 0, -1)
+    letters = (row.decode().split(":") for row in rows)
+    return [(job_id, int(task), int(index)) for job_id, task, index in letters]

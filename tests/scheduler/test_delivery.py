@@ -145,7 +145,7 @@ async def test_a_poison_item_ends_alone(cluster: Cluster, poison: str) -> None:
     assert list(errors) == ["item-5"]
     assert errors["item-5"].code == 13 and "4 attempts" in errors["item-5"].message
     assert cluster.executions().count(poison) == 4
-    assert await cluster.queue.dead_letters(10) == [(name.removeprefix("jobs/"), 0, 5)]
+    assert await queue_steps.dead_letters(cluster.store) == [(name.removeprefix("jobs/"), 0, 5)]
     assert await cluster.store.call("EXISTS", f"{keys.ROOT}:heads:~") == 0
     # One worker lives on.
     assert len(await cluster.client.results(await cluster.client.create([b"x"] * 10))) == 10

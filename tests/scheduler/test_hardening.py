@@ -188,7 +188,7 @@ async def test_a_fault_in_sending_is_not_for_ever(cluster: Cluster, monkeypatch:
     assert_right(sent, await cluster.client.results(await cluster.client.create(sent)))
 
 
-@pytest.mark.parametrize("method", ["_messages", "_settle"])
+@pytest.mark.parametrize("method", ["_requests", "_settle"])
 async def test_a_fault_in_a_stream_is_not_for_ever(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

@@ -15,7 +15,6 @@ from tests.scheduler.conftest import MODEL, OTHER_MODEL, Client, Cluster, job_of
 
 from zoofleet import errors
 from zoofleet._wire.calls import Ending, typed_errors
-from zoofleet._wire.parts import split
 from zoofleet._wire.status import from_status
 from zoofleet.errors import ZoofleetError
 from zoofleet.v1 import jobs_pb2, vision_pb2
@@ -324,7 +323,12 @@ async def test_an_upload_in_parts_is_the_same_job(cluster: Cluster) -> None:
     request_id = str(uuid.uuid4())
     whole = vision_pb2.Item(item_id="a", media=[vision_pb2.Media(data=bytes(1_000_000))])
     name = await cluster.client.create([whole], request_id=request_id)
-    parts = [jobs_pb2.CreateJobRequest(part=part) for part in split("a", whole.SerializeToString())]
+    data = whole.SerializeToString()
+    pieces = [
+        vision_pb2.Part(item_id="a", data=data[:1000]),
+        vision_pb2.Part(item_id="a", data=data[1000:], last=True),
+    ]
+    parts = [jobs_pb2.CreateJobRequest(part=piece) for piece in pieces]
     again = await cluster.client.jobs.CreateJob(iter([spec(request_id=request_id), *parts]))
     assert again.name == name
 

@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 from tests.scheduler.conftest import MODEL, OTHER_MODEL
-from tests.scheduler.queue_steps import claim, left_over, outcomes, put, read, stored_bytes, try_claim
+from tests.scheduler.queue_steps import claim, dead_letters, left_over, outcomes, put, read, stored_bytes, try_claim
 
 from zoofleet._wire.kinds import resolve
 from zoofleet.errors import (
@@ -131,7 +131,7 @@ async def test_items_that_lose_workers_go_on_alone_and_end_as_errors(queue: Queu
     assert (job.state, job.committed, job.errors) == (jobs_pb2.Job.STATE_SUCCEEDED, 3, 1)
     poison = (await read(queue, job))[-1]
     assert (poison.item_id, poison.error.code, poison.model) == ("item-2", 13, MODEL)
-    assert await queue.dead_letters(10) == [(job_id, 0, 2)]
+    assert await dead_letters(store) == [(job_id, 0, 2)]
     assert (await claim(queue)).tenant == "other"
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import time
 
 import pytest
-from tests.scheduler.queue_steps import LIMITS, beat, claim, outcomes, put, read, register, try_claim
+from tests.scheduler.queue_steps import LIMITS, beat, claim, dead_letters, outcomes, put, read, register, try_claim
 
 from zoofleet.errors import LeaseLostError
 from zoofleet.scheduler import keys
@@ -95,7 +95,7 @@ async def test_no_last_attempt_is_final_before_the_worker_is_dead(queue: Queue, 
     job = await queue.get(job_id)
     assert (job.state, job.errors) == (jobs_pb2.Job.STATE_SUCCEEDED, 1)
     assert "4 attempts" in (await read(queue, job))[0].error.message
-    assert await queue.dead_letters(10) == [(job_id, 0, 0)]
+    assert await dead_letters(store) == [(job_id, 0, 0)]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from zoofleet._wire.status import from_status
 from zoofleet.errors import AbortedError, DataLossError, ResourceExhaustedError
 from zoofleet.scheduler import SchedulerConfig, keys
 from zoofleet.scheduler.queue import Queue
-from zoofleet.scheduler.records import NewJob, Outcome, StagedItem
+from zoofleet.scheduler.records import NewJob, ReadyResult, StagedItem
 from zoofleet.scheduler.store import Store
 from zoofleet.v1 import jobs_pb2, vision_pb2
 
@@ -95,10 +95,10 @@ async def test_results_count_and_a_job_ends_where_they_are_too_many(queue: Queue
     leases = [await claim(queue) for _ in range(4)]
     flow = vision_pb2.Result(item_id="x", model="y" * 1000).SerializeToString()
     for lease in leases[:2]:
-        await queue.commit(lease, [Outcome(item.index, False, flow) for item in lease.items])
+        await queue.commit(lease, [ReadyResult(item.index, False, flow) for item in lease.items])
     with pytest.raises(ResourceExhaustedError):
         await put(queue, 20, data=bytes(100))
-    await queue.commit(leases[2], [Outcome(item.index, False, flow) for item in leases[2].items])
+    await queue.commit(leases[2], [ReadyResult(item.index, False, flow) for item in leases[2].items])
     job = await queue.get(job_id)
     assert job.state == jobs_pb2.Job.STATE_FAILED
     assert job.error is not None and isinstance(from_status(job.error), ResourceExhaustedError)
@@ -119,7 +119,7 @@ async def test_results_count_and_a_job_ends_where_they_are_too_many(queue: Queue
 async def test_bytes_come_back_when_a_job_expires(queue: Queue, store: Store) -> None:
     job_id = await put(queue, 4, ttl=0.05, request_id=str(uuid.uuid4()), failed=[1])
     lease = await claim(queue)
-    await queue.commit(lease, [Outcome(item.index, False, b"result") for item in lease.items])
+    await queue.commit(lease, [ReadyResult(item.index, False, b"result") for item in lease.items])
     assert (await queue.get(job_id)).finished
     assert await stored_bytes(store) > 0
     await asyncio.sleep(0.1)

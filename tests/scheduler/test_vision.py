@@ -17,7 +17,8 @@ from tests.scheduler.fake_worker import label
 
 from zoofleet import errors
 from zoofleet._wire.calls import Ending, typed_errors
-from zoofleet._wire.parts import PART_BYTES, Assembler, split
+from zoofleet._wire.limits import PART_BYTES
+from zoofleet._wire.parts import Joiner, cut
 from zoofleet._wire.status import from_rpc_error
 from zoofleet.errors import ZoofleetError
 from zoofleet.scheduler import spread, vision_proxy
@@ -360,16 +361,16 @@ async def test_parts_of_items_and_results_stay_together(
     def requests() -> Iterator[vision_pb2.ClassifyRequest]:
         yield task()
         for data in sent:
-            whole = vision_pb2.Item(media=[vision_pb2.Media(data=data)])
-            for part in split("", whole.SerializeToString()):
-                yield vision_pb2.ClassifyRequest(part=part)
+            yield from cut(vision_pb2.ClassifyRequest, vision_pb2.Item(media=[vision_pb2.Media(data=data)]))
 
-    assembler = Assembler(vision_pb2.Result, 2**30)
+    joiner = Joiner(vision_pb2.Result, 2**30)
     results = {}
     async for response in stub(cluster).Classify(requests()):
-        result = assembler.add(response.part)
-        if isinstance(result, vision_pb2.Result):
-            results[result.item_id] = result.classification.labels[0]
+        joined = joiner.add(response)
+        if joined is not None:
+            item_id, result = joined
+            assert isinstance(result, vision_pb2.Result)
+            results[item_id] = result.classification.labels[0]
     assert results == {str(i): label(data) for i, data in enumerate(sent)}
     workers = Counter(line.split()[0] for line in cluster.log.read_text().splitlines() if " item large " in line)
     assert workers.keys() == {"a", "b"} and workers.total() == len(sent)
@@ -506,7 +507,7 @@ async def test_a_client_that_vanishes_at_any_moment_leaves_nothing(
         await asyncio.sleep(max(turn - 60, 0) / 1000)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-        assert routers[-1].items == {} and routers[-1].kept_bytes == 0
+        assert not any(load.items for load in routers[-1]._loads.values()) and routers[-1].kept_bytes == 0
         answered.add(len(caller.answers))
     assert 0 in answered and len(answered) > 10  # they vanished before, amid and after
     await until(quiet)

@@ -1,4 +1,4 @@
-"""What to tell others of a fault of ours."""
+"""What a client is told of a fault in a server, and what the log keeps of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ _log: Final = logging.getLogger(__name__)
 
 
 def fault(where: str) -> InternalError:
-    """Log the exception at hand under a reference, and return an error that carries the reference alone."""
+    """Log the exception that is being handled under a reference, and return an error that carries the reference only.
+
+    Args:
+        where: what the server was doing, as in "a fault of the server in {where}".
+    """
     reference = uuid.uuid4().hex[:12]
     _log.exception("fault %s in %s", reference, where)
     return InternalError(f"a fault of the server in {where}; its log has the details under {reference}")

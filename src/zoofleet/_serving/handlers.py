@@ -1,4 +1,4 @@
-"""What every method of our gRPC servers goes through."""
+"""What every method of our gRPC servers goes through: typed errors, and requests that do not parse."""
 
 from __future__ import annotations
 
@@ -27,21 +27,24 @@ _log: Final = logging.getLogger(__name__)
 
 SERVER_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     *KEEPALIVE,
-    # Clients ping every 20 s; gRPC's default takes a second ping within 5 min for an attack.
+    # Clients ping every 20 s; by default gRPC takes a second ping within 5 min for an attack.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    # Two servers on one port would each get a share of the connections: the second must fail instead.
+    # Two servers on one port would each get a share of the connections: the second one must fail instead.
     ("grpc.so_reuseport", 0),
 )
-"""Options of every server we start. Messages stay within gRPC's default of 4 MiB."""
+"""Options of every server that we start. Messages stay within gRPC's default limit of 4 MiB."""
 
 
 @asynccontextmanager
 async def aborting(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
-    """Around a handler's body: what it raises ends the call with a typed status.
+    """End a call with a typed status where the block, a handler's body, raises.
 
-    A `ZoofleetError` travels under its code with its message and details. Anything else is a fault of ours: the log
-    gets the traceback under a reference, the client gets the reference alone. Where the caller has gone, the handler
-    ends as one that was cancelled.
+    A `ZoofleetError` travels under its code with its message and details. Any other exception is a fault of ours: the
+    log gets its traceback under a reference, and the client gets the reference. Where the caller has gone, the handler
+    ends like one that was cancelled.
+
+    Args:
+        context: the call.
     """
     try:
         yield
@@ -64,13 +67,14 @@ def check_first(message: Message, field: str) -> None:
 
 
 _LOG_SECONDS: Final = 60.0
+"""Least seconds between two lines of the log about requests that do not parse."""
 
 
 class RequestCheck(grpc.aio.ServerInterceptor):
-    """Answers INVALID_ARGUMENT to requests that do not parse; gRPC alone answers UNKNOWN and logs a traceback for each.
+    """Answers INVALID_ARGUMENT to requests that do not parse, and to calls of one request that have none.
 
-    So it does to a unary call without a request, which gRPC alone never answers. The log gets a line for the first
-    request that does not parse, then one a minute at most, with their number.
+    gRPC by itself answers UNKNOWN to the former, with a traceback in the log for each, and never answers the latter.
+    Here the log gets a line for the first request that does not parse, then at most one a minute, with their number.
     """
 
     def __init__(self) -> None:
@@ -81,7 +85,7 @@ class RequestCheck(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_deserializer is None:
             return handler  # no such method, or one that parses by itself
-        # Handlers of streams read within their `aborting`; those of one request are made into such.
+        # Handlers of streams read, and so parse, within `aborting`. Those of one request are made into such handlers.
         parse = functools.partial(self._parse, handler_call_details.method, handler.request_deserializer)
         if handler.response_streaming:
             stream = handler.stream_stream or _of_one_request(handler.unary_stream)
@@ -134,7 +138,7 @@ def _of_one_request(behavior: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _writing(behavior: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler that yields its responses as one that writes them within `aborting`."""
+    """Return a handler that yields its responses as one that writes them within `aborting`."""
     if not inspect.isasyncgenfunction(behavior):
         return behavior
 

@@ -15,23 +15,25 @@ __all__ = ["Parts", "Server", "in_order", "serve_until_signal", "together"]
 _log: Final = logging.getLogger(__name__)
 
 _CANCEL_AGAIN: Final = 0.5
+"""Seconds after which a part that has not ended is cancelled again."""
 
 
 class Parts:
-    """The tasks that a server runs beside its calls. One that ends before the server stops has failed."""
+    """The tasks that a server runs beside its calls. A task that ends before the server stops has failed."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, name: str, part: Coroutine[Any, Any, None]) -> None:
-        """Run a part from now on."""
+        """Run a part from now on, under a name for the log."""
         self._tasks.add(asyncio.create_task(part, name=name))
 
     async def watch(self) -> None:
         """Wait until a part ends, and raise its error.
 
         Raises:
-            InternalError: the part ended without an error of its own.
+            Exception: the error that the part ended with.
+            InternalError: the part ended without an error.
         """
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         part = done.pop()
@@ -40,23 +42,23 @@ class Parts:
         raise InternalError(f"the {part.get_name()} ended, which it never should")
 
     async def cancel(self) -> None:
-        """End all parts, also those that have failed."""
+        """Cancel all parts, and wait until they have ended."""
         pending = self._tasks
         while pending:
             for task in pending:
                 task.cancel()
-            # redis-py, where it is reconnecting, may swallow a cancellation.
+            # redis-py may swallow a cancellation while it reconnects.
             _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN)
 
 
 class Server(Protocol):
-    """What `serve_until_signal` runs."""
+    """A server that `serve_until_signal` can run."""
 
     async def start(self) -> None:
         """Begin to serve."""
 
     async def run(self) -> None:
-        """Wait until a part of it fails, and raise that part's error."""
+        """Wait until a part of the server fails, and raise the part's error."""
 
     async def stop(self) -> None:
         """Stop in good order. Called once, whether or not a part has failed."""
@@ -66,7 +68,7 @@ async def serve_until_signal(server: Server) -> None:
     """Run a server until SIGTERM or SIGINT, or until a part of it fails; then stop it in good order.
 
     Raises:
-        Exception: what `start` or `stop` raised, or the error of the part that failed.
+        Exception: the error of the part that failed, or else what `start` or `stop` raised.
     """
     signalled = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -86,11 +88,11 @@ async def serve_until_signal(server: Server) -> None:
         await server.stop()
     finally:
         if failure is not None:
-            raise failure  # what `stop` raised on top of it is in the log
+            raise failure  # what `stop` raised as well is in the log
 
 
 def _log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what nobody waited for, but not that a connection broke which had been given up already."""
+    """Log errors that nobody waited for, but at level DEBUG that a connection broke that was given up already."""
     if isinstance(context.get("exception"), ConnectionError):
         _log.debug("%s: %r", context["message"], context["exception"])
     else:
@@ -98,10 +100,10 @@ def _log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
 
 
 async def in_order(*steps: Callable[[], Awaitable[object] | None]) -> None:
-    """Take all steps of a shutdown one after the other, also those after one that fails.
+    """Take the steps of a shutdown one after the other, and go on after a step that fails.
 
     Raises:
-        Exception: the first failure; all of them are in the log.
+        Exception: the first failure. All failures are in the log.
     """
     failures: list[Exception] = []
     for step in steps:
@@ -116,7 +118,7 @@ async def in_order(*steps: Callable[[], Awaitable[object] | None]) -> None:
 
 
 async def together(*work: Awaitable[object]) -> None:
-    """Wait for all of several things, also where one of them fails.
+    """Wait for all of the work, even where some of it fails.
 
     Raises:
         BaseException: the first failure.

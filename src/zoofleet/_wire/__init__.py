@@ -1,1 +1,1 @@
-"""What client, scheduler and worker say to each other, written once: kinds of task, parts, statuses, channels."""
+"""What client, scheduler and worker must agree on, written once: kinds, parts, names, pages, limits, statuses."""

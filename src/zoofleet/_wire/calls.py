@@ -1,4 +1,4 @@
-"""What a call of grpc.aio raises, as our errors."""
+"""Turns what a call of grpc.aio raises into our errors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _T = TypeVar("_T")
 
 
 _STATUS_LOST: Final = "Internal error from Core"
-"""What grpc.aio says in the place of the status of a call one of whose writes failed (grpc/grpc#36066)."""
+"""The details that grpc.aio puts in the place of a call's status after a write to it has failed (grpc/grpc#36066)."""
 
 
 class Ending:
-    """The status of a call at the moment when it ended: the server's, mostly, even if grpc.aio replaces it later.
+    """The status with which a call ended, kept because grpc.aio may replace it later.
 
     Args:
         call: a call with streamed requests that has just been opened.
@@ -28,21 +28,21 @@ class Ending:
 
     def __init__(self, call: grpc.aio.Call) -> None:
         self.error: grpc.aio.AioRpcError | None = None
-        call.add_done_callback(self._take_down)
+        call.add_done_callback(self._keep)
 
     def restore(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
-        """What the call raised, or what grpc.aio has put it in the place of, where that is known."""
+        """Return the status that the call ended with where grpc.aio has replaced it, and else the error as it is."""
         return self.error if error.details() == _STATUS_LOST and self.error is not None else error
 
-    def _take_down(self, call: grpc.aio.Call) -> None:
-        code = _at_once(call.code())
+    def _keep(self, call: grpc.aio.Call) -> None:
+        code = _result_of(call.code())
         if code is not grpc.StatusCode.OK:
-            metadata = _at_once(call.initial_metadata()), _at_once(call.trailing_metadata())
-            self.error = grpc.aio.AioRpcError(code, *metadata, _at_once(call.details()))
+            metadata = _result_of(call.initial_metadata()), _result_of(call.trailing_metadata())
+            self.error = grpc.aio.AioRpcError(code, *metadata, _result_of(call.details()))
 
 
-def _at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """What a coroutine returns that has nothing to wait for: the call it asks is done."""
+def _result_of(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Return what a coroutine returns that waits for nothing, since the call that it asks is done."""
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -53,17 +53,20 @@ def _at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
 
 @contextmanager
 def typed_errors(ending: Ending | None = None) -> Iterator[None]:
-    """Turn what a call raises into one of our errors.
+    """Turn what a call raises within the block into one of our errors.
 
     Args:
-        ending: of the call, where its requests are streamed.
+        ending: the status of the call; needed where its requests are streamed.
+
+    Raises:
+        ZoofleetError: the call failed, or was cut off.
     """
     try:
         yield
     except grpc.aio.AioRpcError as error:
         if ending is not None:
             error = ending.restore(error)
-        if error.code() is grpc.StatusCode.CANCELLED:  # no server of ours says so of a call: its end cut it off
+        if error.code() is grpc.StatusCode.CANCELLED:  # our servers never answer so: the server's end cut the call off
             raise UnavailableError("the server cut the call off") from None
         if error.details() == _STATUS_LOST:
             raise UnavailableError("the server ended the call; its reason was lost") from None

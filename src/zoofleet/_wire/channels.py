@@ -1,4 +1,4 @@
-"""The options of every channel that we open."""
+"""The gRPC options of our channels."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ KEEPALIVE: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
-"""Options of every channel and every server: a peer that has gone silent is noticed within half a minute."""
+"""Options of every channel and server, which notice within half a minute that the other side has gone silent."""
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     *KEEPALIVE,
-    # A server that restarts is found again within seconds, not after gRPC's default of up to two minutes.
+    # A server that restarts is found again within seconds; gRPC's default pauses for up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
-"""Options of every channel we open. Messages stay within gRPC's default of 4 MiB."""
+"""Options of every channel that we open. Messages stay within gRPC's default limit of 4 MiB."""

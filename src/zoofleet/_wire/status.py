@@ -1,4 +1,4 @@
-"""Errors to `google.rpc.Status` and gRPC status, and back, without losing their type."""
+"""Errors as `google.rpc.Status` and gRPC status, and back, without a loss of their type."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from zoofleet.errors import ResourceExhaustedError, ZoofleetError
 from zoofleet.v1 import vision_pb2
 
 DOMAIN: Final = "zoofleet"
-"""`google.rpc.ErrorInfo.domain` of our errors; `reason` is the class name."""
+"""The `domain` in the `google.rpc.ErrorInfo` of our errors, whose `reason` is the name of the class."""
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
-"""The trailing metadata in which a `google.rpc.Status` travels."""
+"""The key of the trailing metadata in which gRPC carries a `google.rpc.Status`."""
 
 _GRPC_CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -38,7 +38,7 @@ _BY_CODE: Final = {cls.code: cls for cls in reversed(list(_classes(ZoofleetError
 
 
 def to_status(error: ZoofleetError) -> status_pb2.Status:
-    """The error as a `google.rpc.Status`: code, message, `ErrorInfo`, and `RetryInfo` where it has a hint."""
+    """Return an error as a `google.rpc.Status` with an `ErrorInfo`, and a `RetryInfo` where it has a `retry_after`."""
     status = status_pb2.Status(code=error.code, message=str(error))
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=DOMAIN))
     if isinstance(error, ResourceExhaustedError) and error.retry_after is not None:
@@ -49,9 +49,10 @@ def to_status(error: ZoofleetError) -> status_pb2.Status:
 
 
 def from_status(status: status_pb2.Status) -> ZoofleetError:
-    """The error that a `google.rpc.Status` stands for; of the code's own class where it is not one of ours.
+    """Return the error that a `google.rpc.Status` stands for.
 
-    Details that do not parse, as another program may send them, count as absent.
+    A status that is not ours becomes the most general error of its code. Details that do not parse, as another program
+    may send them, count as absent.
     """
     cls = _BY_CODE.get(status.code, ZoofleetError)
     retry_after: float | None = None
@@ -70,27 +71,27 @@ def from_status(status: status_pb2.Status) -> ZoofleetError:
 
 
 def error_result(item_id: str, model: str, error: ZoofleetError) -> vision_pb2.Result:
-    """A result message that says why there is none."""
+    """Return the result of an item that has an error in the place of an outcome."""
     return vision_pb2.Result(item_id=item_id, model=model, precision=vision_pb2.PRECISION_EXACT, error=to_status(error))
 
 
 def grpc_code(error: ZoofleetError) -> grpc.StatusCode:
-    """The gRPC status code that the error travels under."""
+    """Return the gRPC status code that an error travels under."""
     return _GRPC_CODES[error.code]
 
 
 def trailing_metadata(error: ZoofleetError) -> tuple[tuple[str, bytes], ...]:
-    """Trailing metadata that carries the whole error beside its code and message."""
+    """Return the trailing metadata that carries the whole error beside its code and message."""
     return ((DETAILS_KEY, to_status(error).SerializeToString()),)
 
 
 def from_rpc_error(error: grpc.RpcError) -> ZoofleetError:
-    """The error that a failed call stands for, with the details that a Zoofleet server sent along."""
+    """Return the error that a failed call stands for, with the details that a Zoofleet server sent along."""
     call: grpc.Call = error  # type: ignore[assignment]  # every RpcError that a channel raises is a Call too
     code = call.code()
     for key, value in call.trailing_metadata() or ():
         if key == DETAILS_KEY:
-            with suppress(DecodeError):  # of another program, whose code and message still count
+            with suppress(DecodeError):  # another program sent it, whose code and message still count
                 status = status_pb2.Status.FromString(value)
                 if status.code == code.value[0]:
                     return from_status(status)

@@ -23,6 +23,7 @@ import zoofleet
 from zoofleet import _catalog
 from zoofleet._serving.handlers import SERVER_OPTIONS, RequestCheck
 from zoofleet._serving.lifecycle import Parts, in_order, serve_until_signal, together
+from zoofleet._wire.names import worker_name
 from zoofleet.errors import DeviceHungError, InternalError, InvalidArgumentError, UnavailableError
 from zoofleet.v1 import fleet_pb2, models_pb2_grpc
 from zoofleet.worker.config import WorkerConfig
@@ -69,7 +70,7 @@ class Worker:
             )
         self._config = config
         self._device = config.resolved_device()
-        self.name = f"workers/{config.name or f'{_host_id()}-{os.getpid()}-{secrets.token_hex(3)}'}"
+        self.name = worker_name(config.name or f"{_host_id()}-{os.getpid()}-{secrets.token_hex(3)}")
         self._instance_id = secrets.token_hex(16)
         self._draining = asyncio.Event()  # set once no further work is taken
         self._residency = Residency(self._device, config.resolved_memory_budget(self._device), config)

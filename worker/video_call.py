@@ -44,7 +44,7 @@ __all__ = ["VideoCall"]
 _T = TypeVar("_T")
 
 _LOOKAHEAD_FRAMES: Final = 16
-"""Most frames whose results are not written yet: a full batch of the kind with the largest batches."""
+"""Most frames whose results are not written yet, which fill a default batch of classification."""
 
 _LOOKAHEAD_PIXELS: Final = 64_000_000
 """Most pixels of those frames, 192 MB decoded; two frames there may always be."""

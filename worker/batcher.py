@@ -6,9 +6,9 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -28,15 +28,15 @@ class Entry:
     Args:
         runner: the model to run.
         prepared: the model's input.
-        done: called once, in the device's thread, with the output or the error in its place; must return quickly.
+        done: called once, in the device's thread, with the output or the error in its place. Must return quickly.
 
     Attributes:
-        cancelled: set it, from any thread, to have the item dropped if it has not begun to run.
+        cancelled: whether the item is to be dropped unless it has begun to run. May be set from any thread.
     """
 
     __slots__ = ("cancelled", "done", "prepared", "runner")
 
-    def __init__(self, runner: Runner, prepared: Prepared, done: Callable[[Raw | ZoofleetError], None]) -> None:
+    def __init__(self, runner: Runner[Any], prepared: Prepared, done: Callable[[Raw | ZoofleetError], object]) -> None:
         self.runner = runner
         self.prepared = prepared
         self.done = done
@@ -48,8 +48,8 @@ class Batch:
     """A forward pass that has begun.
 
     Attributes:
-        model: whose.
-        start_time: when it began, in seconds since the epoch.
+        model: the model that runs.
+        start_time: the time at which it began, in seconds since the epoch.
     """
 
     model: ModelName
@@ -65,18 +65,14 @@ class Batcher:
 
     Args:
         threads: CPU threads of a forward pass.
-        max_bytes: inputs that may wait; `add` blocks beyond.
+        max_bytes: bytes of inputs that may wait. `add` blocks while there are more.
     """
 
     def __init__(self, threads: int, max_bytes: int) -> None:
-        self.batch_count = 0
-        """Forward passes begun."""
-        self.forwarded_count = 0
-        """Items in them."""
         self.running: Batch | None = None
-        """The forward pass that the device is in."""
+        """The forward pass that the device is in, None while it is idle."""
         self.is_abandoned = False
-        """Whether the device does not come back."""
+        """Whether nobody waits for the device any more."""
         self._max_bytes = max_bytes
         self._bytes = 0
         # By model, then by key; the first of each is next.
@@ -90,11 +86,11 @@ class Batcher:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the device has its thread."""
+        """Whether the device's thread runs."""
         return self._thread.is_alive()
 
     def add(self, entry: Entry) -> None:
-        """Queue an item; blocks while more than `max_bytes` wait, which the device alone brings to an end.
+        """Queue an item. Blocks while `max_bytes` or more wait, until the device has taken some of them.
 
         Raises:
             UnavailableError: the batcher is closed.
@@ -109,13 +105,13 @@ class Batcher:
             self._work.notify()
 
     def close(self) -> None:
-        """Drop what waits, and return once the device is done with what it runs, unless it has been abandoned."""
+        """Drop what waits. Blocks until the device is done with what it runs, unless it has been abandoned."""
         self._refuse()
         if not self.is_abandoned:
             self._thread.join()
 
     def abandon(self) -> None:
-        """Take no more items and wait no more for the device, which does not come back."""
+        """Take no more items, and wait no more for the device, which hangs."""
         self.is_abandoned = True
         self._refuse()
 
@@ -144,7 +140,7 @@ class Batcher:
             entry.done(UnavailableError("the worker is shutting down"))
 
     def _take(self) -> tuple[list[Entry], list[Entry]]:
-        """The next batch, and the cancelled items that stood before it."""
+        """Return the next batch, and the cancelled items that stood among its items."""
         model, keys = next(iter(self._ready.items()))
         key, queue = next(iter(keys.items()))
         batch: list[Entry] = []
@@ -164,38 +160,34 @@ class Batcher:
         return batch, dropped
 
     def _forward(self, batch: list[Entry]) -> None:
-        self.batch_count += 1
-        self.forwarded_count += len(batch)
         runner = batch[0].runner
+        outputs: Sequence[Raw | ZoofleetError] | None = None
         self.running = Batch(runner.name)
-        outputs: list[Raw] | ZoofleetError
         try:
             with torch.inference_mode():
                 outputs = runner.forward([entry.prepared for entry in batch])
         except Exception as error:  # noqa: BLE001 - a model may raise anything, and the device must go on
-            if len(batch) > 1:
+            if len(batch) == 1:
+                outputs = [error if isinstance(error, ZoofleetError) else fault(f"a forward pass of {runner.name}")]
+            else:
                 _log.warning(
                     "a batch of %d for %s failed (%s); running its items alone", len(batch), runner.name, error
                 )
-                outputs = []
-            else:
-                outputs = error if isinstance(error, ZoofleetError) else fault(f"a forward pass of {runner.name}")
         finally:
             self.running = None
-        if isinstance(outputs, ZoofleetError):
-            batch[0].done(outputs)
-        elif outputs:
-            for entry, output in zip(batch, outputs, strict=True):
-                entry.done(output)
-        else:
+        if outputs is None:
             for entry in batch:
                 self._forward([entry])
+            return
+        for entry, output in zip(batch, outputs, strict=True):
+            entry.done(output)
 
 
 def use_threads(count: int) -> None:
     """Let the calling thread compute on `count` threads.
 
-    The setting is each thread's own, but a thread takes over the last one made anywhere when it first looks.
+    The setting is each thread's own, but a thread that looks at it for the first time takes over the last one that was
+    made in any thread: so it looks first.
     """
     torch.get_num_threads()
     torch.set_num_threads(count)

@@ -16,10 +16,15 @@ _T = TypeVar("_T")
 async def unless_draining(draining: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T:
     """Await `work`, which is cancelled if the worker begins to drain first.
 
-    Its result is lost where the caller is cancelled at the end of it, so it must be nothing that has to be given back.
+    A caller that is cancelled in the moment in which `work` ends loses its result, which must therefore be nothing that
+    has to be given back.
+
+    Args:
+        draining: set once the worker drains.
+        work: what to wait for.
 
     Raises:
-        UnavailableError: it drains.
+        UnavailableError: the worker drains.
     """
     working = asyncio.create_task(work)
     drained = asyncio.create_task(draining.wait())

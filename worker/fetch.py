@@ -1,4 +1,4 @@
-"""URIs to bytes, where the operator allows it."""
+"""Media by URI: which URIs the operator allows, and the bytes behind them."""
 
 from __future__ import annotations
 
@@ -25,20 +25,26 @@ from zoofleet.errors import (
 __all__ = ["fetch"]
 
 _FETCH_SECONDS: Final = 60.0
+"""How long the bytes of one URI may take; a quarter of it may pass without any of them."""
 
 
 def fetch(uri: str, prefixes: Sequence[str], max_bytes: int) -> bytes:
     """Read the bytes at a URI that begins with one of the operator's prefixes.
 
-    A prefix ends at a path separator: `file:///data` allows `/data/a.jpg`, not `/database`. Files are allowed by where
-    they are once links are followed, HTTP redirects only to where a prefix allows too.
+    A prefix ends at a path separator: `file:///data` allows `/data/a.jpg`, not `/database`. A file is allowed or not by
+    its place once links are followed. HTTP redirects are followed only to where a prefix allows too.
+
+    Args:
+        uri: an absolute `file:`, `http:` or `https:` URI.
+        prefixes: what URIs may begin with.
+        max_bytes: most bytes to read.
 
     Raises:
-        PermissionDeniedError: no prefix allows it.
-        InvalidArgumentError: not an absolute `file:`, `http:` or `https:` URI.
-        NotFoundError: no such file, or HTTP status 404 or 410.
-        ItemTooLargeError: more than `max_bytes`.
-        UnavailableError: the server cannot be reached, is too slow, or answers another error.
+        PermissionDeniedError: no prefix allows the URI, or the file may not be read.
+        InvalidArgumentError: the URI is of another form, or is no regular file's.
+        NotFoundError: there is no such file, or the server answers with HTTP status 404 or 410.
+        ItemTooLargeError: there are more than `max_bytes`.
+        UnavailableError: the server cannot be reached, is too slow, or answers with another error.
     """
     try:
         parts = urllib.parse.urlsplit(uri)
@@ -63,14 +69,14 @@ def _read_file(uri: str, parts: urllib.parse.SplitResult, prefixes: Sequence[str
     text = urllib.parse.unquote(parts.path)
     if parts.netloc not in ("", "localhost") or "\0" in text or not text.startswith("/"):
         raise InvalidArgumentError(f"URI {uri[:200]!r}; accepted: file:///path")
-    # What lies outside is refused alike whether it is there or not.
+    # A path outside is refused before it is looked at, so that nobody learns what is there.
     if not any(Path(os.path.normpath(text)).is_relative_to(os.path.normpath(root)) for root in roots):
         raise _denied(uri)
     try:
         path = Path(text).resolve()
         if not any(path.is_relative_to(root.resolve()) for root in roots):
             raise _denied(uri)
-        # Not to hang on a pipe, nor to follow a link that was put in the file's place meanwhile.
+        # Neither hangs on a pipe nor follows a link that was put in the file's place meanwhile.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):

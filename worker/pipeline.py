@@ -1,66 +1,84 @@
-"""An item's way through the worker: decode and preprocess, batch, forward, postprocess and encode."""
+"""An item's way through the worker: prepare (decode and preprocess), batch, forward, finish.
+
+Each step hands on to the next: a decoding thread, the device's thread, an encoding thread, and back to the event loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from zoofleet._catalog import ModelName
 from zoofleet._serving.faults import fault
-from zoofleet._wire.status import error_result
+from zoofleet._values.results import Outcome
 from zoofleet.errors import CancelledError, ResourceExhaustedError, ZoofleetError
-from zoofleet.v1 import vision_pb2
 from zoofleet.worker.batcher import Batcher, Entry, use_threads
 from zoofleet.worker.config import WorkerConfig
-from zoofleet.worker.residency import Lease, Residency
-from zoofleet.worker.runner import Prepared, Raw, Runner, set_outcome
+from zoofleet.worker.items import Item
+from zoofleet.worker.residency import ModelUse, Residency
+from zoofleet.worker.runner import Prepared, Raw
 
 __all__ = ["Pipeline"]
 
 _T = TypeVar("_T")
+_Answer = TypeVar("_Answer")
 
 
-class _Work:
-    """An item on its way; `result` resolves to its result, which may carry an error."""
+class _Work(Generic[_Answer]):
+    """An item on its way; `answer` resolves to what `encode` made of its outcome."""
 
-    __slots__ = ("_cancelled", "arrived", "entry", "item_id", "lease", "result", "task")
+    __slots__ = ("_cancelled", "_entry", "answer", "encode", "options", "use")
 
     def __init__(
         self,
-        lease: Lease,
-        task: vision_pb2.Task,
-        item_id: str,
-        result: asyncio.Future[vision_pb2.Result],
-        arrived: float,
+        use: ModelUse,
+        options: Any,
+        encode: Callable[[Outcome | ZoofleetError], _Answer],
+        answer: asyncio.Future[_Answer],
     ) -> None:
-        self.lease = lease
-        self.task = task
-        self.item_id = item_id
-        self.result = result
-        self.arrived = arrived
-        self.entry: Entry | None = None
+        self.use = use
+        self.options = options
+        self.encode = encode
+        self.answer = answer
+        self._entry: Entry | None = None
         self._cancelled = False
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody wants the result any more."""
+        """Whether nobody wants the answer any more."""
         return self._cancelled
 
     def cancel(self) -> None:
         """Drop the item unless it is running already."""
         self._cancelled = True
-        if self.entry is not None:
-            self.entry.cancelled = True
+        if self._entry is not None:
+            self._entry.cancelled = True
+
+    def enter(self, entry: Entry) -> None:
+        """Have `cancel` reach the item in the device's queue too."""
+        self._entry = entry
+        if self._cancelled:
+            entry.cancelled = True
+
+    def resolve(self, answer: _Answer) -> None:
+        """Give back what the item held, and the answer to whoever waits for it. Called in the event loop."""
+        self.use.release()
+        self._entry = None  # it leads back here: without this, the input would stay in memory for a while
+        if not self.answer.done():
+            self.answer.set_result(answer)
 
 
 class Pipeline:
     """Decoding threads, the device's thread and encoding threads, each handing on to the next without the event loop.
 
-    Slots bound the items that wait for the decoders, the batcher bounds the bytes that wait for the device. To be made,
-    and submitted to, in the event loop.
+    Slots bound the items that wait for the decoders, the batcher bounds the bytes that wait for the device. Must be
+    made and called in the event loop.
+
+    Args:
+        config: the worker's settings, for threads and limits.
+        residency: the models of the device.
     """
 
     def __init__(self, config: WorkerConfig, residency: Residency) -> None:
@@ -68,16 +86,16 @@ class Pipeline:
         self.batcher = Batcher(config.resolved_threads(), config.max_prepared_bytes)
         self._slots = asyncio.Semaphore(config.max_inflight_items)
         self.decoders = ThreadPoolExecutor(threads, "decode", initializer=use_threads, initargs=(1,))
-        """For the decoding of videos too."""
+        """The threads that decode, for the decoding of whole videos too."""
         self._encoders = ThreadPoolExecutor(threads, "encode", initializer=use_threads, initargs=(1,))
         self._residency = residency
         self._loop = asyncio.get_running_loop()
         self.inflight_count = 0
-        """Items submitted and not resolved."""
+        """Items that `run` has begun with and that are not answered."""
         self.item_count = 0
-        """Items resolved."""
+        """Items answered."""
         self.error_count = 0
-        """Items resolved with an error."""
+        """Items answered with an error."""
 
     async def start(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> asyncio.Task[_T]:
         """Start a task that works on one item, and calls `run` for it, once one of the slots is free.
@@ -90,56 +108,51 @@ class Pipeline:
         return task
 
     async def run(
-        self,
-        model: ModelName,
-        task: vision_pb2.Task,
-        item_id: str,
-        prepare: Callable[[Runner], Prepared],
-    ) -> vision_pb2.Result:
-        """Run one item. If the caller is cancelled, the item is dropped unless the device has begun with it.
+        self, model: ModelName, options: Any, item: Item, encode: Callable[[Outcome | ZoofleetError], _Answer]
+    ) -> _Answer:
+        """Run a model on one item. If the caller is cancelled, the item is dropped unless the device has begun with it.
 
         Args:
-            model: the task's.
-            task: resolved.
-            item_id: of the result.
-            prepare: called in a decoding thread.
+            model: the model.
+            options: the task's options, of the class that the model's runner names.
+            item: what to run the model on.
+            encode: makes the caller's answer of the outcome, or of the error in its place. It is called in an encoding
+                thread, or in the event loop where the model cannot be used.
 
         Returns:
-            The item's result, which may carry an error.
+            What `encode` returned.
         """
-        arrived = time.monotonic()
         try:
-            lease = await self._residency.acquire(model)
+            use = await self._residency.acquire(model)
         except ZoofleetError as error:
-            return error_result(item_id, task.model, error)
-        # The lease is the work's from here on: the device may have it longer than the caller waits for the result.
-        work = _Work(lease, task, item_id, self._loop.create_future(), arrived)
+            return encode(error)
+        # The use is the work's from here on: the device may need the model longer than the caller waits for the answer.
+        work: _Work[_Answer] = _Work(use, options, encode, self._loop.create_future())
         self.inflight_count += 1
-        self.decoders.submit(self._prepare, work, prepare)
+        self.decoders.submit(self._prepare, work, item)
         try:
-            return await work.result
+            return await work.answer
         except asyncio.CancelledError:
             work.cancel()
             raise
 
     def close(self) -> None:
-        """Drop what waits, finish what runs, unless the device has been abandoned. Blocks."""
+        """Drop what waits, and finish what runs unless the device has been abandoned. Blocks until that is done."""
         self.batcher.close()
         for threads in (self.decoders, self._encoders):
             threads.shutdown(wait=not self.batcher.is_abandoned, cancel_futures=True)
 
-    def _prepare(self, work: _Work, prepare: Callable[[Runner], Prepared]) -> None:
+    def _prepare(self, work: _Work[Any], item: Item) -> None:
+        """Make the model's input, in a decoding thread, and hand it to the device."""
         try:
             if work.cancelled:
                 raise CancelledError("cancelled before it was decoded")
-            prepared = prepare(work.lease.runner)
-
-            def forwarded(raw: Raw | ZoofleetError) -> None:
-                self._encoders.submit(self._finish, work, prepared, raw)
-
-            work.entry = Entry(work.lease.runner, prepared, forwarded)
-            work.entry.cancelled = work.cancelled
-            self.batcher.add(work.entry)
+            prepared = item.prepare(work.use.runner, work.options)
+            entry = Entry(
+                work.use.runner, prepared, lambda raw: self._encoders.submit(self._finish, work, prepared, raw)
+            )
+            work.enter(entry)
+            self.batcher.add(entry)
         except ZoofleetError as error:
             self._fail(work, error)
         except MemoryError:
@@ -147,30 +160,27 @@ class Pipeline:
         except Exception:  # noqa: BLE001 - one item must not end the others
             self._fail(work, fault("preprocessing"))
 
-    def _finish(self, work: _Work, prepared: Prepared, raw: Raw | ZoofleetError) -> None:
+    def _finish(self, work: _Work[Any], prepared: Prepared, raw: Raw | ZoofleetError) -> None:
+        """Make the caller's answer of what the device gave, in an encoding thread."""
         try:
             if isinstance(raw, ZoofleetError):
                 raise raw
-            result = vision_pb2.Result(item_id=work.item_id, model=work.task.model, precision=work.task.precision)
-            set_outcome(result, work.lease.runner.finish(prepared, raw, work.task), work.task)
+            answer = work.encode(work.use.runner.finish(prepared, raw, work.options))
         except ZoofleetError as error:
             self._fail(work, error)
         except Exception:  # noqa: BLE001 - one item must not end the others
             self._fail(work, fault("postprocessing"))
         else:
-            self._resolve(work, result)
+            self._loop.call_soon_threadsafe(self._answered, work, answer)
 
-    def _fail(self, work: _Work, error: ZoofleetError) -> None:
-        self._resolve(work, error_result(work.item_id, work.task.model, error))
+    def _fail(self, work: _Work[Any], error: ZoofleetError) -> None:
+        self._loop.call_soon_threadsafe(self._failed, work, work.encode(error))
 
-    def _resolve(self, work: _Work, result: vision_pb2.Result) -> None:
-        result.duration.FromNanoseconds(int((time.monotonic() - work.arrived) * 1e9))
-        self._loop.call_soon_threadsafe(self._resolved, work, result)
+    def _failed(self, work: _Work[Any], answer: Any) -> None:
+        self.error_count += 1
+        self._answered(work, answer)
 
-    def _resolved(self, work: _Work, result: vision_pb2.Result) -> None:
-        work.lease.release()
+    def _answered(self, work: _Work[Any], answer: Any) -> None:
         self.inflight_count -= 1
         self.item_count += 1
-        self.error_count += result.HasField("error")
-        if not work.result.done():
-            work.result.set_result(result)
+        work.resolve(answer)

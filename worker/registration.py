@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
-import random
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 import grpc
 import grpc.aio
 
+from zoofleet._wire.backoff import backoff
 from zoofleet._wire.channels import CHANNEL_OPTIONS
 from zoofleet._wire.status import from_rpc_error
 from zoofleet.errors import UnavailableError
@@ -22,9 +23,16 @@ __all__ = ["Registration"]
 _log: Final = logging.getLogger(__name__)
 
 _CALL_SECONDS: Final = 5.0
-_FIRST_RETRY_SECONDS: Final = 0.2
-_MAX_RETRY_SECONDS: Final = 5.0
+"""How long a call may take, less than the 8 s without a heartbeat after which a scheduler gives a worker up."""
+
+_LEAVE_SECONDS: Final = 1.0
+"""How long the worker waits to be unregistered when it stops."""
+
+_pauses: Final = functools.partial(backoff, 0.2, 5.0, jitter=0.5)
+"""Starts the pauses in seconds between attempts to reach a scheduler; workers that lost it together come back apart."""
+
 _MIN_INTERVAL_SECONDS: Final = 0.05
+"""Least seconds between heartbeats, whatever the scheduler asks for."""
 
 _T = TypeVar("_T")
 
@@ -33,10 +41,10 @@ class Registration:
     """Keeps one worker registered with one scheduler, however often either loses the other.
 
     Args:
-        scheduler: its gRPC target.
-        worker: how the worker presents itself.
-        status: says how the worker fares at the moment.
-        drain: called when the scheduler asks the worker to take no further work; may be called again.
+        scheduler: the scheduler's gRPC target.
+        worker: the worker's description, without a status.
+        status: returns the worker's status at the moment.
+        drain: called when the scheduler asks the worker to take no further work, at each heartbeat until it leaves.
     """
 
     def __init__(
@@ -55,30 +63,29 @@ class Registration:
         self._changed = asyncio.Event()
 
     def beat(self) -> None:
-        """Send a heartbeat now, since the status has changed."""
+        """Send a heartbeat now instead of at the end of the interval, since the status has changed."""
         self._changed.set()
 
     async def run(self) -> None:
-        """Register and beat until cancelled. Whatever the scheduler does is logged and tried again."""
-        retry = _FIRST_RETRY_SECONDS
+        """Register and beat until cancelled. What fails between worker and scheduler is logged and tried again."""
+        pauses = _pauses()
         while True:
             try:
                 interval = await self._register()
                 _log.info("registered with %s as %s", self.scheduler, self._worker.name)
-                retry = _FIRST_RETRY_SECONDS
+                pauses = _pauses()
                 await self._beat_until_forgotten(interval)
                 _log.warning("%s does not know %s any more; registering again", self.scheduler, self._worker.name)
             except (grpc.aio.AioRpcError, UnavailableError) as error:
                 reason = from_rpc_error(error) if isinstance(error, grpc.aio.AioRpcError) else error
                 _log.warning("cannot reach %s, trying again: %s", self.scheduler, reason)
-                await asyncio.sleep(retry * random.uniform(0.5, 1.0))  # noqa: S311 - workers spread out, no secret
-                retry = min(2 * retry, _MAX_RETRY_SECONDS)
+                await asyncio.sleep(next(pauses))
 
     async def close(self) -> None:
         """Leave the fleet, once `run` has ended. A scheduler that cannot be reached will notice by itself."""
         request = fleet_pb2.UnregisterWorkerRequest(name=self._worker.name, instance_id=self._worker.instance_id)
         try:
-            await self._fleet.UnregisterWorker(request, timeout=_CALL_SECONDS / 5)
+            await self._fleet.UnregisterWorker(request, timeout=_LEAVE_SECONDS)
         except grpc.aio.AioRpcError as error:
             _log.warning("cannot unregister from %s: %s", self.scheduler, from_rpc_error(error))
         finally:
@@ -114,7 +121,7 @@ class Registration:
 
 
 def _readable(response: _T | None) -> _T:
-    """The response itself; grpc.aio gives None in the place of one that cannot be parsed."""
+    """Return the response, or raise UnavailableError for the None that grpc.aio gives for one that does not parse."""
     if response is None:
         raise UnavailableError("its answer cannot be read")
     return response

@@ -10,7 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import psutil
 import torch
@@ -19,13 +19,15 @@ from zoofleet._catalog import ModelName
 from zoofleet._serving.faults import fault
 from zoofleet.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError, ZoofleetError
 from zoofleet.worker.config import WorkerConfig
-from zoofleet.worker.runner import Runner, make_runner, memory_bytes
+from zoofleet.worker.runner import Runner
+from zoofleet.worker.runners import make_runner, memory_bytes
 
-__all__ = ["Lease", "Residency", "Resident"]
+__all__ = ["ModelUse", "Residency", "Resident"]
 
 _log: Final = logging.getLogger(__name__)
 
 _FLOAT_BYTES: Final = 4
+"""Bytes of a float32, by which the size of a model that was never loaded is estimated."""
 
 
 @dataclass(eq=False)
@@ -33,34 +35,35 @@ class Resident:
     """A model in memory.
 
     Attributes:
-        runner: the model; gone once unloaded.
-        memory_bytes: parameters and buffers, measured. What a forward pass takes beside is not counted; the default
-            budget leaves room for it.
-        pinned: never unloaded to make room.
-        lease_count: uses at the moment; it is not unloaded before the last one ends.
+        name: the model's name.
+        runner: the model itself. The attribute is gone once the model is unloaded.
+        memory_bytes: bytes of its parameters and buffers, measured. What a forward pass takes beside them is not
+            counted; the default budget leaves room for it.
+        pinned: whether it is never unloaded to make room.
+        use_count: number of uses at the moment. It is not unloaded before the last one ends.
         idle: set while there are no uses.
-        unloading: once it has to leave, the task that unloads it; its result is the memory that came back.
+        unloading: the task that unloads it, once it has to leave. Its result is the number of bytes that came back.
     """
 
     name: ModelName
-    runner: Runner
+    runner: Runner[Any]
     memory_bytes: int
     pinned: bool = False
-    lease_count: int = 0
+    use_count: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     unloading: asyncio.Task[int] | None = None
 
     @property
     def is_retiring(self) -> bool:
-        """Whether it has to leave; it gets no new leases."""
+        """Whether it has to leave and gets no new uses."""
         return self.unloading is not None
 
 
-class Lease:
-    """The use of a resident model.
+class ModelUse:
+    """The use of a resident model, which stays in memory for as long.
 
     Attributes:
-        runner: the model; in memory until `release`.
+        runner: the model. The attribute is gone after `release`.
     """
 
     __slots__ = ("_resident", "runner")
@@ -68,27 +71,27 @@ class Lease:
     def __init__(self, resident: Resident) -> None:
         self._resident = resident
         self.runner = resident.runner
-        resident.lease_count += 1
+        resident.use_count += 1
         resident.idle.clear()
 
     def release(self) -> None:
-        """End the use. Call it once, in the event loop."""
+        """End the use. Must be called once, in the event loop."""
         del self.runner
-        self._resident.lease_count -= 1
-        if self._resident.lease_count == 0:
+        self._resident.use_count -= 1
+        if self._resident.use_count == 0:
             self._resident.idle.set()
 
 
 class Residency:
     """The models of one device, within a memory budget.
 
-    A model that has to leave gets no new leases and is unloaded when its last one ends, so that a model in constant use
-    cannot keep another one out. All methods belong in the event loop; loading runs in threads.
+    A model that has to leave gets no new uses and is unloaded when its last one ends, so that a model in constant use
+    cannot keep another one out. All methods must be called in the event loop; loading runs in threads.
 
     Args:
-        device: where models go.
-        budget: bytes that all of them may take.
-        config: what their runners need.
+        device: the device that models are loaded to.
+        budget: bytes that the parameters and buffers of all models may take.
+        config: the worker's settings, which runners need.
     """
 
     def __init__(self, device: torch.device, budget: int, config: WorkerConfig) -> None:
@@ -103,38 +106,51 @@ class Residency:
 
     @property
     def residents(self) -> list[Resident]:
-        """What is loaded now, least recently used first."""
+        """The models that are loaded now, least recently used first."""
         return list(self._residents.values())
 
     @contextlib.asynccontextmanager
-    async def use(self, name: ModelName) -> AsyncIterator[Runner]:
-        """Use a model within a scope, loading it first if need be; concurrent callers load it once.
+    async def use(self, name: ModelName) -> AsyncIterator[Runner[Any]]:
+        """Use a model within a scope. It is loaded first if need be, once for all concurrent callers.
 
         Raises:
-            ResourceExhaustedError: it does not fit into the budget beside pinned models.
-            WeightsUnavailableError, InvalidWeightsError, UnimplementedError: it cannot be built.
+            ResourceExhaustedError: the model does not fit into the budget beside pinned models.
+            WeightsUnavailableError: its weights cannot be fetched.
+            InvalidWeightsError: its weights are not the model's.
+            UnimplementedError: it does not run on this device.
         """
-        lease = await self.acquire(name)
+        use = await self.acquire(name)
         try:
-            yield lease.runner
+            yield use.runner
         finally:
-            lease.release()
+            use.release()
 
-    async def acquire(self, name: ModelName) -> Lease:
-        """Use a model beyond a scope. Await it in the task that keeps the lease: another one's result may be lost.
+    async def acquire(self, name: ModelName) -> ModelUse:
+        """Use a model beyond a scope. It is loaded first if need be, once for all concurrent callers.
+
+        Must be awaited in the task that keeps the use: were it awaited in a task of its own, a cancellation could lose
+        that task's result, and the use would never end.
 
         Raises:
-            ResourceExhaustedError: it does not fit into the budget beside pinned models.
-            WeightsUnavailableError, InvalidWeightsError, UnimplementedError: it cannot be built.
+            ResourceExhaustedError: the model does not fit into the budget beside pinned models.
+            WeightsUnavailableError: its weights cannot be fetched.
+            InvalidWeightsError: its weights are not the model's.
+            UnimplementedError: it does not run on this device.
         """
-        return Lease(await self._resident(name))
+        return ModelUse(await self._resident(name))
 
     async def load(self, name: ModelName, *, pin: bool = False) -> Resident:
-        """Have a model in memory, and pin it if asked to.
+        """Load a model unless it is loaded, and pin it if asked to.
+
+        Args:
+            name: the model.
+            pin: whether to pin it; otherwise a pinned model stays pinned.
 
         Raises:
-            ResourceExhaustedError: it does not fit into the budget beside pinned models.
-            WeightsUnavailableError, InvalidWeightsError, UnimplementedError: it cannot be built.
+            ResourceExhaustedError: the model does not fit into the budget beside pinned models.
+            WeightsUnavailableError: its weights cannot be fetched.
+            InvalidWeightsError: its weights are not the model's.
+            UnimplementedError: it does not run on this device.
         """
         resident = await self._resident(name)
         resident.pinned |= pin
@@ -144,21 +160,22 @@ class Residency:
         """Pin or unpin a model.
 
         Raises:
-            NotFoundError: it is not loaded.
+            NotFoundError: the model is not loaded.
         """
         resident = self._loaded(name)
         resident.pinned = pinned
         return resident
 
     async def unload(self, name: ModelName) -> int:
-        """Unload a model once its last lease has ended.
+        """Unload a model once its last use has ended.
 
         Returns:
-            Bytes by which the memory in use fell, measured: resident memory, or the allocator's on a CUDA device.
+            Bytes by which the memory in use fell, measured: the process's resident memory, on a CUDA device the memory
+            that torch's allocator has given out.
 
         Raises:
-            NotFoundError: it is not loaded.
-            FailedPreconditionError: it is pinned.
+            NotFoundError: the model is not loaded.
+            FailedPreconditionError: the model is pinned.
         """
         resident = self._loaded(name)
         if resident.pinned:
@@ -211,7 +228,7 @@ class Residency:
         _log.info("loaded %s: %.1f MB", name, size / 1e6)
 
     async def _make_room(self, name: ModelName, size: int) -> None:
-        """Reserve `size` bytes for a model, unloading others if need be."""
+        """Reserve `size` bytes for a model, and unload others if need be."""
         self._reserved.pop(name, None)
         while True:
             async with self._room:  # or two loads would count on the same model's memory
@@ -229,7 +246,7 @@ class Residency:
             await asyncio.wait(loading, return_when=asyncio.FIRST_COMPLETED)
 
     def _victims(self, size: int) -> list[Resident] | None:
-        """What to unload for `size` bytes to fit; None if that is not enough, because of pinned and loading models."""
+        """Return what to unload for `size` bytes to fit; None where pinned and loading models leave too little."""
         free = self.budget - sum(self._reserved.values()) - sum(r.memory_bytes for r in self._residents.values())
         victims = []
         for resident in self._residents.values():
@@ -246,7 +263,7 @@ class Residency:
         return resident.unloading
 
     async def _unload(self, resident: Resident) -> int:
-        if resident.lease_count:
+        if resident.use_count:
             await resident.idle.wait()
         before = _used_bytes(self._device)
         del self._residents[resident.name]
@@ -264,7 +281,7 @@ def _used_bytes(device: torch.device) -> int:
 
 
 def _release_memory() -> None:
-    """Give memory that models left behind back to the system; allocators would keep it."""
+    """Give the memory that models left behind back to the system; the allocators would keep it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

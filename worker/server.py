@@ -1,7 +1,7 @@
 """The worker process: its parts, the order in which they start, and the order in which they stop.
 
-A batch that hangs cannot be ended, nor can its thread: the process gives its streams back and ends with
-`HUNG_EXIT_CODE`, for its supervisor to start a fresh one.
+A batch that hangs cannot be ended, nor can its thread: the process ends its streams with an error and itself with
+`HUNG_EXIT_CODE`, so that its supervisor starts a fresh one.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import zoofleet
 from zoofleet import _catalog
 from zoofleet._serving.handlers import SERVER_OPTIONS, RequestCheck
 from zoofleet._serving.lifecycle import Parts, in_order, serve_until_signal, together
+from zoofleet._wire.names import worker_name
 from zoofleet.errors import DeviceHungError, InternalError, InvalidArgumentError, UnavailableError
 from zoofleet.v1 import fleet_pb2, models_pb2_grpc
 from zoofleet.worker.config import WorkerConfig
@@ -38,25 +39,28 @@ __all__ = ["HUNG_EXIT_CODE", "Worker", "serve"]
 _log: Final = logging.getLogger(__name__)
 
 _LAST_WORDS_SECONDS: Final = 0.5
-"""For the final statuses of streams that have just ended."""
+"""How long the final statuses of streams that have just ended may take to be sent."""
 
 _WATCH_SECONDS: Final = 1.0
-"""How often to look at the device; more often where a batch counts as hung soon."""
+"""How often the device is looked at; it is looked at more often where `hang_timeout` is below 10 s."""
 
 HUNG_EXIT_CODE: Final = os.EX_SOFTWARE
-"""70: the device hung."""
+"""The exit code of a worker whose device hung, 70."""
 
-_WILDCARDS: Final = ("0.0.0.0", "[::]", "")  # noqa: S104 - to tell that they cannot be dialled
+_WILDCARDS: Final = ("0.0.0.0", "[::]", "")  # noqa: S104 - they are listened on, and cannot be dialled
 
 
 class Worker:
     """A worker in this process. Must be made in the event loop.
 
     Args:
-        config: of its parts.
+        config: the worker's settings.
+
+    Attributes:
+        name: the worker's resource name, `workers/{worker}`.
 
     Raises:
-        InvalidArgumentError: a device that is not there, or a wildcard address without one to advertise.
+        InvalidArgumentError: the device is not there, or the address is a wildcard and there is none to advertise.
     """
 
     def __init__(self, config: WorkerConfig) -> None:
@@ -67,18 +71,17 @@ class Worker:
             )
         self._config = config
         self._device = find_device(config.device)
-        self.name = f"workers/{config.name or f'{_host_id()}-{os.getpid()}-{secrets.token_hex(3)}'}"
+        self.name = worker_name(config.name or f"{_host_id()}-{os.getpid()}-{secrets.token_hex(3)}")
         self._instance_id = secrets.token_hex(16)
-        self.draining = asyncio.Event()
-        """Set once no further work is taken."""
+        self._draining = asyncio.Event()  # set once no further work is taken
         budget = config.memory_budget_bytes or default_memory_budget(self._device)
-        self.residency = Residency(self._device, budget, config)
-        self.pipeline = Pipeline(config, self.residency)
+        self._residency = Residency(self._device, budget, config)
+        self._pipeline = Pipeline(config, self._residency)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=(RequestCheck(),), options=SERVER_OPTIONS)
-        self._vision = VisionService(config, self.pipeline, self.residency, self.draining)
+        self._vision = VisionService(config, self._pipeline, self._residency, self._draining)
         self._server.add_generic_rpc_handlers((self._vision.handler(),))
-        models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(self.name, self.residency), self._server)
+        models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(self.name, self._residency), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._registrations: list[Registration] = []
         self._parts = Parts()
@@ -86,14 +89,14 @@ class Worker:
 
     @property
     def address(self) -> str:
-        """host:port at which it listens, the port known once it has started."""
+        """host:port at which the worker listens; the port is 0 until `start` where any free one was asked for."""
         return self._address
 
     async def start(self) -> None:
         """Listen, and register with the schedulers in the background.
 
         Raises:
-            UnavailableError: the address is taken or not this machine's.
+            UnavailableError: the address is taken, or is not this machine's.
         """
         await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
@@ -114,7 +117,8 @@ class Worker:
         """Wait until a part fails, and raise its error.
 
         Raises:
-            DeviceHungError: a batch does not end; the streams have been told.
+            DeviceHungError: a batch does not end. The streams have been ended with this error.
+            InternalError: the device's thread, or another part, has ended.
         """
         await self._parts.watch()
 
@@ -134,21 +138,21 @@ class Worker:
             self._parts.cancel,
             lambda: together(*(registration.close() for registration in self._registrations)),
             # 5. The threads, which nobody waits for any more, in a thread because they may be in a long forward pass.
-            lambda: asyncio.to_thread(self.pipeline.close),
+            lambda: asyncio.to_thread(self._pipeline.close),
         )
         _log.info("%s stopped", self.name)
 
     def status(self) -> fleet_pb2.WorkerStatus:
-        """How it fares at the moment."""
+        """Return what a heartbeat says: the loaded models, and the items in flight and answered."""
         status = fleet_pb2.WorkerStatus(
-            loaded_models=[loaded_model(resident, self.name) for resident in self.residency.residents],
-            inflight_items=self.pipeline.inflight_count,
-            item_count=self.pipeline.item_count,
-            error_count=self.pipeline.error_count,
+            loaded_models=[loaded_model(resident, self.name) for resident in self._residency.residents],
+            inflight_items=self._pipeline.inflight_count,
+            item_count=self._pipeline.item_count,
+            error_count=self._pipeline.error_count,
             resident_bytes=psutil.Process().memory_info().rss,
-            draining=self.draining.is_set(),
+            draining=self._draining.is_set(),
         )
-        if (batch := self.pipeline.batcher.running) is not None:
+        if (batch := self._pipeline.batcher.running) is not None:
             status.batch_start_time.FromNanoseconds(int(batch.start_time * 1e9))
         return status
 
@@ -157,24 +161,25 @@ class Worker:
             await asyncio.wait_for(self._vision.ended(), self._config.grace)
 
     def _drain(self) -> None:
-        if not self.draining.is_set():
+        if not self._draining.is_set():
             _log.info("%s draining", self.name)
-            self.draining.set()
+            self._draining.set()
             for registration in self._registrations:
                 registration.beat()
 
     async def _watch_device(self) -> None:
-        """Give all streams back as soon as nothing can be expected of the device any more."""
+        """End all streams, and raise the error, as soon as nothing can be expected of the device any more."""
         error = await self._device_failure()
         self._vision.fail(error)
-        self.pipeline.batcher.abandon()
+        self._pipeline.batcher.abandon()
         self._drain()
         raise error
 
     async def _device_failure(self) -> InternalError:
+        """Wait until the device hangs or its thread ends, and return the error that says so."""
         limit = self._config.hang_timeout
         pause = min(_WATCH_SECONDS, limit / 10)
-        batcher = self.pipeline.batcher
+        batcher = self._pipeline.batcher
         batch, waited = batcher.running, 0.0
         while batcher.is_alive:
             await asyncio.sleep(pause)
@@ -188,6 +193,7 @@ class Worker:
         return InternalError("the device's thread has ended")
 
     def _present(self) -> fleet_pb2.Worker:
+        """Return how the worker presents itself to schedulers."""
         on_cpu = self._device.type == "cpu"
         return fleet_pb2.Worker(
             name=self.name,
@@ -197,7 +203,7 @@ class Worker:
             builders=sorted(name for name, b in _catalog.builders().items() if on_cpu or b.task != "quantization"),
             instance_id=self._instance_id,
             max_inflight_items=self._config.max_inflight_items,
-            memory_budget_bytes=self.residency.budget,
+            memory_budget_bytes=self._residency.budget,
         )
 
 
@@ -207,11 +213,11 @@ def _host_id() -> str:
 
 
 async def serve(config: WorkerConfig) -> None:
-    """Run a worker until SIGTERM or SIGINT, then stop it in good order. Ends the process where the device hangs.
+    """Run a worker until SIGTERM or SIGINT, then stop it in good order. Where the device hangs, this ends the process.
 
     Raises:
-        InvalidArgumentError: a device that is not there, or a wildcard address without one to advertise.
-        UnavailableError: the address is taken or not this machine's.
+        InvalidArgumentError: the device is not there, or the address is a wildcard and there is none to advertise.
+        UnavailableError: the address is taken, or is not this machine's.
     """
     # EXACT means float32; cuDNN would otherwise convolve in TF32.
     torch.backends.cudnn.allow_tf32 = False

@@ -16,8 +16,7 @@ import grpc.aio
 from zoofleet._values.results import Result
 from zoofleet._wire.calls import Ending, typed_errors
 from zoofleet._wire.kinds import TaskKind
-from zoofleet._wire.parts import Assembler
-from zoofleet.errors import ItemTooLargeError
+from zoofleet._wire.parts import Joiner
 from zoofleet.v1 import vision_pb2, vision_pb2_grpc
 
 
@@ -53,15 +52,15 @@ async def run(
             yield kind.request(item=each) if isinstance(each, vision_pb2.Item) else kind.request(part=each)
 
     results: dict[str, Result] = {}
-    assembler = Assembler(vision_pb2.Result, 1 << 30)
+    joiner = Joiner(vision_pb2.Result, 1 << 30)
     async with grpc.aio.insecure_channel(address) as channel:
         call = getattr(vision_pb2_grpc.VisionStub(channel), kind.method)(requests())
         async for response in responses_of(call):
-            proto = response.result if response.HasField("result") else assembler.add(response.part)
-            assert not isinstance(proto, ItemTooLargeError)
-            if proto is not None:
-                assert proto.item_id not in results
-                results[proto.item_id] = Result.from_proto(proto)
+            if (joined := joiner.add(response)) is not None:
+                item_id, proto = joined
+                assert isinstance(proto, vision_pb2.Result)
+                assert item_id not in results
+                results[item_id] = Result.from_proto(proto)
     return results
 
 
@@ -74,11 +73,11 @@ async def analyze(address: str, header: vision_pb2.VideoHeader, video: bytes) ->
             yield vision_pb2.AnalyzeVideoRequest(data=video[start : start + 500_000])
 
     responses = []
-    assembler = Assembler(vision_pb2.FrameResults, 1 << 30)
+    joiner = Joiner(vision_pb2.FrameResults, 1 << 30)
     async with grpc.aio.insecure_channel(address) as channel:
         async for response in responses_of(vision_pb2_grpc.VisionStub(channel).AnalyzeVideo(requests())):
             if response.HasField("part"):
-                frame = assembler.add(response.part)
+                frame = joiner.add_part(response.part)
                 if isinstance(frame, vision_pb2.FrameResults):
                     responses.append(vision_pb2.AnalyzeVideoResponse(frame=frame))
             else:

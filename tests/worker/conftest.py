@@ -9,6 +9,7 @@ import pytest
 from tests.worker.calls import small_clip
 
 from zoofleet.worker import Worker, WorkerConfig
+from zoofleet.worker.batcher import Batcher, Entry
 
 
 @pytest.fixture
@@ -18,6 +19,20 @@ async def worker() -> AsyncIterator[Worker]:
     await worker.start()
     yield worker
     await worker.stop()
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of all forward passes from here on, in order; those of a batch's items that run alone too."""
+    sizes: list[int] = []
+    forward = Batcher._forward
+
+    def counted(self: Batcher, batch: list[Entry]) -> None:
+        sizes.append(len(batch))
+        forward(self, batch)
+
+    monkeypatch.setattr(Batcher, "_forward", counted)
+    return sizes
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from zoofleet.worker import Worker, WorkerConfig, batcher, residency, runner, serve
+from zoofleet.worker import Worker, WorkerConfig, batcher, residency, runners, serve
+from zoofleet.worker.runner import Prepared, Raw, Runner
 
 HANGING_SIZE: Final = (31, 17)
 """(H, W) of images at which the device hangs."""
@@ -21,18 +22,18 @@ LOADING_SECONDS: Final = 1.5
 
 def hang() -> None:
     """Models take a while to load, and never come back from an image of `HANGING_SIZE`."""
-    forward, make_runner = runner._ClassifyRunner.forward, runner.make_runner
+    forward, make_runner = runners._ClassifyRunner.forward, runners.make_runner
 
-    def hanging(self: Any, batch: Sequence[runner.Prepared]) -> list[runner.Raw]:
+    def hanging(self: Any, batch: Sequence[Prepared]) -> list[Raw]:
         if any(prepared.image_size == HANGING_SIZE for prepared in batch):
             threading.Event().wait()
         return forward(self, batch)
 
-    def slow(*arguments: Any) -> runner.Runner:
+    def slow(*arguments: Any) -> Runner[Any]:
         time.sleep(LOADING_SECONDS)
         return make_runner(*arguments)
 
-    runner._ClassifyRunner.forward = hanging  # type: ignore[method-assign]
+    runners._ClassifyRunner.forward = hanging  # type: ignore[method-assign]
     vars(residency)["make_runner"] = slow
 
 

@@ -88,7 +88,7 @@ class Service:
         async with asyncio.timeout(20):
             await self._vision.ended()
             await until(lambda: self.pipeline.inflight_count == 0)
-            assert [resident.lease_count for resident in self.residency.residents if resident.lease_count] == []
+            assert [resident.use_count for resident in self.residency.residents if resident.use_count] == []
             context = Context()
             requests = [vision_pb2.ClassifyRequest(task=TASK), vision_pb2.ClassifyRequest(item=item(b""))]
             await self.call("Classify", requests, context)
@@ -173,8 +173,8 @@ async def test_hundreds_of_streams_hung_up_at_random_moments_cost_no_slot() -> N
     worker = Worker(WorkerConfig(schedulers=(), device="cpu", threads=1, max_inflight_items=3))
     await worker.start()
     await cancel_streams.cancel(worker.address, 400, at_once=4)
-    await until(lambda: worker.pipeline.inflight_count == 0)
-    assert all(resident.lease_count == 0 for resident in worker.residency.residents)
+    await until(lambda: worker.status().inflight_items == 0)
+    assert all(resident.use_count == 0 for resident in worker._residency.residents)
     pictures = [item(IMAGE, item_id=str(i)) for i in range(6)]
     assert len(await asyncio.wait_for(run(worker.address, kinds.CLASSIFY, TASK, pictures), 20)) == 6
     await worker.stop()

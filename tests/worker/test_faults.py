@@ -109,7 +109,7 @@ async def test_a_worker_with_a_failed_part_stops_to_its_end(monkeypatch: pytest.
         await worker.stop()
         assert len(fleet.left) == 1
     with pytest.raises(RuntimeError, match="after shutdown"):
-        worker.pipeline.decoders.submit(print)
+        worker._pipeline.decoders.submit(print)
 
 
 async def test_a_job_with_an_item_that_hangs_comes_to_its_end(redis_server: RedisServer) -> None:

@@ -27,7 +27,7 @@ async def test_a_worker_is_known_to_each_of_its_schedulers() -> None:
             await worker.start()
             await until(lambda: bool(first.beats and second.beats))
             second.drain = True
-            await asyncio.wait_for(worker.draining.wait(), 20)
+            await asyncio.wait_for(worker._draining.wait(), 20)
             await until(lambda: first.status.draining and second.status.draining)
             await worker.stop()
             for fleet in (first, second):

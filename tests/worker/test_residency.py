@@ -33,7 +33,7 @@ async def test_concurrent_callers_load_a_model_once() -> None:
     leases = await asyncio.gather(*(models.acquire(SMALL) for _ in range(8)))
     assert len({id(lease.runner) for lease in leases}) == 1
     (resident,) = models.residents
-    assert resident.lease_count == 8
+    assert resident.use_count == 8
     torch.manual_seed(0)
     expected = get_model("mobilenet_v3_large", weights=None).state_dict()
     assert resident.memory_bytes == sum(value.nbytes for value in expected.values())

@@ -199,7 +199,7 @@ async def test_a_worker_registers_beats_drains_and_leaves(redis_server: RedisSer
         assert seen is not None
         assert (seen.name, seen.address, seen.device) == ("workers/w1", worker.address, "cpu")
         assert seen.state == fleet_pb2.Worker.STATE_READY
-        assert "resnet50" in seen.builders and seen.memory_budget_bytes == worker.residency.budget
+        assert "resnet50" in seen.builders and seen.memory_budget_bytes == worker._residency.budget
 
         await run(worker.address, kinds.CLASSIFY, TASK, [item((media / "rocket.jpg").read_bytes()), item(b"")])
         await until(has_beaten)
@@ -213,7 +213,7 @@ async def test_a_worker_registers_beats_drains_and_leaves(redis_server: RedisSer
         await until(is_listed)
 
         await fleet.DrainWorker(fleet_pb2.DrainWorkerRequest(name=worker.name))
-        await asyncio.wait_for(worker.draining.wait(), 60)
+        await asyncio.wait_for(worker._draining.wait(), 60)
         await worker.stop()
         assert await listed() is None
     await scheduler.stop()

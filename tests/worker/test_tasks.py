@@ -22,7 +22,7 @@ from zoofleet._wire import kinds
 from zoofleet.models import get_model, transforms
 from zoofleet.v1 import vision_pb2
 from zoofleet.worker import Worker
-from zoofleet.worker.runner import upsampled_argmax
+from zoofleet.worker.runners import upsampled_argmax
 
 
 def direct(builder: str, **options: Any) -> tuple[Any, Callable[..., Any]]:

@@ -1,7 +1,7 @@
 """The kinds of task, and what the programs must know of each: its method, messages, models and options.
 
 A new kind is a member here beside its messages in `protos/`, a dataclass in `_values/tasks.py` and a runner in
-`worker/runner.py`.
+`worker/runners.py`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,133 @@
+"""One stream of items: from messages to values, through the pipeline, and back to messages."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+
+from zoofleet._serving.faults import fault
+from zoofleet._wire.limits import MAX_ITEM_ID_BYTES
+from zoofleet._wire.parts import Joiner, cut
+from zoofleet.errors import InvalidArgumentError, ItemTooLargeError, UnavailableError, ZoofleetError
+from zoofleet.v1 import vision_pb2
+from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.fetch import fetch
+from zoofleet.worker.items import EncodedItem
+from zoofleet.worker.pipeline import Pipeline
+from zoofleet.worker.vision_task import VisionTask
+
+__all__ = ["ItemStream"]
+
+
+class ItemStream:
+    """Reads items, has them worked on, and writes results as they are ready.
+
+    Args:
+        config: the worker's settings, for its limits.
+        pipeline: does the work; items of all streams share it.
+        task: what to do with each item.
+        context: the call that results are written to.
+    """
+
+    def __init__(
+        self, config: WorkerConfig, pipeline: Pipeline, task: VisionTask, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        self._config = config
+        self._pipeline = pipeline
+        self._task = task
+        self._context = context
+        # None wakes the writer to look at what else has changed.
+        self._results: asyncio.Queue[vision_pb2.Result | None] = asyncio.Queue()
+        # Taken when an item is read, given back when its result is written; they end with the stream.
+        self._slots = asyncio.Semaphore(config.max_stream_items)
+        self._items: set[asyncio.Task[None]] = set()
+        self._open_count = 0
+        """Items read and not answered yet."""
+
+    async def run(self, requests: AsyncIterator[Any], draining: asyncio.Event) -> None:
+        """Serve the stream to its end.
+
+        Args:
+            requests: the messages after the first one.
+            draining: no more items are read once it is set.
+
+        Raises:
+            InvalidArgumentError: a message is no item, nor a part of one.
+            UnavailableError: the worker drains, and everything that was read is answered.
+        """
+        reader = asyncio.create_task(self._read(requests))
+        drained = asyncio.create_task(draining.wait())
+        reader.add_done_callback(lambda _: self._results.put_nowait(None))
+        drained.add_done_callback(lambda _: reader.cancel())
+        try:
+            while not reader.done() or self._open_count:
+                result = await self._results.get()
+                if result is not None:
+                    await self._write(result)
+                elif not reader.cancelled():
+                    reader.result()
+            if reader.cancelled():
+                raise UnavailableError("the worker is draining")
+        finally:
+            # Nobody reads the results any more: what waits is dropped before it runs.
+            for pending in (reader, drained, *self._items):
+                pending.cancel()
+
+    async def _read(self, requests: AsyncIterator[Any]) -> None:
+        joiner = Joiner(vision_pb2.Item, self._config.max_item_bytes)
+        position = 0
+        async for message in requests:
+            joined = joiner.add(message)
+            if joined is None:
+                continue
+            item_id, item = joined
+            await self._slots.acquire()
+            work = await self._pipeline.start(functools.partial(self._answer, item_id or str(position), item))
+            self._open_count += 1
+            self._items.add(work)
+            work.add_done_callback(self._items.discard)
+            position += 1
+        joiner.finish()
+
+    async def _answer(self, item_id: str, item: vision_pb2.Item | ItemTooLargeError) -> None:
+        try:
+            if isinstance(item, ItemTooLargeError):
+                raise item
+            if len(item_id.encode()) > MAX_ITEM_ID_BYTES:
+                raise InvalidArgumentError(
+                    f"an item_id of {len(item_id.encode())} bytes; accepted: {MAX_ITEM_ID_BYTES}"
+                )
+            result = await self._task.run(self._pipeline, item_id, await self._encoded(item))
+        except ZoofleetError as error:
+            result = self._task.failed(item_id, error)
+        except Exception:  # noqa: BLE001 - one item must not end the others
+            result = self._task.failed(item_id, fault("an item"))
+        self._results.put_nowait(result)
+
+    async def _encoded(self, item: vision_pb2.Item) -> EncodedItem:
+        """Check an item, and fetch those of its media that are given by URI."""
+        kind = self._task.kind
+        if len(item.media) != kind.media_count:
+            raise InvalidArgumentError(f"{len(item.media)} media in an item; {kind.method} takes {kind.media_count}")
+        return EncodedItem([await self._bytes_of(media) for media in item.media])
+
+    async def _bytes_of(self, media: vision_pb2.Media) -> bytes:
+        limit = self._config.max_item_bytes
+        which = media.WhichOneof("source")
+        if which == "uri":
+            return await asyncio.to_thread(fetch, media.uri, self._config.uri_prefixes, limit)
+        if which is None:
+            raise InvalidArgumentError("a media without data or uri")
+        if len(media.data) > limit:
+            raise ItemTooLargeError(f"{len(media.data)} bytes; accepted: at most {limit} bytes an item")
+        return media.data
+
+    async def _write(self, result: vision_pb2.Result) -> None:
+        for message in cut(self._task.kind.response, result):
+            await self._context.write(message)
+        self._open_count -= 1
+        self._slots.release()

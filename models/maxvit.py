@@ -323,28 +323,24 @@ class MaxVit(nn.Module):
             Conv2dNormActivation(stem_channels, stem_channels, 3, norm_layer=None, activation_layer=None),
         )
         dropped = iter(torch.linspace(0, stochastic_depth_prob, sum(block_layers), device="cpu").tolist())
+        layer = functools.partial(
+            MaxVitLayer,
+            expansion_ratio=expansion_ratio,
+            squeeze_ratio=squeeze_ratio,
+            norm_layer=norm,
+            activation_layer=activation_layer,
+            head_dim=head_dim,
+            mlp_ratio=mlp_ratio,
+            mlp_dropout=mlp_dropout,
+            attention_dropout=attention_dropout,
+            partition_size=partition_size,
+        )
         channels = stem_channels
         self.blocks = nn.Sequential()
         for out_channels, number in zip(block_channels, block_layers, strict=True):
             layers = []
             for i in range(number):
-                layers.append(
-                    MaxVitLayer(
-                        channels,
-                        out_channels,
-                        stride=1 if i else 2,
-                        expansion_ratio=expansion_ratio,
-                        squeeze_ratio=squeeze_ratio,
-                        norm_layer=norm,
-                        activation_layer=activation_layer,
-                        head_dim=head_dim,
-                        mlp_ratio=mlp_ratio,
-                        mlp_dropout=mlp_dropout,
-                        attention_dropout=attention_dropout,
-                        p_stochastic_dropout=next(dropped),
-                        partition_size=partition_size,
-                    )
-                )
+                layers.append(layer(channels, out_channels, stride=1 if i else 2, p_stochastic_dropout=next(dropped)))
                 channels = out_channels
             self.blocks.append(MaxVitBlock(layers))
         self.classifier = nn.Sequential(

@@ -58,6 +58,43 @@ def _pool() -> nn.MaxPool2d:
     return nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
 
 
+def _features(version: str) -> nn.Sequential:
+    """Return the layers before the classifier: table 1 of the paper, and the cheaper ones of release 1.1."""
+    if version == "1_0":
+        return nn.Sequential(
+            nn.Conv2d(3, 96, kernel_size=7, stride=2),
+            nn.ReLU(inplace=True),
+            _pool(),
+            Fire(96, 16, 64, 64),
+            Fire(128, 16, 64, 64),
+            Fire(128, 32, 128, 128),
+            _pool(),
+            Fire(256, 32, 128, 128),
+            Fire(256, 48, 192, 192),
+            Fire(384, 48, 192, 192),
+            Fire(384, 64, 256, 256),
+            _pool(),
+            Fire(512, 64, 256, 256),
+        )
+    if version == "1_1":
+        return nn.Sequential(
+            nn.Conv2d(3, 64, kernel_size=3, stride=2),
+            nn.ReLU(inplace=True),
+            _pool(),
+            Fire(64, 16, 64, 64),
+            Fire(128, 16, 64, 64),
+            _pool(),
+            Fire(128, 32, 128, 128),
+            Fire(256, 32, 128, 128),
+            _pool(),
+            Fire(256, 48, 192, 192),
+            Fire(384, 48, 192, 192),
+            Fire(384, 64, 256, 256),
+            Fire(512, 64, 256, 256),
+        )
+    raise InvalidArgumentError(f"SqueezeNet has the versions '1_0' and '1_1', got {version!r}")
+
+
 class SqueezeNet(nn.Module):
     """Fire modules of total stride 16 and a convolution that gives each class a map, whose mean is its logit.
 
@@ -72,40 +109,7 @@ class SqueezeNet(nn.Module):
 
     def __init__(self, version: str = "1_0", num_classes: int = 1000, dropout: float = 0.5) -> None:
         super().__init__()
-        if version == "1_0":
-            self.features = nn.Sequential(
-                nn.Conv2d(3, 96, kernel_size=7, stride=2),
-                nn.ReLU(inplace=True),
-                _pool(),
-                Fire(96, 16, 64, 64),
-                Fire(128, 16, 64, 64),
-                Fire(128, 32, 128, 128),
-                _pool(),
-                Fire(256, 32, 128, 128),
-                Fire(256, 48, 192, 192),
-                Fire(384, 48, 192, 192),
-                Fire(384, 64, 256, 256),
-                _pool(),
-                Fire(512, 64, 256, 256),
-            )
-        elif version == "1_1":
-            self.features = nn.Sequential(
-                nn.Conv2d(3, 64, kernel_size=3, stride=2),
-                nn.ReLU(inplace=True),
-                _pool(),
-                Fire(64, 16, 64, 64),
-                Fire(128, 16, 64, 64),
-                _pool(),
-                Fire(128, 32, 128, 128),
-                Fire(256, 32, 128, 128),
-                _pool(),
-                Fire(256, 48, 192, 192),
-                Fire(384, 48, 192, 192),
-                Fire(384, 64, 256, 256),
-                Fire(512, 64, 256, 256),
-            )
-        else:
-            raise InvalidArgumentError(f"SqueezeNet has the versions '1_0' and '1_1', got {version!r}")
+        self.features = _features(version)
         last = nn.Conv2d(512, num_classes, kernel_size=1)
         self.classifier = nn.Sequential(nn.Dropout(dropout), last, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d((1, 1)))
         for module in self.modules():

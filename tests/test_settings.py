@@ -22,7 +22,7 @@ import zoofleet.worker
 from zoofleet import Client
 from zoofleet._cli import _commands
 from zoofleet._serving.settings import Setting, Settings, setting, settings_of
-from zoofleet._wire import kinds
+from zoofleet._wire.kinds import TaskKind
 from zoofleet.errors import InvalidArgumentError
 from zoofleet.scheduler import SchedulerConfig
 from zoofleet.v1 import vision_pb2, vision_pb2_grpc
@@ -127,7 +127,7 @@ def test_a_field_without_a_description_is_noticed() -> None:
 
 
 def test_batch_sizes_are_for_every_kind_of_task() -> None:
-    assert WorkerConfig().batch_sizes.keys() == {kind.field for kind in kinds.TASK_KINDS}
+    assert WorkerConfig().batch_sizes.keys() == {kind.field for kind in TaskKind}
 
 
 @pytest.mark.parametrize("program", CONFIGS)

@@ -401,6 +401,29 @@ async def test_a_stream_goes_on_where_a_further_worker_refuses_it(cluster: Clust
     await until(refused)
 
 
+async def shared_stream(cluster: Cluster, first: str, further: str, sleep: str) -> tuple[Any, list[vision_pb2.Result]]:
+    """A stream of 300 items that has begun on the first worker and reached the further one, and its results so far."""
+
+    async def opened() -> tuple[Any, list[vision_pb2.Result], str] | None:
+        before = cluster.log.read_text()
+        call = stub(cluster).Classify(iter([task(), *(item(f"{sleep} {i}".encode(), str(i)) for i in range(300))]))
+        results = [(await call.read()).result]
+        while results[-1].item_id != "0":  # which the first worker answers
+            results.append((await call.read()).result)
+        if results[-1].classification.categories[0] == f"workers/{first}":
+            return call, results, before
+        call.cancel()  # the load of earlier calls had the scheduler begin with the other one
+        return None
+
+    call, results, before = await until(opened)
+
+    async def reached() -> bool:
+        return f"{further} item {sleep}" in cluster.log.read_text().removeprefix(before)
+
+    await until(reached)
+    return call, results
+
+
 async def test_a_further_worker_that_dies_or_drains_takes_nothing_along(cluster: Cluster) -> None:
     await cluster.start()
     await cluster.start_worker("a", "--loaded", MODEL)
@@ -408,13 +431,7 @@ async def test_a_further_worker_that_dies_or_drains_takes_nothing_along(cluster:
     for name, number in (("b", signal.SIGKILL), ("c", signal.SIGTERM)):
         worker = await cluster.start_worker(name)
         await see_both(cluster, "a", name)
-        call = stub(cluster).Classify(iter([task(), *(item(f"sleep 0.03 {i}".encode(), str(i)) for i in range(300))]))
-
-        async def begun(prefix: str = f"{name} item sleep 0.03") -> bool:
-            return prefix in cluster.log.read_text()
-
-        results = [(await call.read()).result]
-        await until(begun)
+        call, results = await shared_stream(cluster, "a", name, "sleep 0.03")
         worker.send_signal(number)
         while (response := await call.read()) is not grpc.aio.EOF:
             results.append(response.result)
@@ -429,12 +446,7 @@ async def test_the_first_worker_ends_a_stream_that_others_share(cluster: Cluster
     await see(cluster)
     await cluster.start_worker("b")
     await see_both(cluster, "a", "b")
-    call = stub(cluster).Classify(iter([task(), *(item(b"sleep 0.04", str(i)) for i in range(300))]))
-
-    async def shared() -> bool:
-        return "b item sleep 0.04" in cluster.log.read_text()
-
-    await until(shared)
+    call, _ = await shared_stream(cluster, "a", "b", "sleep 0.04")
     first.send_signal(signal.SIGKILL)
     with pytest.raises(errors.UnavailableError, match="workers/a"), typed_errors(Ending(call)):
         async for _ in call:

@@ -77,8 +77,9 @@ async def analyze(address: str, header: vision_pb2.VideoHeader, video: bytes) ->
     async with grpc.aio.insecure_channel(address) as channel:
         async for response in responses_of(vision_pb2_grpc.VisionStub(channel).AnalyzeVideo(requests())):
             if response.HasField("part"):
-                frame = joiner.add_part(response.part)
-                if isinstance(frame, vision_pb2.FrameResults):
+                if (joined := joiner.add(response)) is not None:
+                    frame = joined[1]
+                    assert isinstance(frame, vision_pb2.FrameResults)
                     responses.append(vision_pb2.AnalyzeVideoResponse(frame=frame))
             else:
                 responses.append(response)

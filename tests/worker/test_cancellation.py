@@ -15,7 +15,7 @@ from tests.worker import cancel_streams
 from tests.worker.calls import item, png, run, until
 
 from zoofleet._catalog import ModelName
-from zoofleet._wire import kinds
+from zoofleet._wire.kinds import TaskKind
 from zoofleet._wire.parts import split
 from zoofleet.errors import ZoofleetError
 from zoofleet.v1 import vision_pb2
@@ -176,7 +176,7 @@ async def test_hundreds_of_streams_hung_up_at_random_moments_cost_no_slot() -> N
     await until(lambda: worker.status().inflight_items == 0)
     assert all(resident.use_count == 0 for resident in worker._residency.residents)
     pictures = [item(IMAGE, item_id=str(i)) for i in range(6)]
-    assert len(await asyncio.wait_for(run(worker.address, kinds.CLASSIFY, TASK, pictures), 20)) == 6
+    assert len(await asyncio.wait_for(run(worker.address, TaskKind.CLASSIFY, TASK, pictures), 20)) == 6
     await worker.stop()
 
 

@@ -23,7 +23,7 @@ from tests.worker.calls import item, run, until
 
 from zoofleet._local.redis_server import RedisServer
 from zoofleet._serving import handlers
-from zoofleet._wire import kinds
+from zoofleet._wire.kinds import TaskKind
 from zoofleet.errors import InvalidArgumentError, InvalidMediaError
 from zoofleet.scheduler import Scheduler, SchedulerConfig
 from zoofleet.v1 import fleet_pb2, fleet_pb2_grpc, vision_pb2, vision_pb2_grpc
@@ -117,10 +117,10 @@ async def test_sigterm_finishes_what_is_in_flight_and_ends_idle_streams(media: P
 async def test_nothing_is_said_of_odd_files() -> None:
     async with process(grace=10) as (worker, address):
         items = [item(data, item_id=name) for name, data in odd_images().items()]
-        results = await run(address, kinds.CLASSIFY, TASK, items)
+        results = await run(address, TaskKind.CLASSIFY, TASK, items)
         clip = clip_with_latin1_tags("avi")
         broken = item(clip[: len(clip) // 2] + bytes(len(clip) // 2))
-        clips = await run(address, kinds.CLASSIFY_CLIP, vision_pb2.Task(model="r3d_18@random"), [broken])
+        clips = await run(address, TaskKind.CLASSIFY_CLIP, vision_pb2.Task(model="r3d_18@random"), [broken])
         worker.terminate()
         output = await ended(worker)
     assert [name for name, result in results.items() if result.error] == ["samples.tif"]
@@ -201,7 +201,7 @@ async def test_a_worker_registers_beats_drains_and_leaves(redis_server: RedisSer
         assert seen.state == fleet_pb2.Worker.STATE_READY
         assert "resnet50" in seen.builders and seen.memory_budget_bytes == worker._residency.budget
 
-        await run(worker.address, kinds.CLASSIFY, TASK, [item((media / "rocket.jpg").read_bytes()), item(b"")])
+        await run(worker.address, TaskKind.CLASSIFY, TASK, [item((media / "rocket.jpg").read_bytes()), item(b"")])
         await until(has_beaten)
         seen = await listed()
         assert seen is not None
@@ -224,7 +224,7 @@ async def test_a_worker_without_its_scheduler_serves_and_stops(media: Path) -> N
         taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
         worker = Worker(WorkerConfig(schedulers=(f"127.0.0.1:{taken.getsockname()[1]}",), device="cpu"))
         await worker.start()
-        results = await run(worker.address, kinds.CLASSIFY, TASK, [item((media / "rocket.jpg").read_bytes())])
+        results = await run(worker.address, TaskKind.CLASSIFY, TASK, [item((media / "rocket.jpg").read_bytes())])
         assert results["0"].error is None
         await worker.stop()
 

@@ -18,7 +18,7 @@ from zoofleet import _catalog
 from zoofleet._catalog import ModelName
 from zoofleet._media.videos import sampled
 from zoofleet._values.results import Classification, Detections, Flow, Segmentation
-from zoofleet._wire import kinds
+from zoofleet._wire.kinds import TaskKind
 from zoofleet.models import get_model, transforms
 from zoofleet.v1 import vision_pb2
 from zoofleet.worker import Worker
@@ -41,7 +41,7 @@ async def test_classify(worker: Worker, media: Path, builder: str, options: dict
     task = vision_pb2.Task(model=f"{builder}@random")
     task.classify.top_k = 1000
     items = [item((media / name).read_bytes(), item_id=name) for name in names]
-    results = await run(worker.address, kinds.CLASSIFY, task, items)
+    results = await run(worker.address, TaskKind.CLASSIFY, task, items)
 
     model, preset = direct(builder, **options)
     categories = _catalog.categories(ModelName.parse(f"{builder}@random"))
@@ -61,7 +61,7 @@ async def test_classify(worker: Worker, media: Path, builder: str, options: dict
 
 async def test_segment(worker: Worker, media: Path) -> None:
     task = vision_pb2.Task(model="lraspp_mobilenet_v3_large@random")
-    results = await run(worker.address, kinds.SEGMENT, task, [item((media / "rocket.jpg").read_bytes())])
+    results = await run(worker.address, TaskKind.SEGMENT, task, [item((media / "rocket.jpg").read_bytes())])
 
     model, preset = direct("lraspp_mobilenet_v3_large", weights_backbone=None)
     with torch.inference_mode():
@@ -87,7 +87,7 @@ async def test_detect_boxes(worker: Worker, media: Path) -> None:
     task.detect.score_threshold = 0.0
     task.detect.max_detections = 7
     items = [item((media / name).read_bytes(), item_id=name) for name in ("coffee.png", "rocket.jpg")]
-    results = await run(worker.address, kinds.DETECT, task, items)
+    results = await run(worker.address, TaskKind.DETECT, task, items)
 
     model, preset = direct("ssdlite320_mobilenet_v3_large", weights_backbone=None)
     for name, size in (("coffee.png", (400, 600)), ("rocket.jpg", (427, 640))):
@@ -103,7 +103,7 @@ async def test_detect_boxes(worker: Worker, media: Path) -> None:
         assert found.rles is None and found.keypoints is None
 
     task.detect.score_threshold = 1.0
-    none = (await run(worker.address, kinds.DETECT, task, items))["coffee.png"].outcome
+    none = (await run(worker.address, TaskKind.DETECT, task, items))["coffee.png"].outcome
     assert isinstance(none, Detections) and len(none) == 0
 
 
@@ -119,9 +119,9 @@ async def test_detect_masks(worker: Worker, media: Path) -> None:
     task = vision_pb2.Task(model="maskrcnn_resnet50_fpn@random")
     task.detect.score_threshold = 0.0
     task.detect.max_detections = 3
-    results = await run(worker.address, kinds.DETECT, task, [item(picture)])
+    results = await run(worker.address, TaskKind.DETECT, task, [item(picture)])
     task.detect.mask_encoding = vision_pb2.MASK_ENCODING_PNG
-    as_png = (await run(worker.address, kinds.DETECT, task, [item(picture)]))["0"].outcome
+    as_png = (await run(worker.address, TaskKind.DETECT, task, [item(picture)]))["0"].outcome
 
     model, preset = direct("maskrcnn_resnet50_fpn", weights_backbone=None)
     with torch.inference_mode():
@@ -143,7 +143,7 @@ async def test_detect_keypoints(worker: Worker, media: Path) -> None:
     task = vision_pb2.Task(model="keypointrcnn_resnet50_fpn@random")
     task.detect.score_threshold = 0.0
     task.detect.max_detections = 2
-    results = await run(worker.address, kinds.DETECT, task, [item(picture)])
+    results = await run(worker.address, TaskKind.DETECT, task, [item(picture)])
 
     model, preset = direct("keypointrcnn_resnet50_fpn", weights_backbone=None)
     with torch.inference_mode():
@@ -160,7 +160,7 @@ async def test_classify_clip(worker: Worker, clip: bytes) -> None:
     task = vision_pb2.Task(model="r3d_18@random")
     task.classify_clip.num_frames = 4
     task.classify_clip.top_k = 3
-    results = await run(worker.address, kinds.CLASSIFY_CLIP, task, [item(clip)])
+    results = await run(worker.address, TaskKind.CLASSIFY_CLIP, task, [item(clip)])
 
     model, preset = direct("r3d_18")
     frames = torch.stack([torch.from_numpy(np.array(image)) for image in sampled(io.BytesIO(clip), 4, 10**6)])
@@ -193,7 +193,7 @@ async def test_estimate_flow(
     task = vision_pb2.Task(model="raft_small@random")
     task.estimate_flow.num_flow_updates = 2
     task.estimate_flow.flow_encoding = encoding
-    results = await run(worker.address, kinds.ESTIMATE_FLOW, task, [item(*encoded)])
+    results = await run(worker.address, TaskKind.ESTIMATE_FLOW, task, [item(*encoded)])
 
     model, preset = direct("raft_small")
     with torch.inference_mode():

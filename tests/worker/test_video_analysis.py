@@ -13,7 +13,7 @@ from tests.worker.calls import analyze, item, run, small_clip
 
 from zoofleet._media.videos import VideoReader
 from zoofleet._values.results import Classification, Flow, Result
-from zoofleet._wire import kinds
+from zoofleet._wire.kinds import TaskKind
 from zoofleet._wire.status import from_status
 from zoofleet.errors import InvalidArgumentError, InvalidMediaError, ItemTooLargeError, UnknownModelError, ZoofleetError
 from zoofleet.v1 import vision_pb2
@@ -60,8 +60,8 @@ async def test_all_kinds_of_task_over_one_decode(worker: Worker, clip: bytes) ->
 
     # The same frames as single images and pairs give the same.
     pictures = encoded_frames(clip)
-    alone = await run(worker.address, kinds.CLASSIFY, CLASSIFY, [item(pictures[i]) for i in range(0, 18, 3)])
-    pair = await run(worker.address, kinds.ESTIMATE_FLOW, FLOW, [item(pictures[3], pictures[6])])
+    alone = await run(worker.address, TaskKind.CLASSIFY, CLASSIFY, [item(pictures[i]) for i in range(0, 18, 3)])
+    pair = await run(worker.address, TaskKind.ESTIMATE_FLOW, FLOW, [item(pictures[3], pictures[6])])
     for position, frame in enumerate(frames):
         found, expected = Result.from_proto(frame.results[0]).outcome, alone[str(position)].outcome
         assert isinstance(found, Classification) and isinstance(expected, Classification)

@@ -81,7 +81,7 @@ async def test_each_bad_item_is_its_own_error_and_the_rest_goes_on(worker: Worke
     }
     for item_id, each in items.items():
         each.item_id = item_id
-    results = await run(worker.address, kinds.CLASSIFY, MOBILENET, items.values())
+    results = await run(worker.address, TaskKind.CLASSIFY, MOBILENET, items.values())
     assert results.keys() == items.keys()
     errors = {item_id: result.error for item_id, result in results.items() if result.error}
     assert {item_id: type(error) for item_id, error in errors.items()} == {
@@ -104,7 +104,7 @@ async def test_each_bad_item_is_its_own_error_and_the_rest_goes_on(worker: Worke
 async def test_clips_whose_tags_are_no_utf8_are_classified(worker: Worker, container: str) -> None:
     task = vision_pb2.Task(model="r3d_18@random")
     task.classify_clip.num_frames = 2
-    results = await run(worker.address, kinds.CLASSIFY_CLIP, task, [item(clip_with_latin1_tags(container))])
+    results = await run(worker.address, TaskKind.CLASSIFY_CLIP, task, [item(clip_with_latin1_tags(container))])
     assert isinstance(results["0"].outcome, Classification)
 
 
@@ -113,14 +113,14 @@ async def test_bad_clips_and_pairs_are_their_own_errors(worker: Worker, clip: by
     task.classify_clip.num_frames = 2
     clips = {"cut": clip[: len(clip) * 9 // 10], "text": b"no video", "good": clip, "empty": b""}
     items = [item(data, item_id=item_id) for item_id, data in clips.items()]
-    results = await run(worker.address, kinds.CLASSIFY_CLIP, task, items)
+    results = await run(worker.address, TaskKind.CLASSIFY_CLIP, task, items)
     assert isinstance(results["good"].outcome, Classification)
     for item_id in ("cut", "text", "empty"):
         assert isinstance(results[item_id].error, InvalidMediaError)
     assert "12 frames" in str(results["cut"].error)
 
     pairs = [item(noise(128, 128), noise(136, 128)), item(*[png(1500, 1500, [bytes(1500)] * 1500)] * 2)]
-    results = await run(worker.address, kinds.ESTIMATE_FLOW, RAFT, pairs)
+    results = await run(worker.address, TaskKind.ESTIMATE_FLOW, RAFT, pairs)
     assert "same size" in str(results["0"].error)
     assert isinstance(results["1"].error, ItemTooLargeError)
 
@@ -134,7 +134,7 @@ async def test_items_and_results_travel_in_parts(worker: Worker) -> None:
     parts = list(split("large", pair.SerializeToString()))
     pieces = [vision_pb2.Part(item_id="large", data=parts[0].data[:1000]), vision_pb2.Part(item_id="large", last=True)]
     pieces[1].data = parts[0].data[1000:]
-    results = await run(worker.address, kinds.ESTIMATE_FLOW, task, pieces)
+    results = await run(worker.address, TaskKind.ESTIMATE_FLOW, task, pieces)
     found = results["large"].outcome
     assert isinstance(found, Flow)
     assert found.flow.shape == (2, 440, 600)
@@ -147,7 +147,7 @@ async def test_an_item_over_the_limit_in_parts_is_its_own_error(media: Path) -> 
     rocket = item((media / "rocket.jpg").read_bytes())  # 113 kB
     too_large = item(bytes(200_001), item_id="large")
     results = await run(
-        worker.address, kinds.CLASSIFY, MOBILENET, [*split("large", too_large.SerializeToString()), rocket]
+        worker.address, TaskKind.CLASSIFY, MOBILENET, [*split("large", too_large.SerializeToString()), rocket]
     )
     await worker.stop()
     assert isinstance(results["large"].error, ItemTooLargeError)
@@ -185,7 +185,7 @@ async def test_streams_that_are_no_streams_of_items_are_refused(worker: Worker) 
         ),
     ]
     for expected, said, messages in cases:
-        error = await refusal(worker.address, kinds.CLASSIFY, *messages)
+        error = await refusal(worker.address, TaskKind.CLASSIFY, *messages)
         assert type(error) is expected, (said, error)
         assert said in str(error)
 
@@ -196,14 +196,14 @@ async def test_weights_that_cannot_be_fetched_end_the_stream(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("ZOOFLEET_WEIGHTS_MIRROR", str(tmp_path / "nothing"))
     task = vision_pb2.Task(model="mobilenet_v3_large")
-    error = await refusal(worker.address, kinds.CLASSIFY, vision_pb2.ClassifyRequest(task=task))
+    error = await refusal(worker.address, TaskKind.CLASSIFY, vision_pb2.ClassifyRequest(task=task))
     assert isinstance(error, WeightsUnavailableError)
 
 
 async def test_a_model_over_the_budget_ends_the_stream() -> None:
     worker = Worker(WorkerConfig(schedulers=(), device="cpu", memory_budget_bytes=1_000_000))
     await worker.start()
-    error = await refusal(worker.address, kinds.CLASSIFY, vision_pb2.ClassifyRequest(task=MOBILENET))
+    error = await refusal(worker.address, TaskKind.CLASSIFY, vision_pb2.ClassifyRequest(task=MOBILENET))
     await worker.stop()
     assert isinstance(error, ResourceExhaustedError)
     assert error.retry_after is None
@@ -216,18 +216,18 @@ async def test_streams_over_the_limit_are_refused(media: Path) -> None:
         call = vision_pb2_grpc.VisionStub(channel).Classify()
         await call.write(vision_pb2.ClassifyRequest(task=MOBILENET))
         await until(lambda: bool(worker.status().loaded_models))
-        error = await refusal(worker.address, kinds.CLASSIFY, vision_pb2.ClassifyRequest(task=MOBILENET))
+        error = await refusal(worker.address, TaskKind.CLASSIFY, vision_pb2.ClassifyRequest(task=MOBILENET))
         assert isinstance(error, ResourceExhaustedError)
         assert error.retry_after == 1.0
         await call.done_writing()
         assert await call.read() is grpc.aio.EOF
-    await run(worker.address, kinds.CLASSIFY, MOBILENET, [item((media / "rocket.jpg").read_bytes())])
+    await run(worker.address, TaskKind.CLASSIFY, MOBILENET, [item((media / "rocket.jpg").read_bytes())])
     await worker.stop()
 
 
 async def test_items_of_several_streams_share_batches(worker: Worker, media: Path, batches: list[int]) -> None:
     rocket = (media / "rocket.jpg").read_bytes()
-    streams = [run(worker.address, kinds.CLASSIFY, MOBILENET, [item(rocket)] * 8) for _ in range(4)]
+    streams = [run(worker.address, TaskKind.CLASSIFY, MOBILENET, [item(rocket)] * 8) for _ in range(4)]
     for results in await asyncio.gather(*streams):
         assert results.keys() == {str(i) for i in range(8)}
         scores = [r.outcome.scores for r in results.values() if isinstance(r.outcome, Classification)]
@@ -251,7 +251,7 @@ async def test_reading_stops_while_the_worker_is_full(media: Path) -> None:
 
     watcher = asyncio.create_task(watch())
     items = [item((media / "rocket.jpg").read_bytes())] * 20
-    both = await asyncio.gather(*(run(worker.address, kinds.CLASSIFY, MOBILENET, items) for _ in range(2)))
+    both = await asyncio.gather(*(run(worker.address, TaskKind.CLASSIFY, MOBILENET, items) for _ in range(2)))
     watcher.cancel()
     await worker.stop()
     assert [len(results) for results in both] == [20, 20]
@@ -271,14 +271,14 @@ async def test_cancelling_a_stream_drops_what_waits(worker: Worker, batches: lis
     assert sum(batches) < 30
     # All that was held is free again.
     assert all(resident.use_count == 0 for resident in worker._residency.residents)
-    results = await run(worker.address, kinds.ESTIMATE_FLOW, RAFT, [pair] * 3)
+    results = await run(worker.address, TaskKind.ESTIMATE_FLOW, RAFT, [pair] * 3)
     assert len(results) == 3
 
 
 async def test_a_failing_item_does_not_take_its_batch_with_it(worker: Worker, media: Path) -> None:
     """A fault in the device's thread, made by hand: an input of a shape that its key does not tell."""
     rocket = (media / "rocket.jpg").read_bytes()
-    await run(worker.address, kinds.CLASSIFY, MOBILENET, [item(rocket)])
+    await run(worker.address, TaskKind.CLASSIFY, MOBILENET, [item(rocket)])
     (resident,) = worker._residency.residents
     task = VisionTask.from_resolved(*kinds.resolve(MOBILENET))
     good = resident.runner.prepare([Image.open(media / "rocket.jpg")], task.options)
@@ -295,7 +295,7 @@ async def test_a_failing_item_does_not_take_its_batch_with_it(worker: Worker, me
 
 async def test_an_answered_item_leaves_no_input_in_memory(worker: Worker, media: Path) -> None:
     rocket = (media / "rocket.jpg").read_bytes()
-    await run(worker.address, kinds.CLASSIFY, MOBILENET, [item(rocket)])
+    await run(worker.address, TaskKind.CLASSIFY, MOBILENET, [item(rocket)])
     (resident,) = worker._residency.residents
     task = VisionTask.from_resolved(*kinds.resolve(MOBILENET))
     prepared = resident.runner.prepare([Image.open(media / "rocket.jpg")], task.options)
@@ -315,7 +315,7 @@ async def test_uris_within_the_prefixes_are_read(media: Path) -> None:
     await worker.start()
     uris = [f"file://{media}/rocket.jpg", f"file://{media}/../zoo", f"file://{media}/missing.jpg"]
     items = [vision_pb2.Item(media=[vision_pb2.Media(uri=uri)]) for uri in uris]
-    results = await run(worker.address, kinds.CLASSIFY, MOBILENET, items)
+    results = await run(worker.address, TaskKind.CLASSIFY, MOBILENET, items)
     await worker.stop()
     assert isinstance(results["0"].outcome, Classification)
     assert isinstance(results["1"].error, PermissionDeniedError)

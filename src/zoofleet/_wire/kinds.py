@@ -153,13 +153,6 @@ class TaskKind(Enum):
         return getattr(vision_pb2, f"{self.method}Response")
 
 
-CLASSIFY: Final = TaskKind.CLASSIFY
-SEGMENT: Final = TaskKind.SEGMENT
-DETECT: Final = TaskKind.DETECT
-CLASSIFY_CLIP: Final = TaskKind.CLASSIFY_CLIP
-ESTIMATE_FLOW: Final = TaskKind.ESTIMATE_FLOW
-TASK_KINDS: Final = tuple(TaskKind)
-
 _BY_CATALOG_TASK: Final = {task: kind for kind in TaskKind for task in kind.catalog_tasks}
 
 

@@ -11,11 +11,11 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from zoofleet._wire.limits import MAX_ITEM_ID_BYTES, MAX_RESULT_BYTES, PART_BYTES
+from zoofleet._wire.limits import PART_BYTES
 from zoofleet.errors import InvalidArgumentError, ItemTooLargeError
 from zoofleet.v1 import vision_pb2
 
-__all__ = ["MAX_ITEM_ID_BYTES", "MAX_RESULT_BYTES", "PART_BYTES", "Assembler", "Joiner", "cut", "split"]
+__all__ = ["Joiner", "cut", "split"]
 
 Whole: TypeAlias = vision_pb2.Item | vision_pb2.Result | vision_pb2.FrameResults
 """What may travel in parts."""
@@ -85,7 +85,7 @@ class Joiner(Generic[_M]):
         """
         given = envelope.WhichOneof("message")
         if given == "part":
-            joined = self.add_part(envelope.part)
+            joined = self._add_part(envelope.part)
             return None if joined is None else (envelope.part.item_id, joined)
         if self._item_id is not None:
             raise InvalidArgumentError(
@@ -107,8 +107,7 @@ class Joiner(Generic[_M]):
         if self._item_id is not None:
             raise InvalidArgumentError(f"the stream ended before the last part of item {self._item_id[:80]!r}")
 
-    def add_part(self, part: vision_pb2.Part) -> _M | ItemTooLargeError | None:
-        """Take the next part alone; results and errors are those of `add`, without the id."""
+    def _add_part(self, part: vision_pb2.Part) -> _M | ItemTooLargeError | None:
         if self._item_id is None:
             self._item_id, self._size = part.item_id, 0
         elif part.item_id != self._item_id:
@@ -131,16 +130,3 @@ class Joiner(Generic[_M]):
         except DecodeError:
             raise InvalidArgumentError(f"the parts of item {part.item_id[:80]!r} do not join into an item") from None
         return whole
-
-
-class Assembler(Joiner[_M]):
-    """The `Joiner` by its older name, for rooms that have not moved over."""
-
-    @property
-    def pending(self) -> bool:
-        """Whether a message has begun and not ended."""
-        return self._item_id is not None
-
-    def add(self, part: vision_pb2.Part) -> _M | ItemTooLargeError | None:  # type: ignore[override]
-        """Take the next part."""
-        return self.add_part(part)

@@ -43,7 +43,7 @@ _FLOW_MIN_SIDE: Final = 128
 """Its fourth and smallest level of correlations halves those features three times, and needs two of them a side."""
 
 _FLOW_BATCH_PIXELS: Final = 500_000
-"""Most pixels of all pairs in a batch: more fill the memory's bandwidth alone, and would only take more memory."""
+"""Most pixels of the first images of a batch of pairs: more fill the memory's bandwidth alone, and only take memory."""
 
 _BAND_ELEMENTS: Final = 16 * 1024 * 1024
 """Most logits that `upsampled_argmax` has at once: 64 MiB of float32."""

@@ -182,6 +182,14 @@ def test_bad_arguments(client: Client) -> None:
         client.classify(np.zeros((2, 2, 3)), model="resnet50")  # type: ignore[arg-type]
 
 
+@pytest.mark.timeout(20)
+def test_wrong_arguments_are_a_type_error_and_hang_nobody(client: Client, media: Path) -> None:
+    with pytest.raises(TypeError, match="positional arguments"):
+        client.classify(media / "rocket.jpg", "resnet50")  # type: ignore[misc, call-arg]
+    with pytest.raises(TypeError, match="no_such"):
+        client.get_job("jobs/1", no_such=1)  # type: ignore[call-arg]
+
+
 def test_no_server_is_said_within_the_timeout() -> None:
     with Client("127.0.0.1:1", retry_timeout=0) as client:
         with pytest.raises(UnavailableError, match=r"no Zoofleet server answers at 127\.0\.0\.1:1"):

@@ -45,8 +45,12 @@ class _LoopThread:
         tasks: list[asyncio.Task[_T]] = []
 
         def begin() -> None:
-            tasks.append(loop.create_task(work()))
-            tasks[0].add_done_callback(lambda task: _copy_outcome(task, future))
+            try:
+                tasks.append(loop.create_task(work()))
+            except Exception as error:  # noqa: BLE001 - such as a TypeError for wrong arguments: it is the caller's
+                future.set_exception(error)
+            else:
+                tasks[0].add_done_callback(lambda task: _copy_outcome(task, future))
 
         def abandon() -> None:
             if tasks:

@@ -185,7 +185,7 @@ def test_bad_arguments(client: Client) -> None:
 @pytest.mark.timeout(20)
 def test_wrong_arguments_are_a_type_error_and_hang_nobody(client: Client, media: Path) -> None:
     with pytest.raises(TypeError, match="positional arguments"):
-        client.classify(media / "rocket.jpg", "resnet50")  # type: ignore[misc, call-arg]
+        client.classify(media / "rocket.jpg", "resnet50")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="no_such"):
         client.get_job("jobs/1", no_such=1)  # type: ignore[call-arg]
 

@@ -108,4 +108,4 @@ async def test_unloading_gives_memory_back() -> None:
         assert loaded - in_use[-1] > 0.5 * resident.memory_bytes
         assert freed > 0.5 * resident.memory_bytes
     # What the first round leaves behind may stay, but nothing adds up.
-    assert in_use[2] - in_use[0] < 0.2 * resident.memory_bytes
+    assert in_use[2] - in_use[0] < 0.5 * resident.memory_bytes

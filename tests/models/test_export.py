@@ -28,7 +28,7 @@ SIDES = {"inception_v3": 75, "s3d": 224, "maxvit_t": 224, "ssd300_vgg16": 300}
 """Pixels a side where 64 are too few; transformers with a fixed size have 224."""
 
 
-_SLOW = ("maxvit_t", "mvit_v2_s", "s3d", "ssd300_vgg16", "swin3d_t")
+_SLOW = ("densenet121", "inception_v3", "maxvit_t", "mvit_v2_s", "s3d", "ssd300_vgg16", "swin3d_t")
 QUICK = [
     name
     for name in reference.smallest_of_each_file()

@@ -22,6 +22,7 @@ import av
 import pytest
 import torch
 from PIL import Image, ImageShow
+from tests.models import parts
 from tests.models.published import state_of
 from tests.weights_server import Hub, serving
 from torch import Tensor, nn
@@ -259,7 +260,10 @@ def test_quantized_weights(name: str, publish: Callable[..., dict[str, Any]]) ->
     assert torch.equal(made["model"].state_dict()[key].dequantize(), state[key].dequantize())
 
 
-@pytest.mark.parametrize("name", [name for name in WEIGHTS if "rcnn" in name or name == "retinanet"])
+@pytest.mark.parametrize(
+    "name",
+    parts.marked([name for name in WEIGHTS if "rcnn" in name or name == "retinanet"], ["maskrcnn", "retinanet"]),
+)
 def test_detectors(name: str, publish: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     exported: list[tuple[Any, ...]] = []
     # The optional export to ONNX needs packages that Zoofleet does not.

@@ -22,7 +22,7 @@ def test_losses_equal_the_reference(name: str) -> None:
             assert found[case][key] == pytest.approx(value, rel=RTOL.get(key, 1e-3)), f"{case}: {key}"
 
 
-@pytest.mark.parametrize("name", scenes.NAMES)
+@pytest.mark.parametrize("name", parts.marked(scenes.NAMES, reference.smallest_of_each_file()))
 def test_gradients_are_finite_and_reach_every_parameter(name: str) -> None:
     model = scenes.small(name).train()
     nothing = [{key: value[:0] for key, value in target.items()} for target in scenes.targets()]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models import parts, reference
 from tests.models.detection import scenes
 from torch import Tensor, nn
 
@@ -35,7 +36,7 @@ def _freeze_large_backbone(model: nn.Module) -> None:
             setattr(model.backbone, name, scenes.Once(part.requires_grad_(False)))
 
 
-@pytest.mark.parametrize("name", scenes.NAMES)
+@pytest.mark.parametrize("name", parts.marked(scenes.NAMES, reference.smallest_of_each_file()))
 def test_twenty_steps_lower_the_loss(name: str) -> None:
     torch.manual_seed(0)
     classes = 2 if name.startswith("keypointrcnn") else 3

@@ -88,8 +88,9 @@ class RequestCheck(grpc.aio.ServerInterceptor):
         # Handlers of streams read, and so parse, within `aborting`. Those of one request are made into such handlers.
         parse = functools.partial(self._parse, handler_call_details.method, handler.request_deserializer)
         if handler.response_streaming:
-            stream = handler.stream_stream or _of_one_request(handler.unary_stream)
-            return grpc.stream_stream_rpc_method_handler(_writing(stream), parse, handler.response_serializer)
+            stream = _writing(handler.stream_stream or handler.unary_stream)
+            behavior = stream if handler.request_streaming else _reading(stream)
+            return grpc.stream_stream_rpc_method_handler(behavior, parse, handler.response_serializer)
         behavior = handler.stream_unary or _reading(handler.unary_unary)
         return grpc.stream_unary_rpc_method_handler(behavior, parse, handler.response_serializer)
 
@@ -125,25 +126,13 @@ def _reading(behavior: Callable[..., Any]) -> Callable[..., Any]:
     return read
 
 
-def _of_one_request(behavior: Callable[..., Any]) -> Callable[..., Any]:
-    if not inspect.isasyncgenfunction(behavior):
-        return _reading(behavior)
-
-    async def read(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        async with aclosing(behavior(await _first(requests, context), context)) as responses:
-            async for response in responses:
-                yield response
-
-    return read
-
-
 def _writing(behavior: Callable[..., Any]) -> Callable[..., Any]:
     """Return a handler that yields its responses as one that writes them within `aborting`."""
     if not inspect.isasyncgenfunction(behavior):
         return behavior
 
-    async def write(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        async with aborting(context), aclosing(behavior(requests, context)) as responses:
+    async def write(asked: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        async with aborting(context), aclosing(behavior(asked, context)) as responses:
             async for response in responses:
                 await context.write(response)
 

@@ -8,18 +8,22 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 
 from zoofleet._catalog import ModelName
 from zoofleet._serving.faults import fault
 from zoofleet.errors import CancelledError, UnavailableError, ZoofleetError
+from zoofleet.worker.plan import Plan
 from zoofleet.worker.runner import Prepared, Raw, Runner
 
 __all__ = ["Batch", "Batcher", "Entry", "use_threads"]
 
 _log: Final = logging.getLogger(__name__)
+
+_Shared: TypeAlias = tuple[Plan, tuple[int, ...]]
+"""What the items of a batch have in common beside the model: the plan and the key."""
 
 
 class Entry:
@@ -27,6 +31,7 @@ class Entry:
 
     Args:
         runner: the model to run.
+        plan: how to run it.
         prepared: the model's input.
         done: called once, in the device's thread, with the output or the error in its place. Must return quickly.
 
@@ -34,10 +39,13 @@ class Entry:
         cancelled: whether the item is to be dropped unless it has begun to run. May be set from any thread.
     """
 
-    __slots__ = ("cancelled", "done", "prepared", "runner")
+    __slots__ = ("cancelled", "done", "plan", "prepared", "runner")
 
-    def __init__(self, runner: Runner[Any], prepared: Prepared, done: Callable[[Raw | ZoofleetError], object]) -> None:
+    def __init__(
+        self, runner: Runner[Any], plan: Plan, prepared: Prepared, done: Callable[[Raw | ZoofleetError], object]
+    ) -> None:
         self.runner = runner
+        self.plan = plan
         self.prepared = prepared
         self.done = done
         self.cancelled = False
@@ -60,8 +68,9 @@ class Batcher:
     """Runs prepared items in batches on one thread.
 
     Work-conserving: as soon as the device is idle it takes what is there, up to a full batch, and never waits for more.
-    Items of one model and key share a batch whichever streams they come from; models take turns, and so do the keys of
-    a model. If a batch fails its items run one by one, so that only the one at fault ends in an error.
+    Items of one model, plan and key share a batch whichever streams they come from; models take turns, and so do the
+    plans and keys of a model. If a batch fails its items run one by one, so that only the one at fault ends in an
+    error.
 
     Args:
         threads: CPU threads of a forward pass.
@@ -75,8 +84,8 @@ class Batcher:
         """Whether nobody waits for the device any more."""
         self._max_bytes = max_bytes
         self._bytes = 0
-        # By model, then by key; the first of each is next.
-        self._ready: OrderedDict[str, OrderedDict[tuple[int, ...], deque[Entry]]] = OrderedDict()
+        # By model, then by plan and key; the first of each is next.
+        self._ready: OrderedDict[str, OrderedDict[_Shared, deque[Entry]]] = OrderedDict()
         self._closed = False
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -100,7 +109,7 @@ class Batcher:
             if self._closed:
                 raise UnavailableError("the worker is shutting down")
             keys = self._ready.setdefault(str(entry.runner.name), OrderedDict())
-            keys.setdefault(entry.prepared.key, deque()).append(entry)
+            keys.setdefault((entry.plan, entry.prepared.key), deque()).append(entry)
             self._bytes += entry.prepared.nbytes
             self._work.notify()
 
@@ -165,7 +174,7 @@ class Batcher:
         self.running = Batch(runner.name)
         try:
             with torch.inference_mode():
-                outputs = runner.forward([entry.prepared for entry in batch])
+                outputs = runner.forward([entry.prepared for entry in batch], batch[0].plan)
         except Exception as error:  # noqa: BLE001 - a model may raise anything, and the device must go on
             if len(batch) == 1:
                 outputs = [error if isinstance(error, ZoofleetError) else fault(f"a forward pass of {runner.name}")]

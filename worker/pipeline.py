@@ -8,38 +8,54 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from zoofleet._catalog import ModelName
 from zoofleet._serving.faults import fault
 from zoofleet._values.results import Outcome
+from zoofleet._values.tasks import Precision
 from zoofleet.errors import CancelledError, ResourceExhaustedError, ZoofleetError
 from zoofleet.worker.batcher import Batcher, Entry, use_threads
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.items import Item
+from zoofleet.worker.plan import Plan
 from zoofleet.worker.residency import ModelUse, Residency
 from zoofleet.worker.runner import Prepared, Raw
 
-__all__ = ["Pipeline"]
+__all__ = ["Encode", "Pipeline", "Spec"]
 
 _T = TypeVar("_T")
 _Answer = TypeVar("_Answer")
 
 
+Encode: TypeAlias = Callable[[Outcome | ZoofleetError, Precision], _Answer]
+"""Makes the caller's answer of an item's outcome, or of the error in its place, and of the precision that it ran at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What to do with an item.
+
+    Attributes:
+        model: the model.
+        options: the task's options, of the class that the model's runner names.
+        precision: what the client asks for.
+    """
+
+    model: ModelName
+    options: Any
+    precision: Precision
+
+
 class _Work(Generic[_Answer]):
     """An item on its way; `answer` resolves to what `encode` made of its outcome."""
 
-    __slots__ = ("_cancelled", "_entry", "answer", "encode", "options", "use")
+    __slots__ = ("_cancelled", "_entry", "answer", "encode", "spec", "use")
 
-    def __init__(
-        self,
-        use: ModelUse,
-        options: Any,
-        encode: Callable[[Outcome | ZoofleetError], _Answer],
-        answer: asyncio.Future[_Answer],
-    ) -> None:
+    def __init__(self, use: ModelUse, spec: Spec, encode: Encode[_Answer], answer: asyncio.Future[_Answer]) -> None:
         self.use = use
-        self.options = options
+        self.spec = spec
         self.encode = encode
         self.answer = answer
         self._entry: Entry | None = None
@@ -107,27 +123,24 @@ class Pipeline:
         task.add_done_callback(lambda _: self._slots.release())
         return task
 
-    async def run(
-        self, model: ModelName, options: Any, item: Item, encode: Callable[[Outcome | ZoofleetError], _Answer]
-    ) -> _Answer:
+    async def run(self, spec: Spec, item: Item, encode: Encode[_Answer]) -> _Answer:
         """Run a model on one item. If the caller is cancelled, the item is dropped unless the device has begun with it.
 
         Args:
-            model: the model.
-            options: the task's options, of the class that the model's runner names.
+            spec: what to do with the item.
             item: what to run the model on.
-            encode: makes the caller's answer of the outcome, or of the error in its place. It is called in an encoding
-                thread, or in the event loop where the model cannot be used.
+            encode: makes the caller's answer. It is called in an encoding thread, or in the event loop where the model
+                cannot be used.
 
         Returns:
             What `encode` returned.
         """
         try:
-            use = await self._residency.acquire(model)
+            use = await self._residency.acquire(spec.model)
         except ZoofleetError as error:
-            return encode(error)
+            return encode(error, spec.precision)
         # The use is the work's from here on: the device may need the model longer than the caller waits for the answer.
-        work: _Work[_Answer] = _Work(use, options, encode, self._loop.create_future())
+        work: _Work[_Answer] = _Work(use, spec, encode, self._loop.create_future())
         self.inflight_count += 1
         self.decoders.submit(self._prepare, work, item)
         try:
@@ -147,9 +160,11 @@ class Pipeline:
         try:
             if work.cancelled:
                 raise CancelledError("cancelled before it was decoded")
-            prepared = item.prepare(work.use.runner, work.options)
+            runner = work.use.runner
+            prepared = item.prepare(runner, work.spec.options)
+            plan = runner.plan(work.spec.precision, prepared)
             entry = Entry(
-                work.use.runner, prepared, lambda raw: self._encoders.submit(self._finish, work, prepared, raw)
+                runner, plan, prepared, lambda raw: self._encoders.submit(self._finish, work, plan, prepared, raw)
             )
             work.enter(entry)
             self.batcher.add(entry)
@@ -160,12 +175,13 @@ class Pipeline:
         except Exception:  # noqa: BLE001 - one item must not end the others
             self._fail(work, fault("preprocessing"))
 
-    def _finish(self, work: _Work[Any], prepared: Prepared, raw: Raw | ZoofleetError) -> None:
+    def _finish(self, work: _Work[Any], plan: Plan, prepared: Prepared, raw: Raw | ZoofleetError) -> None:
         """Make the caller's answer of what the device gave, in an encoding thread."""
         try:
             if isinstance(raw, ZoofleetError):
                 raise raw
-            answer = work.encode(work.use.runner.finish(prepared, raw, work.options))
+            outcome = work.use.runner.finish(prepared, raw, work.spec.options)
+            answer = work.encode(outcome, plan.precision)
         except ZoofleetError as error:
             self._fail(work, error)
         except Exception:  # noqa: BLE001 - one item must not end the others
@@ -174,7 +190,7 @@ class Pipeline:
             self._loop.call_soon_threadsafe(self._answered, work, answer)
 
     def _fail(self, work: _Work[Any], error: ZoofleetError) -> None:
-        self._loop.call_soon_threadsafe(self._failed, work, work.encode(error))
+        self._loop.call_soon_threadsafe(self._failed, work, work.encode(error, work.spec.precision))
 
     def _failed(self, work: _Work[Any], answer: Any) -> None:
         self.error_count += 1

@@ -21,9 +21,11 @@ from zoofleet import _catalog
 from zoofleet._catalog import ModelName
 from zoofleet._media.images import decode_image
 from zoofleet._values.results import Outcome
+from zoofleet._values.tasks import Precision
 from zoofleet._wire.kinds import kind_of
 from zoofleet.errors import ItemTooLargeError
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.plan import EXACT, Plan
 
 __all__ = ["FrameWindow", "Prepared", "Raw", "Runner"]
 
@@ -138,9 +140,13 @@ class Runner(ABC, Generic[_Options]):
         (prepared,) = parts
         return prepared
 
+    def plan(self, precision: Precision, prepared: Prepared) -> Plan:
+        """Return the plan by which an item is run that asks for a precision. It may be one of a higher precision."""
+        return EXACT
+
     @abstractmethod
-    def forward(self, batch: Sequence[Prepared]) -> list[Raw]:
-        """Run one batch of items with equal keys, and return the output of each."""
+    def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
+        """Run one batch of items with equal keys by their plan, and return the output of each."""
 
     @abstractmethod
     def finish(self, prepared: Prepared, raw: Raw, options: _Options) -> Outcome:

@@ -29,6 +29,7 @@ from zoofleet.models import get_model, get_model_weights, transforms
 from zoofleet.models.detection import Detector
 from zoofleet.models.ops import paste_masks_to_rle
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.plan import Plan
 from zoofleet.worker.runner import FrameWindow, Prepared, Raw, Runner
 
 __all__ = ["make_runner", "memory_bytes", "runner_type", "upsampled_argmax"]
@@ -81,7 +82,7 @@ _Ranking = TypeVar("_Ranking", bound=_ClassifyOptions)
 class _RankingRunner(Runner[_Ranking]):
     """What classifiers of images and of clips have in common."""
 
-    def forward(self, batch: Sequence[Prepared]) -> list[Raw]:
+    def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         scores = self.module(self._collate(batch)).softmax(dim=1).cpu()  # (N, C)
         return [{"scores": row} for row in scores]
 
@@ -147,7 +148,7 @@ class _SegmentRunner(Runner[_SegmentOptions]):
         pixels: Tensor = self._preset(image)
         return Prepared((pixels,), (image.height, image.width), pixels.shape, self._batch_size)
 
-    def forward(self, batch: Sequence[Prepared]) -> list[Raw]:
+    def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         logits = self.module(self._collate(batch))["out"].cpu()  # (N, C, h, w)
         return [{"logits": rows} for rows in logits]
 
@@ -203,7 +204,7 @@ class _DetectRunner(Runner[_DetectOptions]):
         key = () if self.module.transform.fixed_size else tuple(pixels.shape)
         return Prepared((pixels,), (image.height, image.width), key, self._batch_size)
 
-    def forward(self, batch: Sequence[Prepared]) -> list[Raw]:
+    def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         images = [self._to_device(item.inputs[0]) for item in batch]
         found = self.module.predict(images, paste_masks=False)
         return [{name: values.cpu() for name, values in detection.items()} for detection in found]
@@ -267,7 +268,7 @@ class _FlowRunner(Runner[_FlowOptions]):
         margin = (0, width - image.shape[2], 0, height - image.shape[1])
         return functional.pad(image[None], margin, mode="replicate")[0]
 
-    def forward(self, batch: Sequence[Prepared]) -> list[Raw]:
+    def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         num_flow_updates = batch[0].key[-1]
         refinements = self.module(self._collate(batch, 0), self._collate(batch, 1), num_flow_updates)
         flows = refinements[-1].cpu()  # (N, 2, h, w)

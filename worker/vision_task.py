@@ -10,12 +10,13 @@ from typing import Any
 
 from zoofleet._catalog import ModelName
 from zoofleet._values.results import Classification, Detections, Outcome, Segmentation
+from zoofleet._values.tasks import Precision
 from zoofleet._wire.kinds import TaskKind
 from zoofleet._wire.status import error_result
 from zoofleet.errors import ZoofleetError
 from zoofleet.v1 import vision_pb2
 from zoofleet.worker.items import Item
-from zoofleet.worker.pipeline import Pipeline
+from zoofleet.worker.pipeline import Pipeline, Spec
 from zoofleet.worker.runners import runner_type
 
 __all__ = ["VisionTask"]
@@ -29,12 +30,14 @@ class VisionTask:
         model: the model, its weights resolved.
         kind: the model's kind of task.
         options: the task's options, of the class that the model's runner takes.
+        precision: what the client asks for.
         message: the task as a message, for the encodings that results travel in.
     """
 
     model: ModelName
     kind: TaskKind
     options: Any
+    precision: Precision
     message: vision_pb2.Task
 
     @classmethod
@@ -43,29 +46,33 @@ class VisionTask:
         given = getattr(message, kind.field)
         options = runner_type(model).options
         values = {field.name: getattr(given, field.name) for field in dataclasses.fields(options)}
-        return cls(model, kind, options(**values), message)
+        return cls(model, kind, options(**values), Precision(message.precision), message)
 
     async def run(self, pipeline: Pipeline, item_id: str, item: Item) -> vision_pb2.Result:
         """Run the task on one item, and return its result, which may carry an error."""
         encode = functools.partial(self._result, item_id, time.monotonic())
-        return await pipeline.run(self.model, self.options, item, encode)
+        return await pipeline.run(Spec(self.model, self.options, self.precision), item, encode)
 
     def failed(self, item_id: str, error: ZoofleetError) -> vision_pb2.Result:
         """Return the result of an item that has none but this error."""
         return error_result(item_id, self.message.model, error)
 
-    def _result(self, item_id: str, arrived: float, outcome: Outcome | ZoofleetError) -> vision_pb2.Result:
+    def _result(
+        self, item_id: str, arrived: float, outcome: Outcome | ZoofleetError, precision: Precision
+    ) -> vision_pb2.Result:
         """Write a result, in the encodings that the task asks for.
 
         Args:
             item_id: the item's id.
             arrived: when the item arrived, by the monotonic clock in seconds.
             outcome: what the item's run came to.
+            precision: what it ran at.
         """
         if isinstance(outcome, ZoofleetError):
             result = self.failed(item_id, outcome)
         else:
-            result = vision_pb2.Result(item_id=item_id, model=self.message.model, precision=self.message.precision)
+            result = vision_pb2.Result(item_id=item_id, model=self.message.model)
+            result.precision = precision.value
             self._set_outcome(result, outcome)
         result.duration.FromNanoseconds(int((time.monotonic() - arrived) * 1e9))
         return result

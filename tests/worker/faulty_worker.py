@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from zoofleet.worker import Worker, WorkerConfig, batcher, residency, runners, serve
+from zoofleet.worker.plan import Plan
 from zoofleet.worker.runner import Prepared, Raw, Runner
 
 HANGING_SIZE: Final = (31, 17)
@@ -24,10 +25,10 @@ def hang() -> None:
     """Models take a while to load, and never come back from an image of `HANGING_SIZE`."""
     forward, make_runner = runners._ClassifyRunner.forward, runners.make_runner
 
-    def hanging(self: Any, batch: Sequence[Prepared]) -> list[Raw]:
+    def hanging(self: Any, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         if any(prepared.image_size == HANGING_SIZE for prepared in batch):
             threading.Event().wait()
-        return forward(self, batch)
+        return forward(self, batch, plan)
 
     def slow(*arguments: Any) -> Runner[Any]:
         time.sleep(LOADING_SECONDS)

@@ -13,6 +13,7 @@ from zoofleet._catalog import ModelName
 from zoofleet.errors import CancelledError, InternalError, UnavailableError, ZoofleetError
 from zoofleet.worker import WorkerConfig
 from zoofleet.worker.batcher import Batcher, Entry
+from zoofleet.worker.plan import EXACT
 from zoofleet.worker.runner import Prepared, Raw, Runner
 from zoofleet.worker.runners import make_runner
 
@@ -46,7 +47,7 @@ class Held:
         self._reached, self._go_on, self._all_done = threading.Event(), threading.Event(), threading.Event()
         self._left = 0
         self.done: list[tuple[str, Raw | ZoofleetError]] = []
-        batcher.add(Entry(runner, image(), self._hold))
+        batcher.add(Entry(runner, EXACT, image(), self._hold))
         self._reached.wait()
 
     def _hold(self, _: Raw | ZoofleetError) -> None:
@@ -54,7 +55,7 @@ class Held:
         self._go_on.wait()
 
     def add(self, name: str, runner: AnyRunner, prepared: Prepared) -> Entry:
-        entry = Entry(runner, prepared, self._note(name))
+        entry = Entry(runner, EXACT, prepared, self._note(name))
         self._batcher.add(entry)
         self._left += 1
         return entry

@@ -20,10 +20,20 @@ __all__ = [
     "EstimateFlow",
     "FlowEncoding",
     "MaskEncoding",
+    "Precision",
     "Segment",
     "Task",
     "option_names",
 ]
+
+
+class Precision(Enum):
+    """How closely results must follow the reference."""
+
+    EXACT = vision_pb2.PRECISION_EXACT
+    """float32 throughout, equal to the reference within float32 rounding."""
+    FAST = vision_pb2.PRECISION_FAST
+    """The fastest way of running the model on the device that was found to give nearly the same."""
 
 
 class MaskEncoding(Enum):

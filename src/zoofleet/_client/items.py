@@ -238,6 +238,18 @@ class ItemReader:
         self._changed.set()
 
 
+async def read_item(source: ItemSource) -> vision_pb2.Item:
+    """Return the message for a single item.
+
+    Raises:
+        ZoofleetError: whatever `item_to_proto` raises.
+    """
+    media = source.media if isinstance(source, Item) else source
+    if isinstance(media, bytes | Uri):  # nothing that would keep the event loop waiting
+        return item_to_proto(source, 0)
+    return await asyncio.to_thread(item_to_proto, source, 0)
+
+
 def _read_one(source: ItemSource, position: int) -> tuple[str, vision_pb2.Item | ZoofleetError]:
     item_id = item_id_of(source, position)
     try:

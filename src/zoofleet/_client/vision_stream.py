@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -175,15 +174,3 @@ class VisionStream:
         self._outstanding_bytes -= item.ByteSize()
         self._room.set()
         self._backoff.progress()
-
-
-async def run_one(stream: VisionStream) -> Result:
-    """Return the result of a stream of one item.
-
-    Raises:
-        ZoofleetError: the stream as a whole failed.
-    """
-    async with aclosing(stream.results()) as results:
-        async for result in results:
-            return result
-    raise UnavailableError("the stream ended without a result")

@@ -42,19 +42,25 @@ asyncio.run(serve(SchedulerConfig(**json.loads(sys.argv[1]))))
 
 
 def worker(settings: dict[str, Any]) -> None:
-    """Run a worker whose model costs nothing, in this process. Its threads have their names in /proc."""
+    """Run a worker whose model costs nothing, in this process. Its threads have their names in /proc.
+
+    Args:
+        settings: the worker's, and `seconds` that the model sleeps an item.
+    """
     import torch
 
     from zoofleet.worker import WorkerConfig, residency, runners, serve
 
+    seconds = settings.pop("seconds")
     scores = torch.zeros(1000)
     scores[7] = 1.0
 
     class NullRunner(runners._ClassifyRunner):
         def prepare(self, images: Iterable[Any], options: Any) -> Any:
-            return runners.Prepared((scores,), (1, 1), (), 64)
+            return runners.Prepared((scores,), (1, 1), (), 16)
 
         def forward(self, batch: Sequence[Any], plan: Any) -> list[Any]:
+            time.sleep(seconds * len(batch))
             return [{"scores": scores}] * len(batch)
 
     def make_null(name: Any, device: Any, config: Any) -> Any:
@@ -68,9 +74,8 @@ def worker(settings: dict[str, Any]) -> None:
 
     threading.Thread.run = named  # type: ignore[method-assign]
     vars(residency)["make_runner"] = make_null
-    asyncio.run(
-        serve(WorkerConfig(device="cpu", threads=1, **settings | {"schedulers": tuple(settings["schedulers"])}))
-    )
+    settings["schedulers"] = tuple(settings["schedulers"])
+    asyncio.run(serve(WorkerConfig(device="cpu", threads=1, **settings)))
 
 
 def thread_seconds(process: psutil.Process) -> Counter[str]:
@@ -134,7 +139,7 @@ def check(errors: Sequence[Exception | None], count: int) -> None:
 async def measure(
     name: str, drive: Drive, count: int, processes: dict[str, psutil.Process], rounds: int
 ) -> dict[str, Any]:
-    """Run `drive`, and return CPU microseconds an item by process, the least of the rounds, and of the worker by thread."""
+    """Run `drive`, and return CPU microseconds an item by process and by the worker's thread: the least of the rounds."""
     await drive(max(count // 10, 64))
     best: dict[str, Any] = {}
     for _ in range(rounds):
@@ -180,7 +185,9 @@ async def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         redis = stack.enter_context(RedisServer(folder / "redis"))
         settings = json.dumps({"address": scheduler_address, "redis_url": redis.url})
         scheduler = start(stack, ["-c", _SCHEDULER, settings], folder / "scheduler.log")
-        settings = json.dumps({"schedulers": [scheduler_address], "address": worker_address})
+        settings = json.dumps(
+            {"schedulers": [scheduler_address], "address": worker_address, "seconds": arguments.milliseconds / 1000}
+        )
         null = start(stack, ["-m", "benchmarks.null", "--worker", settings], folder / "worker.log")
         processes = {"client": psutil.Process(), "worker": null}
         everything = {**processes, "scheduler": scheduler, "redis": psutil.Process(redis.pid)}
@@ -216,6 +223,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=3, help="the cheapest one counts")
     parser.add_argument("--streams", type=int, default=4)
+    parser.add_argument("--milliseconds", type=float, default=0.0, help="what the model takes an item, asleep")
     parser.add_argument("--only", default="", help="a regular expression that names of ways must match")
     parser.add_argument("--pids", action="store_true", help="print the processes, for a profiler")
     parser.add_argument("--json", type=Path, help="also write the figures here")

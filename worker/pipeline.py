@@ -6,6 +6,7 @@ Each step hands on to the next: a decoding thread, the device's thread, an encod
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from zoofleet._values.tasks import Precision
 from zoofleet.errors import CancelledError, ResourceExhaustedError, ZoofleetError
 from zoofleet.worker.batcher import Batcher, Entry, use_threads
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.encoders import Encoders
 from zoofleet.worker.items import Item
 from zoofleet.worker.plan import Plan
 from zoofleet.worker.residency import ModelUse, Residency
@@ -103,7 +105,7 @@ class Pipeline:
         self._slots = asyncio.Semaphore(config.max_inflight_items)
         self.decoders = ThreadPoolExecutor(threads, "decode", initializer=use_threads, initargs=(1,))
         """The threads that decode, for the decoding of whole videos too."""
-        self._encoders = ThreadPoolExecutor(threads, "encode", initializer=use_threads, initargs=(1,))
+        self._encoders: Encoders[Callable[[], None]] = Encoders(threads, lambda hand_over: hand_over())
         self._residency = residency
         self._loop = asyncio.get_running_loop()
         self.inflight_count = 0
@@ -152,8 +154,8 @@ class Pipeline:
     def close(self) -> None:
         """Drop what waits, and finish what runs unless the device has been abandoned. Blocks until that is done."""
         self.batcher.close()
-        for threads in (self.decoders, self._encoders):
-            threads.shutdown(wait=not self.batcher.is_abandoned, cancel_futures=True)
+        self.decoders.shutdown(wait=not self.batcher.is_abandoned, cancel_futures=True)
+        self._encoders.close(wait=not self.batcher.is_abandoned)
 
     def _prepare(self, work: _Work[Any], item: Item) -> None:
         """Make the model's input, in a decoding thread, and hand it to the device."""
@@ -164,7 +166,10 @@ class Pipeline:
             prepared = item.prepare(runner, work.spec.options)
             plan = runner.plan(work.spec.precision, prepared)
             entry = Entry(
-                runner, plan, prepared, lambda raw: self._encoders.submit(self._finish, work, plan, prepared, raw)
+                runner,
+                plan,
+                prepared,
+                lambda raw: self._encoders.post(functools.partial(self._finish, work, plan, prepared, raw)),
             )
             work.enter(entry)
             self.batcher.add(entry)
@@ -175,22 +180,26 @@ class Pipeline:
         except Exception:  # noqa: BLE001 - one item must not end the others
             self._fail(work, fault("preprocessing"))
 
-    def _finish(self, work: _Work[Any], plan: Plan, prepared: Prepared, raw: Raw | ZoofleetError) -> None:
-        """Make the caller's answer of what the device gave, in an encoding thread."""
+    def _finish(
+        self, work: _Work[Any], plan: Plan, prepared: Prepared, raw: Raw | ZoofleetError
+    ) -> Callable[[], None]:
+        """Make the caller's answer of what the device gave, in an encoding thread, and return what hands it over."""
         try:
             if isinstance(raw, ZoofleetError):
                 raise raw
             outcome = work.use.runner.finish(prepared, raw, work.spec.options)
             answer = work.encode(outcome, plan.precision)
         except ZoofleetError as error:
-            self._fail(work, error)
+            return self._failure(work, error)
         except Exception:  # noqa: BLE001 - one item must not end the others
-            self._fail(work, fault("postprocessing"))
-        else:
-            self._loop.call_soon_threadsafe(self._answered, work, answer)
+            return self._failure(work, fault("postprocessing"))
+        return functools.partial(self._answered, work, answer)
 
     def _fail(self, work: _Work[Any], error: ZoofleetError) -> None:
-        self._loop.call_soon_threadsafe(self._failed, work, work.encode(error, work.spec.precision))
+        self._loop.call_soon_threadsafe(self._failure(work, error))
+
+    def _failure(self, work: _Work[Any], error: ZoofleetError) -> Callable[[], None]:
+        return functools.partial(self._failed, work, work.encode(error, work.spec.precision))
 
     def _failed(self, work: _Work[Any], answer: Any) -> None:
         self.error_count += 1

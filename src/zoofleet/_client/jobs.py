@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
@@ -22,6 +22,9 @@ from zoofleet._wire.limits import BATCH_ITEMS, BATCHES_KEY, MAX_RESULT_BYTES
 from zoofleet._wire.parts import Joiner, cut, pack
 from zoofleet.errors import DeadlineExceededError, InvalidArgumentError, UnavailableError, ZoofleetError
 from zoofleet.v1 import jobs_pb2, jobs_pb2_grpc, vision_pb2
+
+_ANSWER_SECONDS: Final = 0.05
+"""How long an upload waits to hear that the server takes batches; what such a server has to do before takes 1 to 5 ms."""
 
 
 class JobsCalls(Connection):
@@ -90,6 +93,7 @@ class JobsCalls(Connection):
         with typed_errors(Ending(call)):
             try:
                 await call.write(jobs_pb2.CreateJobRequest(spec=spec, accepts_batches=True))
+                await asyncio.wait((answered,), timeout=_ANSWER_SECONDS)
                 last: jobs_pb2.CreateJobRequest | None = None
                 while await reader.wait(BATCH_ITEMS):
                     for request in _requests(_taken_from(reader), in_batches=_takes_batches(answered)):

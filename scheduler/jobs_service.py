@@ -21,7 +21,7 @@ from zoofleet._wire.status import to_status
 from zoofleet.errors import InvalidArgumentError, UnavailableError, ZoofleetError
 from zoofleet.scheduler.config import SchedulerConfig
 from zoofleet.scheduler.fleet import Fleet
-from zoofleet.scheduler.queue import Queue
+from zoofleet.scheduler.queue import Queue, reach_end
 from zoofleet.scheduler.records import JobRecord, StoredResult
 from zoofleet.scheduler.store import Store
 from zoofleet.scheduler.upload import Upload, check_tenant
@@ -156,9 +156,10 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
                         for response in _responses(results, scope, "", in_batches=request.accepts_batches):
                             yield response
                         after = results[-1].position if results else after
-                        if not results and (job.finished or not request.follow):
+                        is_end = reach_end(results)
+                        if is_end and (job.finished or not request.follow):
                             break
-                        if not results:
+                        if is_end:
                             await self._wait(change)
                         job = await self._queue.get(job_id)
                 cursor = f"{_MISSING_PREFIX}0"

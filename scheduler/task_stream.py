@@ -43,6 +43,8 @@ class Chunk:
         lease: the chunk's lease.
         model: the model of its task.
         waiting: its items that have no result yet, by index.
+        waiting_bytes: the size of those items together.
+        committed: the number of results that are committed.
         ready: the results to commit.
         ready_bytes: the size of those results together.
         sent: whether the worker may have seen an item of it.
@@ -52,6 +54,8 @@ class Chunk:
     lease: Lease
     model: str = field(init=False)
     waiting: dict[int, LeasedItem] = field(init=False)
+    waiting_bytes: int = field(init=False)
+    committed: int = 0
     ready: list[ReadyResult] = field(default_factory=list)
     ready_bytes: int = 0
     sent: bool = False
@@ -60,10 +64,12 @@ class Chunk:
     def __post_init__(self) -> None:
         self.model = vision_pb2.Task.FromString(self.lease.task).model
         self.waiting = {item.index: item for item in self.lease.items}
+        self.waiting_bytes = sum(len(item.data) for item in self.lease.items)
 
     def settle(self, item: LeasedItem, result: vision_pb2.Result) -> None:
         """Note an item's result, and give it the item's own id."""
         del self.waiting[item.index]
+        self.waiting_bytes -= len(item.data)
         result.item_id = item.item_id
         outcome = ReadyResult(item.index, result.HasField("error"), result.SerializeToString())
         self.ready.append(outcome)

@@ -180,9 +180,7 @@ class Pipeline:
         except Exception:  # noqa: BLE001 - one item must not end the others
             self._fail(work, fault("preprocessing"))
 
-    def _finish(
-        self, work: _Work[Any], plan: Plan, prepared: Prepared, raw: Raw | ZoofleetError
-    ) -> Callable[[], None]:
+    def _finish(self, work: _Work[Any], plan: Plan, prepared: Prepared, raw: Raw | ZoofleetError) -> Callable[[], None]:
         """Make the caller's answer of what the device gave, in an encoding thread, and return what hands it over."""
         try:
             if isinstance(raw, ZoofleetError):

@@ -43,7 +43,7 @@ class ItemStream:
         # None wakes the writer to look at what else has changed.
         self._results: asyncio.Queue[vision_pb2.Result | None] = asyncio.Queue()
         # Taken when an item is read, given back when its result is written; they end with the stream.
-        self._slots = asyncio.Semaphore(config.max_stream_items)
+        self._slots = asyncio.Semaphore(config.resolved_stream_items())
         self._items: set[asyncio.Task[None]] = set()
         self._open_count = 0
         """Items read and not answered yet."""
@@ -86,7 +86,9 @@ class ItemStream:
                 continue
             item_id, item = joined
             await self._slots.acquire()
-            work = await self._pipeline.start(functools.partial(self._answer, item_id or str(position), item))
+            work = await self._pipeline.start(
+                functools.partial(self._answer, item_id or str(position), item), bulk=self._task.bulk
+            )
             self._open_count += 1
             self._items.add(work)
             work.add_done_callback(self._items.discard)

@@ -83,7 +83,7 @@ class _RankingRunner(Runner[_Ranking]):
     """What classifiers of images and of clips have in common."""
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
-        scores = self.module(self._collate(batch)).softmax(dim=1).cpu()  # (N, C)
+        scores = self.module(self._collate(batch)).softmax(dim=1)  # (N, C)
         return [{"scores": row} for row in scores]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _Ranking) -> Outcome:
@@ -149,7 +149,7 @@ class _SegmentRunner(Runner[_SegmentOptions]):
         return Prepared((pixels,), (image.height, image.width), pixels.shape, self._batch_size)
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
-        logits = self.module(self._collate(batch))["out"].cpu()  # (N, C, h, w)
+        logits = self.module(self._collate(batch))["out"]  # (N, C, h, w)
         return [{"logits": rows} for rows in logits]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _SegmentOptions) -> Outcome:
@@ -205,9 +205,8 @@ class _DetectRunner(Runner[_DetectOptions]):
         return Prepared((pixels,), (image.height, image.width), key, self._batch_size)
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
-        images = [self._to_device(item.inputs[0]) for item in batch]
-        found = self.module.predict(images, paste_masks=False)
-        return [{name: values.cpu() for name, values in detection.items()} for detection in found]
+        images = [self._to_device(item) for item in batch]
+        return list(self.module.predict(images, paste_masks=False))
 
     def finish(self, prepared: Prepared, raw: Raw, options: _DetectOptions) -> Outcome:
         keep = (raw["scores"] >= options.score_threshold).nonzero()[:, 0][: options.max_detections]
@@ -271,7 +270,7 @@ class _FlowRunner(Runner[_FlowOptions]):
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         num_flow_updates = batch[0].key[-1]
         refinements = self.module(self._collate(batch, 0), self._collate(batch, 1), num_flow_updates)
-        flows = refinements[-1].cpu()  # (N, 2, h, w)
+        flows = refinements[-1]  # (N, 2, h, w)
         return [{"flow": flow} for flow in flows]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _FlowOptions) -> Outcome:

@@ -123,6 +123,10 @@ class SlabTransfer(Transfer):
     def record(self) -> Event:
         """Return the event that all that was given to the device so far is done."""
 
+    def is_away(self, tensor: Tensor) -> bool:
+        """Return whether a tensor is on the device."""
+        return tensor.device.type != "cpu"
+
     def to_device(self, tensors: Sequence[Tensor], memory_format: torch.memory_format) -> Tensor:
         """Stack tensors of one shape and dtype in a slab, and copy it to (N, ...) on the device."""
         first = tensors[0]
@@ -136,7 +140,7 @@ class SlabTransfer(Transfer):
 
     def to_host(self, outputs: _Outputs) -> Callable[[], _Outputs]:
         """Pack the outputs into one run of bytes, and begin to copy that to the host."""
-        tensors = [value for output in outputs for value in output.values() if value.device.type != "cpu"]
+        tensors = [value for output in outputs for value in output.values() if self.is_away(value)]
         tensors.sort(key=lambda tensor: -tensor.element_size())  # then each begins where its type may
         if not tensors:
             return lambda: outputs

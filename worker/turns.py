@@ -30,13 +30,20 @@ class _FairTurns(Generic[_Rival]):
     """Turns among rivals, who get equal device time while they wait, however long each of their turns is.
 
     Start-time fair queueing (Goyal, Vin and Cheng 1996): the rival goes next whose tag, the time that it has used, is
-    the least. One that has not waited for a while begins at the tag of the last turn, so that it does not catch up.
+    the least; between equal ones, whose last turn is the longest ago. One that has not waited for a while begins at the
+    tag of the last turn, so that it does not catch up.
+
+    Args:
+        is_open: whether there may be ever new rivals, as with pictures of all sizes. A new one then goes behind all
+            that wait, or those that stay would be kept out.
     """
 
-    def __init__(self) -> None:
-        self._tags: dict[_Rival, float] = {}  # in the order of their last turns, which decides between equal tags
+    def __init__(self, *, is_open: bool = False) -> None:
+        self._is_open = is_open
+        self._tags: dict[_Rival, tuple[float, int]] = {}  # with the number of the last turn
         self._waiting: set[_Rival] = set()
         self._clock = 0.0
+        self._turn = 0
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -46,8 +53,12 @@ class _FairTurns(Generic[_Rival]):
         if rival in self._waiting:
             return
         if len(self._tags) - len(self._waiting) > _IDLE_RIVALS:
-            self._tags = {r: tag for r, tag in self._tags.items() if r in self._waiting or tag > self._clock}
-        self._tags[rival] = max(self._tags.get(rival, 0.0), self._clock)
+            self._tags = {r: tag for r, tag in self._tags.items() if r in self._waiting or tag[0] > self._clock}
+        if rival in self._tags or not self._is_open:
+            tag, turn = self._tags.get(rival, (0.0, 0))
+        else:
+            tag, turn = max((self._tags[each][0] for each in self._waiting), default=0.0), self._turn
+        self._tags[rival] = max(tag, self._clock), turn
         self._waiting.add(rival)
 
     def leave(self, rival: _Rival) -> None:
@@ -56,13 +67,16 @@ class _FairTurns(Generic[_Rival]):
 
     def next(self) -> _Rival:
         """Return the rival whose turn it is."""
-        rival = min((r for r in self._tags if r in self._waiting), key=self._tags.__getitem__)
-        self._clock = self._tags[rival]
+        rival = min(self._waiting, key=self._tags.__getitem__)
+        self._clock = max(self._clock, self._tags[rival][0])
         return rival
 
     def charge(self, rival: _Rival, used: float) -> None:
         """Note what a rival has used in its turn."""
-        self._tags[rival] = self._tags.pop(rival, self._clock) + used
+        self._turn += 1
+        self._tags[rival] = self._tags.get(rival, (self._clock, 0))[0] + used, self._turn
+        if not self._waiting:
+            self._clock = max(self._clock, self._tags[rival][0])
 
 
 @dataclass(slots=True)
@@ -107,7 +121,7 @@ class Turns:
         queue = self._queues.get((bulk, group))
         if queue is None:
             queue = self._queues[bulk, group] = deque()
-            self._groups.setdefault((bulk, group[0]), _FairTurns()).join(group)
+            self._groups.setdefault((bulk, group[0]), _FairTurns(is_open=True)).join(group)
             self._models[bulk].join(group[0])
             self._traffic.join(bulk)
         queue.append(entry)

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import grpc.aio
 import torch
 from tests.worker import cancel_streams
 from tests.worker.calls import item, png, run, until
+from tests.worker.fake_runner import never
 
 from zoofleet._catalog import ModelName
 from zoofleet._wire.kinds import TaskKind
@@ -62,11 +63,6 @@ class Context:
 
     async def abort(self, code: grpc.StatusCode, details: str, _: object) -> None:
         raise grpc.aio.AbortError(f"{code}: {details}")
-
-
-def never(error: BaseException) -> NoReturn:
-    """A device that is lost."""
-    raise AssertionError(error)
 
 
 class Service:

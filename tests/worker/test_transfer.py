@@ -27,10 +27,7 @@ class LateEvent:
 
 
 class LateTransfer(SlabTransfer):
-    """A device on which copies happen as late as is allowed: data that is overwritten too early is seen to be wrong.
-
-    Its tensors are meta tensors' like: they are on the CPU, but `device_tensors` knows them.
-    """
+    """A device on which copies happen as late as is allowed: data that is overwritten too early is seen to be wrong."""
 
     def __init__(self) -> None:
         super().__init__()

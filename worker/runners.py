@@ -101,7 +101,7 @@ class _ClassifyRunner(_RankingRunner[_ClassifyOptions]):
     def prepare(self, images: Iterable[Image.Image], options: _ClassifyOptions) -> Prepared:
         (image,) = images
         self._check_resized(image)
-        return Prepared((self._preset(image),), (image.height, image.width), (), self._batch_size)
+        return Prepared((self._picture(image),), (image.height, image.width), (), self._batch_size, self._table)
 
 
 class _ClipRunner(_RankingRunner[_ClipOptions]):
@@ -145,8 +145,8 @@ class _SegmentRunner(Runner[_SegmentOptions]):
     def prepare(self, images: Iterable[Image.Image], options: _SegmentOptions) -> Prepared:
         (image,) = images
         self._check_resized(image)
-        pixels: Tensor = self._preset(image)
-        return Prepared((pixels,), (image.height, image.width), pixels.shape, self._batch_size)
+        pixels = self._picture(image)
+        return Prepared((pixels,), (image.height, image.width), pixels.shape, self._batch_size, self._table)
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         logits = self.module(self._collate(batch))["out"]  # (N, C, h, w)
@@ -198,11 +198,11 @@ class _DetectRunner(Runner[_DetectOptions]):
 
     def prepare(self, images: Iterable[Image.Image], options: _DetectOptions) -> Prepared:
         (image,) = images
-        pixels: Tensor = self._preset(image)
+        pixels = self._picture(image)
         # A batch of several sizes would be padded, and a padded image has other features near its edges. Detectors of
         # a fixed input size never pad.
         key = () if self.module.transform.fixed_size else tuple(pixels.shape)
-        return Prepared((pixels,), (image.height, image.width), key, self._batch_size)
+        return Prepared((pixels,), (image.height, image.width), key, self._batch_size, self._table)
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         images = [self._to_device(item) for item in batch]
@@ -255,17 +255,19 @@ class _FlowRunner(Runner[_FlowOptions]):
                 f"a pair of {first.width} x {first.height} pixels; accepted: at most {self._config.max_flow_pixels} "
                 "pixels for optical flow"
             )
-        one, two = (self._padded(image) for image in self._preset(first, second))
+        pair = self._preset(first, second) if self._table is None else map(self._preset.pixels, (first, second))
+        one, two = (self._padded(image) for image in pair)
         key = (*one.shape, options.num_flow_updates)
         most = min(self._batch_size, max(_FLOW_BATCH_PIXELS // pixels, 1))
-        return Prepared((one, two), (first.height, first.width), key, most)
+        return Prepared((one, two), (first.height, first.width), key, most, self._table)
 
     @staticmethod
     def _padded(image: Tensor) -> Tensor:
         """Repeat the last row and column of an image (3, H, W) up to the sides that RAFT takes: (3, h, w)."""
         height, width = (max(-(-side // _FLOW_STEP) * _FLOW_STEP, _FLOW_MIN_SIDE) for side in image.shape[1:])
-        margin = (0, width - image.shape[2], 0, height - image.shape[1])
-        return functional.pad(image[None], margin, mode="replicate")[0]
+        rows = torch.arange(height).clamp(max=image.shape[1] - 1)
+        columns = torch.arange(width).clamp(max=image.shape[2] - 1)
+        return image[:, rows][:, :, columns]
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         num_flow_updates = batch[0].key[-1]

@@ -107,6 +107,13 @@ def to_float(image: Picture) -> Tensor:
     return image
 
 
+def to_bytes(image: Picture) -> Tensor:
+    """uint8 tensor (C, H, W) of a Pillow image, or a tensor as it is."""
+    if isinstance(image, Image.Image):
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return image
+
+
 def normalize(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(image - mean) / std for each channel of a floating-point tensor (..., C, H, W)."""
     shift = torch.tensor(mean, dtype=image.dtype, device=image.device).view(-1, 1, 1)

@@ -18,7 +18,9 @@ class Held:
         self.done: list[str] = []
         self.decoders = Decoders(1, lambda: None, lambda: self.takes_bulk)
         self._go_on = threading.Event()
-        self.decoders.submit(self._go_on.wait, 60)
+        reached = threading.Event()
+        self.decoders.submit(lambda: (reached.set(), self._go_on.wait(60)))
+        assert reached.wait(60)
 
     def post(self, name: str, count: int, *, bulk: bool) -> None:
         for _ in range(count):

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from zoofleet import _catalog
+from zoofleet._catalog import ModelName
+from zoofleet.models import transforms
+from zoofleet.worker import WorkerConfig
+from zoofleet.worker.runners import runner_type
 from zoofleet.worker.transfer import HostTransfer, SlabTransfer
 
 
@@ -117,6 +126,41 @@ def test_outputs_come_back_in_one_copy_and_stay_what_they_were() -> None:
             assert got.keys() == expected.keys()
             assert all(torch.equal(got[name], expected[name]) for name in expected)
             assert all(got[name].dtype == expected[name].dtype for name in expected)
+
+
+PICTURES = [
+    Image.fromarray(np.random.default_rng(7).integers(0, 256, (height, width, 3), np.uint8))
+    for height, width in ((131, 203), (400, 77))
+]
+
+
+class Network(torch.nn.Module):
+    """What runners ask of a model beside its outputs."""
+
+    transform = SimpleNamespace(fixed_size=None)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "vit_b_16", "fcn_resnet50", "ssdlite320_mobilenet_v3_large", "raft_small"])
+def test_bytes_that_a_device_looks_up_are_bit_equal_to_what_decoding_threads_make(name: str) -> None:
+    model = ModelName.parse(f"{name}@random")
+    config = WorkerConfig(schedulers=(), device="cpu")
+    (weights,) = (each for each in _catalog.weights(name) if each.default)
+    preset = transforms.preset(weights.transforms)()
+    kind = runner_type(model)
+    floats, shipped = (kind(model, Network(), preset, torch.device("cpu"), config) for _ in range(2))
+    shipped._table = preset.levels()
+    for picture in PICTURES:
+        pictures = [picture] * (2 if name == "raft_small" else 1)
+        options = SimpleNamespace(num_flow_updates=1)
+        expected, got = (runner.prepare(iter(pictures), options) for runner in (floats, shipped))
+        assert [inputs.dtype for inputs in got.inputs] == [torch.uint8] * len(pictures)
+        assert 4 * got.nbytes == expected.nbytes
+        assert got.key == expected.key
+        for index in range(len(pictures)):
+            batches = [runner._collate([item] * 3, index) for runner, item in ((floats, expected), (shipped, got))]
+            assert torch.equal(*batches)
+            assert batches[0].stride() == batches[1].stride()
+        assert torch.equal(floats._to_device(expected), shipped._to_device(got))
 
 
 def test_a_batch_on_the_host_is_what_stacking_gives() -> None:

@@ -132,8 +132,9 @@ class SpreadStream:
         share = self._stack.enter_context(self._router.share(worker))
         channel, timeout = self._router.channel(worker), self._context.time_remaining()
         metadata = traffic_metadata(self._context.invocation_metadata())
-        call: grpc.aio.StreamStreamCall[bytes, bytes]
-        call = channel.stream_stream(self._kind.path)(timeout=timeout, metadata=metadata)
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(self._kind.path)(
+            timeout=timeout, metadata=metadata
+        )
         self._stack.callback(call.cancel)
         lane = _Lane(worker, share, call, Ending(call), keeps=bool(self._lanes))
         self._lanes.append(lane)

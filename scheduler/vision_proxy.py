@@ -78,8 +78,9 @@ async def _analyze_video(router: Router, first: bytes, requests: AsyncIterator[b
         share.add(_VIDEO_ITEMS)
         path, timeout = f"/{SERVICE}/AnalyzeVideo", context.time_remaining()
         metadata = traffic_metadata(context.invocation_metadata())
-        call: grpc.aio.StreamStreamCall[bytes, bytes]
-        call = router.channel(worker).stream_stream(path)(timeout=timeout, metadata=metadata)
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = router.channel(worker).stream_stream(path)(
+            timeout=timeout, metadata=metadata
+        )
         ending = Ending(call)
         sender = asyncio.create_task(_send(call, first, requests))
         try:

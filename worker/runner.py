@@ -89,7 +89,7 @@ class Runner(ABC, Generic[_Options]):
     Args:
         name: the model's name.
         module: the model, in evaluation mode, on the device.
-        preset: the transforms of its weights.
+        preset: the transforms of its weights; `levels` and `pixels` where bytes stand for what they give.
         device: the device that it runs on.
         config: the worker's settings, for batch sizes and limits.
     """
@@ -108,7 +108,7 @@ class Runner(ABC, Generic[_Options]):
     """What the builders of the kind's models are called with beside their weights."""
 
     def __init__(
-        self, name: ModelName, module: nn.Module, preset: nn.Module, device: torch.device, config: WorkerConfig
+        self, name: ModelName, module: nn.Module, preset: Any, device: torch.device, config: WorkerConfig
     ) -> None:
         self.name = name
         on_cpu = device.type == "cpu"

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -154,7 +154,7 @@ class SlabTransfer(Transfer):
         def wait() -> _Outputs:
             done.synchronize()
             # Outputs live until their items are finished, which is longer than a slab may be kept.
-            runs = buffer[: packed.nbytes].clone().split([tensor.nbytes for tensor in tensors])
+            runs = torch.split(buffer[: packed.nbytes].clone(), [tensor.nbytes for tensor in tensors])
             self._down.append(buffer)
             hosts = {
                 id(tensor): run.view(tensor.dtype).view(tensor.shape) for tensor, run in zip(tensors, runs, strict=True)
@@ -201,9 +201,10 @@ class CudaTransfer(SlabTransfer):
 
     def record(self) -> Event:
         """Return the event that all that was given to the device so far is done."""
-        event = torch.cuda.Event()
+        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types for it
         event.record(torch.cuda.current_stream(self._device))
-        return event
+        done: Event = event
+        return done
 
     def is_lost(self) -> bool:
         """Return whether the context is poisoned: after an illegal access, say, every later call fails too."""

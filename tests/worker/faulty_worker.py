@@ -70,7 +70,7 @@ def poison() -> None:
         return forward(self, batch, plan)
 
     runners._ClassifyRunner.forward = failing  # type: ignore[method-assign]
-    transfer.HostTransfer.is_lost = lambda _: True  # type: ignore[method-assign]
+    transfer.HostTransfer.is_lost = lambda _: True  # type: ignore[method-assign,assignment]
 
 
 def nothing() -> None:

@@ -32,7 +32,12 @@ class Bench:
         self._count = 0
         reached = threading.Event()
         held = FakeRunner("raft_small@random", self.clock, lambda count: 0.0)
-        self.batcher.add(Entry(held.as_runner, EXACT, numbered(0), lambda _: reached.set() or self._go_on.wait(60)))
+
+        def hold(_: object) -> None:
+            reached.set()
+            self._go_on.wait(60)
+
+        self.batcher.add(Entry(held.as_runner, EXACT, numbered(0), hold))
         assert reached.wait(60)
 
     def add(self, number: int, *, bulk: bool = False, max_batch: int = 16) -> Entry:

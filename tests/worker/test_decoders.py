@@ -19,7 +19,12 @@ class Held:
         self.decoders = Decoders(1, lambda: None, lambda: self.takes_bulk)
         self._go_on = threading.Event()
         reached = threading.Event()
-        self.decoders.submit(lambda: reached.set() or self._go_on.wait(60))
+
+        def hold() -> None:
+            reached.set()
+            self._go_on.wait(60)
+
+        self.decoders.submit(hold)
         assert reached.wait(60)
 
     def post(self, name: str, count: int, *, bulk: bool) -> None:

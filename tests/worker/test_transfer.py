@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,7 +146,7 @@ def test_bytes_that_a_device_looks_up_are_bit_equal_to_what_decoding_threads_mak
     model = ModelName.parse(f"{name}@random")
     config = WorkerConfig(schedulers=(), device="cpu")
     (weights,) = (each for each in _catalog.weights(name) if each.default)
-    preset = transforms.preset(weights.transforms)()
+    preset: Any = transforms.preset(weights.transforms)()
     kind = runner_type(model)
     floats, shipped = (kind(model, Network(), preset, torch.device("cpu"), config) for _ in range(2))
     shipped._table = preset.levels()

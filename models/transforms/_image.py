@@ -101,7 +101,7 @@ def crop_origin(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[int
 def to_float(image: Picture) -> Tensor:
     """Float tensor (..., C, H, W) in [0, 1]; a floating-point tensor is taken to be in that range already."""
     if isinstance(image, Image.Image):
-        image = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (C, H, W)
+        image = torch.from_numpy(np.require(image, np.uint8, "W")).permute(2, 0, 1)  # (C, H, W)
     if image.dtype == torch.uint8:
         return image.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     return image

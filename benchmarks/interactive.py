@@ -70,7 +70,7 @@ class Sent:
         for _ in range(count):
             began = time.perf_counter()
             await self._call.write(self._item)
-            response = await self._call.read()
+            response: Any = await self._call.read()
             if response.result.HasField("error"):
                 raise RuntimeError(response.result.error.message)
             latency = time.perf_counter() - began

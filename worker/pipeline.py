@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar
 
@@ -21,6 +20,7 @@ from zoofleet.worker.batcher import Batcher, Entry, use_threads
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.decoders import Decoders
 from zoofleet.worker.devices import find_device
+from zoofleet.worker.encoders import Encoders
 from zoofleet.worker.items import Item
 from zoofleet.worker.plan import Plan
 from zoofleet.worker.residency import ModelUse, Residency
@@ -117,7 +117,7 @@ class Pipeline:
         self.decoders = Decoders(threads, functools.partial(use_threads, 1), lambda: self.batcher.has_bulk_room)
         """The threads that decode, for the decoding of whole videos too."""
         self.batcher.has_taken = self.decoders.wake
-        self._encoders = ThreadPoolExecutor(threads, "encode", initializer=use_threads, initargs=(1,))
+        self._encoders: Encoders[Callable[[], None]] = Encoders(threads, lambda hand_over: hand_over())
         self._residency = residency
         self._loop = asyncio.get_running_loop()
         self.inflight_count = 0
@@ -179,8 +179,8 @@ class Pipeline:
     def close(self) -> None:
         """Drop what waits, and finish what runs unless the device has been abandoned. Blocks until that is done."""
         self.batcher.close()
-        for threads in (self.decoders, self._encoders):
-            threads.shutdown(wait=not self.batcher.is_abandoned, cancel_futures=True)
+        self.decoders.shutdown(wait=not self.batcher.is_abandoned, cancel_futures=True)
+        self._encoders.close(wait=not self.batcher.is_abandoned)
 
     def _prepare(self, work: _Work[Any], item: Item) -> None:
         """Make the model's input, in a decoding thread, and hand it to the device."""
@@ -194,7 +194,7 @@ class Pipeline:
                 runner,
                 plan,
                 prepared,
-                lambda raw: self._encoders.submit(self._finish, work, plan, prepared, raw),
+                lambda raw: self._encoders.post(functools.partial(self._finish, work, plan, prepared, raw)),
                 bulk=work.spec.bulk,
             )
             work.enter(entry)
@@ -206,22 +206,24 @@ class Pipeline:
         except Exception:  # noqa: BLE001 - one item must not end the others
             self._fail(work, fault("preprocessing"))
 
-    def _finish(self, work: _Work[Any], plan: Plan, prepared: Prepared, raw: Raw | ZoofleetError) -> None:
-        """Make the caller's answer of what the device gave, in an encoding thread."""
+    def _finish(self, work: _Work[Any], plan: Plan, prepared: Prepared, raw: Raw | ZoofleetError) -> Callable[[], None]:
+        """Make the caller's answer of what the device gave, in an encoding thread, and return what hands it over."""
         try:
             if isinstance(raw, ZoofleetError):
                 raise raw
             outcome = work.use.runner.finish(prepared, raw, work.spec.options)
             answer = work.encode(outcome, plan.precision)
         except ZoofleetError as error:
-            self._fail(work, error)
+            return self._failure(work, error)
         except Exception:  # noqa: BLE001 - one item must not end the others
-            self._fail(work, fault("postprocessing"))
-        else:
-            self._loop.call_soon_threadsafe(self._answered, work, answer)
+            return self._failure(work, fault("postprocessing"))
+        return functools.partial(self._answered, work, answer)
 
     def _fail(self, work: _Work[Any], error: ZoofleetError) -> None:
-        self._loop.call_soon_threadsafe(self._failed, work, work.encode(error, work.spec.precision))
+        self._loop.call_soon_threadsafe(self._failure(work, error))
+
+    def _failure(self, work: _Work[Any], error: ZoofleetError) -> Callable[[], None]:
+        return functools.partial(self._failed, work, work.encode(error, work.spec.precision))
 
     def _failed(self, work: _Work[Any], answer: Any) -> None:
         self.error_count += 1

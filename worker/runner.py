@@ -24,6 +24,7 @@ from zoofleet._values.results import Outcome
 from zoofleet._values.tasks import Precision
 from zoofleet._wire.kinds import kind_of
 from zoofleet.errors import ItemTooLargeError
+from zoofleet.models.detection import Limits
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.plan import EXACT, Plan
 from zoofleet.worker.transfer import transfer_for
@@ -47,6 +48,7 @@ class Prepared:
         image_size: (H, W) of the original picture.
         key: items of one model with equal keys may share a batch.
         max_batch: most items in that batch.
+        limits: which detections the item's task wants, of those that a detector finds.
         table: what the model takes for each byte of each channel, float32 (3, 256); None where `inputs` is that.
     """
 
@@ -54,6 +56,7 @@ class Prepared:
     image_size: tuple[int, int]
     key: tuple[int, ...]
     max_batch: int
+    limits: Limits = Limits()
     table: Tensor | None = None
 
     @property

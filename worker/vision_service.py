@@ -85,7 +85,8 @@ class VisionService:
                     raise InvalidArgumentError(f"{task.model} is served by {task.kind.method}, not by {kind.method}")
                 # What keeps the model from loading concerns the whole stream.
                 await unless_draining(self._draining, self._residency.load(task.model))
-                await ItemStream(self._config, self._pipeline, task, context).run(requests, self._draining)
+                stream = ItemStream(self._config, self._pipeline, task, context, takes_batches=first.accepts_batches)
+                await stream.run(requests, self._draining)
 
     async def _analyze_video(self, requests: AsyncIterator[Any], context: _Context) -> None:
         async with aborting(context):

@@ -18,6 +18,7 @@ from zoofleet._wire.calls import Ending
 from zoofleet._wire.kinds import TaskKind
 from zoofleet._wire.limits import BATCH_ITEMS, MAX_ITEM_ID_BYTES, STREAM_WINDOW, STREAM_WINDOW_BYTES
 from zoofleet._wire.parts import cut, pack
+from zoofleet._wire.traffic import traffic_metadata
 from zoofleet.scheduler.fleet import WorkerRecord
 from zoofleet.scheduler.routing import Router, Share, WorkerLostError, losing
 from zoofleet.v1 import vision_pb2
@@ -134,7 +135,10 @@ class SpreadStream:
         """Open a call to a worker. All that belongs to it ends with this stream at the latest."""
         share = self._stack.enter_context(self._router.share(worker))
         channel, timeout = self._router.channel(worker), self._context.time_remaining()
-        call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(self._kind.path)(timeout=timeout)
+        metadata = traffic_metadata(self._context.invocation_metadata())
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(self._kind.path)(
+            timeout=timeout, metadata=metadata
+        )
         self._stack.callback(call.cancel)
         lane = _Lane(worker, share, call, Ending(call), keeps=bool(self._lanes))
         self._lanes.append(lane)

@@ -20,6 +20,7 @@ from zoofleet._wire.calls import Ending
 from zoofleet._wire.kinds import kind_of
 from zoofleet._wire.parts import Joiner, cut, pack
 from zoofleet._wire.status import DETAILS_KEY, error_result, from_rpc_error
+from zoofleet._wire.traffic import BULK_METADATA
 from zoofleet.errors import InternalError, ItemTooLargeError, UnavailableError, ZoofleetError
 from zoofleet.scheduler.records import Lease, LeasedItem, ReadyResult
 from zoofleet.v1 import vision_pb2
@@ -128,7 +129,7 @@ class TaskStream:
             self._kind.path,
             request_serializer=self._kind.request.SerializeToString,
             response_deserializer=self._kind.response.FromString,
-        )()
+        )(metadata=BULK_METADATA)
         self._ending = Ending(self._call)
         self._writer = asyncio.create_task(self._write())
         self._reader = asyncio.create_task(self._read())

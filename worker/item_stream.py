@@ -54,7 +54,7 @@ class ItemStream:
         self._changed = asyncio.Event()
         """Set when there are results, or nothing more is read."""
         # Taken when an item is read, given back when its result is written; they end with the stream.
-        self._slots = asyncio.Semaphore(config.max_stream_items)
+        self._slots = asyncio.Semaphore(config.resolved_stream_items())
         self._items: set[asyncio.Task[None]] = set()
         self._open_count = 0
         """Items read and not answered yet."""
@@ -94,7 +94,9 @@ class ItemStream:
         async for message in requests:
             for item_id, item in joiner.take(message):
                 await self._slots.acquire()
-                work = await self._pipeline.start(functools.partial(self._answer, item_id or str(position), item))
+                work = await self._pipeline.start(
+                    functools.partial(self._answer, item_id or str(position), item), bulk=self._task.bulk
+                )
                 self._open_count += 1
                 self._items.add(work)
                 work.add_done_callback(self._items.discard)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from zoofleet._wire.limits import BATCH_ITEMS, PART_BYTES
@@ -21,7 +23,7 @@ def batch(*items: vision_pb2.Item) -> vision_pb2.ClassifyRequest:
 
 
 @pytest.mark.parametrize("envelope", [vision_pb2.DetectRequest, jobs_pb2.CreateJobRequest])
-def test_items_come_back_in_their_order_whatever_their_sizes(envelope: type) -> None:
+def test_items_come_back_in_their_order_whatever_their_sizes(envelope: Any) -> None:
     sizes = [1, PART_BYTES // 2, PART_BYTES // 2, 0, PART_BYTES + 1, 7, 3 * PART_BYTES, 1, *[2] * 600]
     items = [item(str(number), size) for number, size in enumerate(sizes)]
     joiner = Joiner(vision_pb2.Item, LIMIT)

@@ -151,7 +151,9 @@ def test_segmenters_run_without_an_auxiliary_head() -> None:
     assert not any(name.startswith("aux_classifier") for name in runner.module.state_dict())
 
 
-@pytest.mark.parametrize(("builder", "function"), [("raft_large", "_upsample_convex"), ("raft_small", "_upsample_bilinear")])
+@pytest.mark.parametrize(
+    ("builder", "function"), [("raft_large", "_upsample_convex"), ("raft_small", "_upsample_bilinear")]
+)
 def test_flow_is_upsampled_once(builder: str, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = runner_of(builder)
     prepared = runner.prepare([picture(136, 128), picture(136, 128, seed=1)], runner.options(num_flow_updates=3))

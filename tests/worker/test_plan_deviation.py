@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import pytest
@@ -14,10 +13,12 @@ from torch.utils import _pytree as pytree
 
 from zoofleet import _catalog
 from zoofleet._catalog import ModelName
+from zoofleet._values.tasks import Precision
 from zoofleet._wire.kinds import TaskKind, kind_of
 from zoofleet.worker.config import WorkerConfig
-from zoofleet.worker.plan import EXACT
-from zoofleet.worker.plans.deviation import Deviation, compare, pictures
+from zoofleet.worker.plan import Plan
+from zoofleet.worker.plans.deviation import Deviation, compare
+from zoofleet.worker.plans.examples import examples
 from zoofleet.worker.plans.regions import region_paths
 from zoofleet.worker.runner import Raw, Runner
 from zoofleet.worker.runners import make_runner
@@ -91,12 +92,10 @@ def _compare(runner: Runner[Any], plan: nn.Module, coarsest: torch.dtype) -> Dev
 
 def _run(runner: Runner[Any], module: nn.Module) -> Sequence[Raw]:
     """Run a model on the fixed pictures, in the runner's model's place."""
-    options = SimpleNamespace(num_flow_updates=12)
-    items = [runner.prepare(images, options) for images in pictures(kind_of(runner.name))]
-    form = copy.copy(runner)
-    form.module = module
-    keys = dict.fromkeys(item.key for item in items)
-    return [raw for key in keys for raw in form.forward([item for item in items if item.key == key], EXACT)]
+    plan = Plan("under test", Precision.FAST, module)
+    count = 4 if kind_of(runner.name) is TaskKind.CLASSIFY else 1
+    batches = [examples(runner, (), count, is_upright=is_upright) for is_upright in (False, True)]
+    return [raw for batch in batches for raw in runner.forward(batch, plan)]
 
 
 def test_rounding_alone_is_accepted(runner: Runner[Any], dtype: torch.dtype) -> None:
@@ -106,7 +105,7 @@ def test_rounding_alone_is_accepted(runner: Runner[Any], dtype: torch.dtype) -> 
 
 
 def _convolution(model: nn.Module) -> nn.Conv2d:
-    """An early convolution of the model's backbone or update: a filter among hundreds hides behind bfloat16's rounding."""
+    """An early convolution of the backbone or update: one filter of hundreds hides behind bfloat16's rounding."""
     update = getattr(model, "update_block", None)
     kept = update or getattr(model, "backbone", model)
     found = [m for m in kept.modules() if isinstance(m, nn.Conv2d) and m.groups == 1 and m.out_channels > 8]
@@ -195,15 +194,3 @@ def test_what_is_not_a_number_is_refused() -> None:
     deviation = _compare(runner, _NotFinite(runner.module), torch.bfloat16)
     assert not deviation.is_accepted
     assert deviation.error == float("inf")
-
-
-@pytest.mark.parametrize("kind", TaskKind)
-def test_pictures_are_always_the_same(kind: TaskKind) -> None:
-    first, second = pictures(kind), pictures(kind)
-    assert [[image.tobytes() for image in item] for item in first] == [[i.tobytes() for i in item] for item in second]
-    assert len({image.tobytes() for item in first for image in item}) == sum(len(item) for item in first)
-
-
-def _detections(scores: list[float], shift: float = 0.0) -> Mapping[str, Tensor]:
-    boxes = torch.tensor([[10.0 * i + shift, 0.0, 10.0 * i + 9 + shift, 9.0] for i in range(len(scores))])
-    return {"boxes": boxes, "scores": torch.tensor(scores), "labels": torch.arange(len(scores))}

@@ -168,7 +168,9 @@ def calls(kind: TaskKind, module: nn.Module, run: Callable[[], object]) -> dict[
     for branch in ("mask", "keypoint"):
         head, predictor = f"roi_heads.{branch}_head", f"roi_heads.{branch}_predictor"
         if head in made:
-            pooled = _pooled(made["rpn.head"][0][0][0], module.get_submodule(f"roi_heads.{branch}_roi_pool").output_size)
+            pooled = _pooled(
+                made["rpn.head"][0][0][0], module.get_submodule(f"roi_heads.{branch}_roi_pool").output_size
+            )
             made[head] = [(pooled,)]
             made[predictor] = [(module.get_submodule(head)(pooled),)]
     return made

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils import _pytree as pytree
 
-from zoofleet.worker.plans.regions import Region
+from zoofleet.worker.plans.regions import Region, arranged
 from zoofleet.worker.plans.rungs import DTYPES, Rung
 
 __all__ = ["Part", "assemble", "folds", "memory_bytes", "submodule"]
@@ -163,8 +163,9 @@ class _Package:
         _, outputs = self._loader.get_call_spec()
         self._outputs = pytree.treespec_loads(outputs)
 
-    def __call__(self, *arguments: Tensor) -> Any:
-        return pytree.tree_unflatten(self._loader.boxed_run(list(arguments)), self._outputs)
+    def __call__(self, *arguments: Any) -> Any:
+        tensors = pytree.tree_leaves(arranged(arguments))
+        return pytree.tree_unflatten(self._loader.boxed_run(tensors), self._outputs)
 
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:

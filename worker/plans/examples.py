@@ -18,13 +18,16 @@ _SIZE: Final = (480, 360)
 """Width and height in pixels: 4:3, as photographs have."""
 
 
-def examples(runner: Runner[Any], shape_class: tuple[int, ...], count: int) -> list[Prepared]:
+def examples(
+    runner: Runner[Any], shape_class: tuple[int, ...], count: int, *, is_upright: bool = False
+) -> list[Prepared]:
     """Return items of a class of shapes, which may share a batch.
 
     Args:
         runner: prepares them.
         shape_class: as `Runner.shape_class` gave it.
         count: number of items.
+        is_upright: whether pictures are higher than wide; otherwise they are wider than high.
     """
     kind = kind_of(runner.name)
     values: dict[str, Any] = {option.name: option.default for option in kind.options}
@@ -33,13 +36,13 @@ def examples(runner: Runner[Any], shape_class: tuple[int, ...], count: int) -> l
     names = runner.options.__dataclass_fields__
     options = runner.options(**{name: value for name, value in values.items() if name in names})
     window = runner.window(options)
-    pictures = _pictures(window.size)
+    pictures = _pictures(window.size, _SIZE[::-1] if is_upright else _SIZE)
     return [runner.prepare(list(islice(pictures, window.size)), options) for _ in range(count)]
 
 
-def _pictures(run: int) -> Iterator[Image.Image]:
+def _pictures(run: int, size: tuple[int, int]) -> Iterator[Image.Image]:
     """Draw pictures without end; each run of `run` shows one scene that moves by 2 pixels from picture to picture."""
-    width, height = _SIZE
+    width, height = size
     index = 0
     while True:
         generator = np.random.default_rng(index)

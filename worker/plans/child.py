@@ -10,9 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +27,7 @@ from zoofleet.worker.plan import EXACT, Plan
 from zoofleet.worker.plans.assembly import Part, assemble, folds, part_of
 from zoofleet.worker.plans.deviation import compare
 from zoofleet.worker.plans.examples import examples
+from zoofleet.worker.plans.guard import end_with_parent
 from zoofleet.worker.plans.regions import Region, regions
 from zoofleet.worker.plans.rungs import DTYPES, Rung, ladder
 from zoofleet.worker.plans.trial import Request, Trial
@@ -57,7 +56,7 @@ def main() -> None:
     """Climb the ladder, and report each rung."""
     request = Request.from_json(sys.argv[1])
     report = _reporter()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     os.nice(_NICENESS)
     use_threads(request.threads)
     device = torch.device(request.device)
@@ -193,12 +192,6 @@ def _reporter() -> Callable[[Any], None]:
         out.flush()
 
     return report
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 1):
-        pass
-    os.killpg(0, signal.SIGKILL)
 
 
 def _shortened(error: Exception) -> str:

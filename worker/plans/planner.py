@@ -79,6 +79,10 @@ class Planner:
         with self._lock:
             if self._is_stopped or shape_class in runner.plans or len(runner.plans) >= _MAX_SHAPE_CLASSES:
                 return
+            if runner.name.info.task == "quantization":
+                message = "an INT8 model has no other plan"
+                runner.plans[shape_class] = PlanStatus(PlanState.READY, EXACT, shape_class, message=message)
+                return
             runner.plans[shape_class] = PlanStatus(PlanState.BUILDING, EXACT, shape_class)
             self._wishes.put(_Wish(weakref.ref(runner), shape_class))
             if self._thread is None:

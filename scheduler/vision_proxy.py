@@ -68,7 +68,9 @@ def _parse(message: Any, data: bytes, field: str) -> Any:
     return request
 
 
-def _with_precision(request: Any, tasks: Sequence[vision_pb2.Task], precision: int, data: bytes) -> bytes:
+def _with_precision(
+    request: Any, tasks: Sequence[vision_pb2.Task], precision: vision_pb2.Precision.ValueType, data: bytes
+) -> bytes:
     """Return a first message whose tasks all say their precision, since workers may have another default."""
     if all(task.precision for task in tasks):
         return data
@@ -79,7 +81,12 @@ def _with_precision(request: Any, tasks: Sequence[vision_pb2.Task], precision: i
 
 
 async def _serve_items(
-    router: Router, precision: int, kind: TaskKind, first: bytes, requests: AsyncIterator[bytes], context: Context
+    router: Router,
+    precision: vision_pb2.Precision.ValueType,
+    kind: TaskKind,
+    first: bytes,
+    requests: AsyncIterator[bytes],
+    context: Context,
 ) -> None:
     request = _parse(kind.request, first, "task")
     _, model, found = kinds.resolve(request.task)
@@ -90,7 +97,11 @@ async def _serve_items(
 
 
 async def _analyze_video(
-    router: Router, precision: int, first: bytes, requests: AsyncIterator[bytes], context: Context
+    router: Router,
+    precision: vision_pb2.Precision.ValueType,
+    first: bytes,
+    requests: AsyncIterator[bytes],
+    context: Context,
 ) -> None:
     request = _parse(vision_pb2.AnalyzeVideoRequest, first, "header")
     tasks = request.header.tasks

@@ -45,6 +45,8 @@ _VERSION: Final = 1
 _MAX_SHAPE_CLASSES: Final = 4
 """Most classes of shapes of one loaded model that get plans; clips may have 64 lengths. The others run by EXACT."""
 
+_COMMAND: Final = (sys.executable, "-P", "-m", "zoofleet.worker.plans.child")
+
 _LAST_WORDS: Final = 300
 """Characters of what a process that failed wrote at last, which its error quotes."""
 
@@ -189,7 +191,7 @@ class Planner:
                 if self._is_stopped:
                     raise InternalError("the worker is shutting down")
                 child = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "zoofleet.worker.plans.child", request.to_json()],
+                    [*_COMMAND, request.to_json()],
                     stdin=reader,
                     stdout=subprocess.PIPE,
                     stderr=log,

@@ -156,7 +156,7 @@ class TaskKind(Enum):
 _BY_CATALOG_TASK: Final = {task: kind for kind in TaskKind for task in kind.catalog_tasks}
 
 
-def precision_of(name: str) -> int:
+def precision_of(name: str) -> vision_pb2.Precision.ValueType:
     """Return the value of the enum `Precision` of a setting's `exact` or `fast`."""
     return vision_pb2.Precision.Value(f"PRECISION_{name.upper()}")
 
@@ -167,7 +167,7 @@ def kind_of(model: ModelName) -> TaskKind:
 
 
 def resolve(
-    task: vision_pb2.Task, default_precision: int = vision_pb2.PRECISION_EXACT
+    task: vision_pb2.Task, default_precision: vision_pb2.Precision.ValueType = vision_pb2.PRECISION_EXACT
 ) -> tuple[vision_pb2.Task, ModelName, TaskKind]:
     """Validate a client's task and fill in its defaults.
 
@@ -203,7 +203,7 @@ def resolve(
 
 
 def resolve_all(
-    tasks: Sequence[vision_pb2.Task], default_precision: int = vision_pb2.PRECISION_EXACT
+    tasks: Sequence[vision_pb2.Task], default_precision: vision_pb2.Precision.ValueType = vision_pb2.PRECISION_EXACT
 ) -> list[tuple[vision_pb2.Task, ModelName, TaskKind]]:
     """Validate the tasks of a job or a video and fill in their defaults.
 

@@ -87,9 +87,8 @@ class _Builder:
         self._kind = kind_of(runner.name)
         most = items[0].max_batch
         self._timed = [items[:size] for size in dict.fromkeys(min(size, most) for size in _BATCHES)]
-        self._compared = [items[start : start + min(4, most)] for start in range(0, len(items), min(4, most))] + [
-            others
-        ]
+        size = min(4, most)
+        self._compared = [*(items[start : start + size] for start in range(0, len(items), size)), others]
         with torch.no_grad():
             run = self._run_example
             self._regions = regions(self._kind, runner.module, run)

@@ -1,10 +1,10 @@
 """What of each model is compiled: its regions, and how each is exported.
 
-A classifier, also of clips, and a segmenter is one region. Of a detector the regions are its backbone and heads, of RAFT
-its encoders, its update and what upsamples the flow: all that has weights. What lies between them makes as many boxes as
-there are, or is an operator of our own, and stays as it is.
+A classifier, also of clips, and a segmenter is one region. Of a detector the regions are its backbone and heads, of
+RAFT its encoders, its update and what upsamples the flow: all that has weights. What lies between them makes as many
+boxes as there are, or is an operator of our own, and stays as it is.
 
-Letters in shapes: N items of a batch, R regions of interest of all images, C channels, H and W pixels or cells, L tokens.
+Letters in shapes: N items of a batch, C channels, H and W pixels or cells, L tokens.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from zoofleet._wire.kinds import TaskKind
@@ -99,8 +99,8 @@ class Region:
 def arranged(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return arguments of a region with the channels last in memory, where they have channels.
 
-    What is compiled computes addresses from the strides that it was exported with, and checks none: it must be given the
-    same memory format.
+    What is compiled computes addresses from the strides that it was exported with, and checks none: it must be given
+    the same memory format.
     """
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return pytree.tree_map_only(
@@ -168,9 +168,8 @@ def calls(kind: TaskKind, module: nn.Module, run: Callable[[], object]) -> dict[
     for branch in ("mask", "keypoint"):
         head, predictor = f"roi_heads.{branch}_head", f"roi_heads.{branch}_predictor"
         if head in made:
-            pooled = _pooled(
-                made["rpn.head"][0][0][0], module.get_submodule(f"roi_heads.{branch}_roi_pool").output_size
-            )
+            pool: Any = module.get_submodule(f"roi_heads.{branch}_roi_pool")
+            pooled = _pooled(made["rpn.head"][0][0][0], pool.output_size)
             made[head] = [(pooled,)]
             made[predictor] = [(module.get_submodule(head)(pooled),)]
     return made
@@ -212,7 +211,7 @@ class _SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, _key: Tensor, _value: Tensor, *, need_weights: bool) -> tuple[Tensor, None]:
         """Return what x (N, L, C), given three times, attends to, (N, L, C), and no weights."""
-        projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (N, L, 3 * C)
+        projected = functional.linear(x, self.in_proj_weight, self.in_proj_bias)  # (N, L, 3 * C)
         query, key, value = projected.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (N, heads, L, c)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = functional.scaled_dot_product_attention(query, key, value)
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), None

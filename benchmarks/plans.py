@@ -1,8 +1,8 @@
 """Searches the fastest plan of each builder as a worker does, and writes what it finds to docs/data/plans.json.
 
-Each model is searched in a process of its own, and its row is written at once: a run that was ended goes on where it was.
-Rows of the same machine and torch are skipped, unless they failed and `--again` is given. The table in docs/benchmarks.md
-is drawn from the file.
+Each model is searched in a process of its own, and its row is written at once: a run that was ended goes on where it
+was. Rows of the same machine and torch are skipped, unless they failed and `--again` is given. The table in
+docs/benchmarks.md is drawn from the file.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def search(name: str) -> dict[str, Any]:
         "exact_milliseconds": status.exact_milliseconds,
         "shares": faster[status.plan.name]["shares"] if status.plan.name in faster else [],
         "deviation": status.deviation,
-        "memory_bytes": status.plan.memory_bytes,
+        "memory_bytes": status.memory_bytes,
         "seconds": {trial["name"]: trial["seconds"] for trial in trials},
         "trials": {trial["name"]: trial["shares"] if trial["is_valid"] else trial["message"] for trial in trials},
         "message": status.message,

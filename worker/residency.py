@@ -62,7 +62,7 @@ class Resident:
     @property
     def memory_bytes(self) -> int:
         """Bytes of the model, and of what its plans take beside it."""
-        return self.model_bytes + sum(status.plan.memory_bytes for status in self.plans)
+        return self.model_bytes + sum(status.memory_bytes for status in self.plans)
 
     @property
     def is_retiring(self) -> bool:

@@ -103,7 +103,8 @@ class _Builder:
                 return Trial(rung.name, message="no part of the model can be replaced")
             seconds = time.monotonic() - start
             form = assemble(self._runner.module, rung, parts, Path(self._request.folder))
-            plan = Plan(rung.name, Precision.FAST, form)
+            plan = Plan(rung.name, Precision.FAST)
+            self._runner.forms[plan] = form
             coarsest = torch.bfloat16 if rung.tf32 else DTYPES[rung.dtype]
             deviation = compare(self._kind, self._runner.module, form, self._raw, coarsest)
         except Exception as error:  # noqa: BLE001 - a compiler may raise anything, and the next rung may do
@@ -159,7 +160,8 @@ class _Builder:
 
     @torch.inference_mode()
     def _raw(self, module: torch.nn.Module) -> list[Raw]:
-        plan = Plan("compared", Precision.FAST, module)
+        plan = Plan("compared", Precision.FAST)
+        self._runner.forms[plan] = module
         return [raw for batch in self._compared for raw in self._runner.forward(batch, plan)]
 
     def _run_example(self) -> Any:

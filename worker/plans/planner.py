@@ -228,13 +228,16 @@ def _status(entry: Entry, runner: Runner[Any], shape_class: tuple[int, ...], fol
     rung = next(rung for rung in ladder(runner.device) if rung.name == trial.name)
     form = assemble(runner.module, rung, trial.parts, folder)
     size = memory_bytes(form, runner.module, [folder / name for name in trial.packages])
+    plan = Plan(trial.name, Precision.FAST, shape_class)
+    runner.forms[plan] = form
     return PlanStatus(
         PlanState.READY,
-        Plan(trial.name, Precision.FAST, form, size),
+        plan,
         shape_class,
         trial.milliseconds,
         trial.exact_milliseconds,
         trial.deviation,
+        size,
         "; ".join(notes),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
@@ -54,7 +54,7 @@ class Prepared:
     image_size: tuple[int, int]
     key: tuple[int, ...]
     max_batch: int
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def nbytes(self) -> int:

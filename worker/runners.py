@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional
 
 from zoofleet import _catalog
 from zoofleet._catalog import ModelName
@@ -82,7 +81,7 @@ class _RankingRunner(Runner[_Ranking]):
     """What classifiers of images and of clips have in common."""
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
-        scores = self.module(self._collate(batch)).softmax(dim=1).cpu()  # (N, C)
+        scores = self.module(self._collate(batch)).softmax(dim=1)  # (N, C)
         return [{"scores": row} for row in scores]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _Ranking) -> Outcome:
@@ -100,7 +99,7 @@ class _ClassifyRunner(_RankingRunner[_ClassifyOptions]):
     def prepare(self, images: Iterable[Image.Image], options: _ClassifyOptions) -> Prepared:
         (image,) = images
         self._check_resized(image)
-        return Prepared((self._preset(image),), (image.height, image.width), (), self._batch_size)
+        return Prepared((self._picture(image),), (image.height, image.width), (), self._batch_size, table=self._table)
 
 
 class _ClipRunner(_RankingRunner[_ClipOptions]):
@@ -149,14 +148,14 @@ class _SegmentRunner(Runner[_SegmentOptions]):
     def prepare(self, images: Iterable[Image.Image], options: _SegmentOptions) -> Prepared:
         (image,) = images
         self._check_resized(image)
-        pixels: Tensor = self._preset(image)
-        return Prepared((pixels,), (image.height, image.width), pixels.shape, self._batch_size)
+        pixels = self._picture(image)
+        return Prepared((pixels,), (image.height, image.width), pixels.shape, self._batch_size, table=self._table)
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         logits = self.module(self._collate(batch))["out"]  # (N, C, h, w)
         # On the device: the logits of an image take a hundred times the memory of its labels.
         label_maps = [upsampled_argmax(x, item.image_size) for x, item in zip(logits, batch, strict=True)]  # (H, W)
-        return [{"label_map": label_map.cpu()} for label_map in label_maps]
+        return [{"label_map": label_map} for label_map in label_maps]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _SegmentOptions) -> Outcome:
         return Segmentation(raw["label_map"].numpy(), self.categories)
@@ -176,17 +175,16 @@ class _DetectRunner(Runner[_DetectOptions]):
 
     def prepare(self, images: Iterable[Image.Image], options: _DetectOptions) -> Prepared:
         (image,) = images
-        pixels: Tensor = self._preset(image)
+        pixels = self._picture(image)
         # An image that is padded further than it would be alone has other features near its edges.
         key = self.module.batch_key(image.height, image.width)
         limits = Limits(options.score_threshold, options.max_detections)
-        return Prepared((pixels,), (image.height, image.width), key, self._batch_size, limits)
+        return Prepared((pixels,), (image.height, image.width), key, self._batch_size, limits, self._table)
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
-        images = [self._to_device(item.inputs[0]) for item in batch]
+        images = [self._to_device(item) for item in batch]
         limits = [item.limits for item in batch]
-        found = self.module.predict(images, paste_masks=False, limits=limits)
-        return [{name: values.cpu() for name, values in detection.items()} for detection in found]
+        return list(self.module.predict(images, paste_masks=False, limits=limits))
 
     def finish(self, prepared: Prepared, raw: Raw, options: _DetectOptions) -> Outcome:
         labels = raw["labels"].numpy()
@@ -234,21 +232,23 @@ class _FlowRunner(Runner[_FlowOptions]):
                 f"a pair of {first.width} x {first.height} pixels; accepted: at most {self._config.max_flow_pixels} "
                 "pixels for optical flow"
             )
-        one, two = (self._padded(image) for image in self._preset(first, second))
+        pair = self._preset(first, second) if self._table is None else map(self._preset.pixels, (first, second))
+        one, two = (self._padded(image) for image in pair)
         key = (*one.shape, options.num_flow_updates)
         most = min(self._batch_size, max(_FLOW_BATCH_PIXELS // pixels, 1))
-        return Prepared((one, two), (first.height, first.width), key, most)
+        return Prepared((one, two), (first.height, first.width), key, most, table=self._table)
 
     @staticmethod
     def _padded(image: Tensor) -> Tensor:
         """Repeat the last row and column of an image (3, H, W) up to the sides that RAFT takes: (3, h, w)."""
         height, width = (max(-(-side // _FLOW_STEP) * _FLOW_STEP, _FLOW_MIN_SIDE) for side in image.shape[1:])
-        margin = (0, width - image.shape[2], 0, height - image.shape[1])
-        return functional.pad(image[None], margin, mode="replicate")[0]
+        rows = torch.arange(height).clamp(max=image.shape[1] - 1)
+        columns = torch.arange(width).clamp(max=image.shape[2] - 1)
+        return image[:, rows][:, :, columns]
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         num_flow_updates = batch[0].key[-1]
-        flows = self.module.predict(self._collate(batch, 0), self._collate(batch, 1), num_flow_updates).cpu()
+        flows = self.module.predict(self._collate(batch, 0), self._collate(batch, 1), num_flow_updates)
         return [{"flow": flow} for flow in flows]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _FlowOptions) -> Outcome:

@@ -19,8 +19,8 @@ from zoofleet._catalog import ModelName
 from zoofleet._serving.faults import fault
 from zoofleet.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError, ZoofleetError
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.loading import make_runner, memory_bytes
 from zoofleet.worker.runner import Runner
-from zoofleet.worker.runners import make_runner, memory_bytes
 
 __all__ = ["ModelUse", "Residency", "Resident"]
 

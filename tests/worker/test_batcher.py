@@ -15,7 +15,7 @@ from zoofleet.worker import WorkerConfig
 from zoofleet.worker.batcher import Batcher, Entry
 from zoofleet.worker.plan import EXACT
 from zoofleet.worker.runner import Prepared, Raw, Runner
-from zoofleet.worker.runners import make_runner
+from zoofleet.worker.loading import make_runner
 
 AnyRunner: TypeAlias = Runner[Any]
 

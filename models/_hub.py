@@ -71,9 +71,7 @@ def load_weights(model: nn.Module, weights: WeightsEnum, progress: bool = True) 
         assign_weights(model, weights, weights.get_state_dict(progress=progress))
 
 
-def assign_weights(
-    model: nn.Module, weights: WeightsEnum, state: Mapping[str, Any], *, assign: bool = False
-) -> None:
+def assign_weights(model: nn.Module, weights: WeightsEnum, state: Mapping[str, Any], *, assign: bool = False) -> None:
     """Put a state dict into a model.
 
     Args:

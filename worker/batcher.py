@@ -15,6 +15,7 @@ import torch
 from zoofleet._catalog import ModelName
 from zoofleet._serving.faults import fault
 from zoofleet.errors import CancelledError, UnavailableError, ZoofleetError
+from zoofleet.worker.activations import Activations
 from zoofleet.worker.plan import Plan
 from zoofleet.worker.runner import Prepared, Raw, Runner
 
@@ -75,14 +76,16 @@ class Batcher:
     Args:
         threads: CPU threads of a forward pass.
         max_bytes: bytes of inputs that may wait. `add` blocks while there are more.
+        activations: measures what forward passes take.
     """
 
-    def __init__(self, threads: int, max_bytes: int) -> None:
+    def __init__(self, threads: int, max_bytes: int, activations: Activations) -> None:
         self.running: Batch | None = None
         """The forward pass that the device is in, None while it is idle."""
         self.is_abandoned = False
         """Whether nobody waits for the device any more."""
         self._max_bytes = max_bytes
+        self._activations = activations
         self._bytes = 0
         # By model, then by plan and key; the first of each is next.
         self._ready: OrderedDict[str, OrderedDict[_Shared, deque[Entry]]] = OrderedDict()
@@ -173,7 +176,8 @@ class Batcher:
         outputs: Sequence[Raw | ZoofleetError] | None = None
         self.running = Batch(runner.name)
         try:
-            with torch.inference_mode():
+            shape = (runner.name, batch[0].plan, batch[0].prepared.key, len(batch))
+            with torch.inference_mode(), self._activations.measured(*shape):
                 outputs = runner.forward([entry.prepared for entry in batch], batch[0].plan)
         except Exception as error:  # noqa: BLE001 - a model may raise anything, and the device must go on
             if len(batch) == 1:

@@ -99,7 +99,7 @@ class Pipeline:
 
     def __init__(self, config: WorkerConfig, residency: Residency) -> None:
         threads = config.resolved_decode_threads()
-        self.batcher = Batcher(config.resolved_threads(), config.max_prepared_bytes)
+        self.batcher = Batcher(config.resolved_threads(), config.max_prepared_bytes, residency.activations)
         self._slots = asyncio.Semaphore(config.max_inflight_items)
         self.decoders = ThreadPoolExecutor(threads, "decode", initializer=use_threads, initargs=(1,))
         """The threads that decode, for the decoding of whole videos too."""

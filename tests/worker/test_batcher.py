@@ -12,10 +12,11 @@ import torch
 from zoofleet._catalog import ModelName
 from zoofleet.errors import CancelledError, InternalError, UnavailableError, ZoofleetError
 from zoofleet.worker import WorkerConfig
+from zoofleet.worker.activations import Activations
 from zoofleet.worker.batcher import Batcher, Entry
+from zoofleet.worker.loading import make_runner
 from zoofleet.worker.plan import EXACT
 from zoofleet.worker.runner import Prepared, Raw, Runner
-from zoofleet.worker.loading import make_runner
 
 AnyRunner: TypeAlias = Runner[Any]
 
@@ -30,7 +31,7 @@ def runners() -> list[AnyRunner]:
 
 @pytest.fixture
 def batcher() -> Iterator[Batcher]:
-    batcher = Batcher(threads=1, max_bytes=1 << 30)
+    batcher = Batcher(threads=1, max_bytes=1 << 30, activations=Activations(torch.device("cpu")))
     yield batcher
     batcher.close()
 
@@ -112,7 +113,7 @@ def test_only_the_item_at_fault_fails(batcher: Batcher, runners: list[AnyRunner]
 
 
 def test_adding_blocks_while_too_many_bytes_wait(runners: list[AnyRunner]) -> None:
-    batcher = Batcher(threads=1, max_bytes=2 * image().nbytes)
+    batcher = Batcher(threads=1, max_bytes=2 * image().nbytes, activations=Activations(torch.device("cpu")))
     held = Held(batcher, runners[0])
     held.add("a", runners[0], image())
     held.add("b", runners[0], image())
@@ -126,7 +127,7 @@ def test_adding_blocks_while_too_many_bytes_wait(runners: list[AnyRunner]) -> No
 
 
 def test_closing_drops_what_waits(runners: list[AnyRunner]) -> None:
-    batcher = Batcher(threads=1, max_bytes=1 << 30)
+    batcher = Batcher(threads=1, max_bytes=1 << 30, activations=Activations(torch.device("cpu")))
     held = Held(batcher, runners[0])
     held.add("a", runners[0], image())
     closing = threading.Thread(target=batcher.close)

@@ -59,6 +59,7 @@ class HostTier:
 
     def put(self, name: ModelName, module: nn.Module, size: int) -> None:
         """Keep a model, which must be on the host, if it fits."""
+        self.take(name)
         if self.make_room(size):
             self._kept[name] = (module, size)
 

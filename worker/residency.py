@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import functools
 import gc
 import logging
 from collections import OrderedDict
@@ -112,9 +111,8 @@ class Residency:
     ) -> None:
         self.budget = budget
         self.activations = Activations(device)
-        self.activations.on_growth = functools.partial(
-            asyncio.get_running_loop().call_soon_threadsafe, self._make_room_for_activations
-        )
+        self.activations.on_growth = self._grown
+        self._loop = asyncio.get_running_loop()
         self._spare = max(spare, 0)
         self._tier = tier
         self._device = device
@@ -295,6 +293,10 @@ class Residency:
         """Return the bytes that must be kept within the budget for the largest forward pass of these models."""
         return max(max(map(self.activations.most, models), default=0) - self._spare, 0)
 
+    def _grown(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: a batch has outlived the worker
+            self._loop.call_soon_threadsafe(self._make_room_for_activations)
+
     def _make_room_for_activations(self) -> None:
         """Unload the least recently used models where a forward pass has turned out to need their memory."""
         for resident in (self._victims(0) or [])[: len(self._residents) - 1]:  # the last one is what ran
@@ -309,11 +311,11 @@ class Residency:
         if resident.use_count:
             await resident.idle.wait()
         before = _used_bytes(self._device)
-        del self._residents[resident.name]
         if self._tier is not None and self._tier.make_room(resident.memory_bytes):
             module = await asyncio.to_thread(move_to_host, resident.runner.module)
             self._tier.put(resident.name, module, resident.memory_bytes)
             del module
+        del self._residents[resident.name]
         del resident.runner  # whoever still holds the record must not hold the model
         await asyncio.to_thread(_release_memory)
         freed = max(before - _used_bytes(self._device), 0)

@@ -80,7 +80,7 @@ def test_a_model_is_the_one_that_get_model_gives(builder: str, monkeypatch: pyte
         found = load_model(builder, weights, **options)
     assert torch.equal(torch.get_rng_state(), before)  # or random models, drawn by other threads, would differ
     assert_same(found, expected)
-    if builder not in reference.smallest_of_each_file():
+    if parts.is_large(builder) or builder not in reference.smallest_of_each_file():
         return  # equal tensors and attributes in equal classes
     inputs = reference.inputs(reference.load(f"outputs/{builder}.json")["input"]["kind"])
     if "image_size" in vars(found):  # vit_h_14's default weights take larger images than the reference's facts

@@ -43,7 +43,7 @@ def _hash_only(path: Path, name: str, advice: str) -> None:
 
 
 def before(name: ModelName) -> None:
-    """Load as workers did until 0.6: fetched and read, then built with random weights, and read again."""
+    """Load as workers did before: fetched and read, then built with random weights, and read again."""
     weights = get_model_weights(name.builder).named(name.weights)
     weights.get_state_dict(progress=False)
     with torch.random.fork_rng(devices=[]):

@@ -18,7 +18,7 @@ from zoofleet.models.optical_flow import raft
 from zoofleet.worker import WorkerConfig
 from zoofleet.worker.plan import EXACT
 from zoofleet.worker.runner import Prepared, Runner
-from zoofleet.worker.runners import _published, runner_type
+from zoofleet.worker.runners import published, runner_type
 
 CONFIG = WorkerConfig(schedulers=(), device="cpu")
 
@@ -28,7 +28,7 @@ def runner_of(builder: str, **options: Any) -> Runner[Any]:
     torch.manual_seed(0)
     name = ModelName.parse(f"{builder}@random")
     module = get_model(builder, weights=None, **options).eval().requires_grad_(False)
-    preset = transforms.preset(_published(name).transforms)()
+    preset = transforms.preset(published(name).transforms)()
     return runner_type(name)(name, module, preset, torch.device("cpu"), CONFIG)
 
 

@@ -23,7 +23,7 @@ from tests.client.conftest import Server
 from tests.client.test_cli import zoofleet
 
 from zoofleet import AsyncClient, Classify
-from zoofleet._bench.load import Load, run
+from zoofleet._bench.load import Load, run, sender_of
 from zoofleet._bench.media import synthetic_jpegs
 from zoofleet._bench.modes import Arrivals, Mode
 from zoofleet._bench.summary import Distribution, Sample, Summary
@@ -93,7 +93,8 @@ TASK = Classify("resnet18@random")
 
 async def bench(address: str, **load: Any) -> Summary:
     async with AsyncClient(address, retry_timeout=0) as client:
-        return await run(client, TASK, [b"x"], Load(**load))
+        asked = Load(**load)
+        return await run(sender_of(client, TASK, [b"x"], asked), asked, ahead=lambda: None)
 
 
 RATE = 50.0

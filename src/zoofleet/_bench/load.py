@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import numpy as np
@@ -27,7 +26,7 @@ from zoofleet._values.tasks import Task
 from zoofleet._wire.status import grpc_code
 from zoofleet.errors import InvalidArgumentError, ZoofleetError
 
-__all__ = ["Load", "run"]
+__all__ = ["Load", "run", "sender_of"]
 
 _AFTER_ERROR: Final = 0.1
 """Seconds that a caller of a closed loop rests after an error: a server that refuses at once is not to be stormed."""
@@ -90,62 +89,60 @@ class Load:
             turn += rng.exponential(gap) if self.arrivals is Arrivals.POISSON else gap
 
 
-@asynccontextmanager
-async def _sender(client: AsyncClient, task: Task, media: Sequence[ItemSource], load: Load) -> AsyncGenerator[Sender]:
-    sender: Sender
-    if load.mode is Mode.STREAM:
-        sender = Streams(client, task, media, load.streams)
-    elif load.mode is Mode.JOBS:
-        sender = Jobs(client, task, media, load.job_items)
-    else:
-        sender = Calls(client, task, media)
-    try:
-        yield sender
-    finally:
-        await sender.close()
-
-
-async def run(
-    client: AsyncClient,
-    task: Task,
-    media: Sequence[ItemSource],
-    load: Load,
-    *,
-    stop: asyncio.Event | None = None,
-    began: Callable[[], None] = lambda: None,
-) -> Summary:
-    """Put a load on a server, and say how it did.
-
-    One request goes ahead, without a limit on its time, so that the model is loaded before anything is measured.
+def sender_of(client: AsyncClient, task: Task, media: Sequence[ItemSource], load: Load) -> Sender:
+    """Return what sends the requests of a load.
 
     Args:
         client: a client with `retry_timeout=0`, so that errors are seen.
         task: what to run.
         media: what to run it on, in turn; at least one.
         load: the load.
+    """
+    if load.mode is Mode.STREAM:
+        return Streams(client, task, media, load.streams)
+    if load.mode is Mode.JOBS:
+        return Jobs(client, task, media, load.job_items)
+    return Calls(client, task, media)
+
+
+async def run(
+    sender: Sender, load: Load, *, stop: asyncio.Event | None = None, ahead: Callable[[], None] | None = None
+) -> Summary:
+    """Put a load on a server, and say how it did.
+
+    Args:
+        sender: what sends the requests. It is closed at the end.
+        load: the load.
         stop: ends the load when it is set; what has been answered counts.
-        began: called when the model has answered and the warm-up begins.
+        ahead: called when a first request has been answered, which goes ahead without a limit on its time, so that the
+            model is loaded before anything counts. None for no such request.
 
     Raises:
         ZoofleetError: the request ahead failed.
     """
-    async with _sender(client, task, media, load) as sender:
-        stopped = asyncio.create_task((stop or asyncio.Event()).wait())
-        ahead = asyncio.create_task(_ahead(sender))
-        await asyncio.wait({ahead, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped = asyncio.create_task((stop or asyncio.Event()).wait())
+    try:
+        if ahead is not None:
+            first = asyncio.create_task(_ahead(sender))
+            if not await _ends(first, stopped):
+                return _Test(sender, load).summary(is_cut_short=True)
+            ahead()
         test = _Test(sender, load)
-        if stopped.done():
-            await _cancel(ahead)
-            return test.summary(is_cut_short=True)
-        ahead.result()
-        began()
-        running = asyncio.create_task(test.run())
-        await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        is_cut_short = not running.done()
-        await _cancel(running if is_cut_short else stopped)
-        if not is_cut_short:
-            running.result()
-        return test.summary(is_cut_short=is_cut_short)
+        is_whole = await _ends(asyncio.create_task(test.run()), stopped)
+        return test.summary(is_cut_short=not is_whole)
+    finally:
+        await _cancel(stopped)
+        await sender.close()
+
+
+async def _ends(task: asyncio.Task[None], stopped: asyncio.Task[Any]) -> bool:
+    """Wait for a task, or cancel it when `stopped` has ended first. Return whether it came to its end."""
+    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+        return True
+    await _cancel(task)
+    return False
 
 
 async def _ahead(sender: Sender) -> None:
@@ -154,7 +151,7 @@ async def _ahead(sender: Sender) -> None:
             raise result.error
 
 
-async def _cancel(task: asyncio.Task[object]) -> None:
+async def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

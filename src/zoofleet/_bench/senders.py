@@ -17,18 +17,7 @@ __all__ = ["Calls", "Jobs", "Sender", "Streams"]
 
 
 class Sender(ABC):
-    """A way to send requests.
-
-    Args:
-        client: the client. It should not repeat calls: errors are to be counted.
-        task: the task to run.
-        media: what it is run on, in turn.
-    """
-
-    def __init__(self, client: AsyncClient, task: Task, media: Sequence[ItemSource]) -> None:
-        self._client = client
-        self._task = task
-        self._media = media
+    """A way to send requests."""
 
     @abstractmethod
     async def send(self, turn: int) -> Sequence[Result]:
@@ -44,11 +33,26 @@ class Sender(ABC):
     async def close(self) -> None:  # noqa: B027 - most have nothing open
         """End what is still open."""
 
+
+class _TaskSender(Sender):
+    """A sender of items for a task.
+
+    Args:
+        client: the client. It should not repeat calls: errors are to be counted.
+        task: the task to run.
+        media: what it is run on, in turn.
+    """
+
+    def __init__(self, client: AsyncClient, task: Task, media: Sequence[ItemSource]) -> None:
+        self._client = client
+        self._task = task
+        self._media = media
+
     def _of(self, turn: int) -> ItemSource:
         return self._media[turn % len(self._media)]
 
 
-class Calls(Sender):
+class Calls(_TaskSender):
     """Each request is a call of its own with one item."""
 
     async def send(self, turn: int) -> Sequence[Result]:
@@ -56,7 +60,7 @@ class Calls(Sender):
         return [result async for result in self._client.stream(self._task, [self._of(turn)])]
 
 
-class Streams(Sender):
+class Streams(_TaskSender):
     """Each request is an item of a stream that stays open.
 
     Args:
@@ -129,7 +133,7 @@ def _media(source: ItemSource) -> MediaSource | tuple[MediaSource, MediaSource]:
     return source.media if isinstance(source, Item) else source
 
 
-class Jobs(Sender):
+class Jobs(_TaskSender):
     """Each request is a job, which is deleted once its results are read.
 
     Args:

@@ -152,7 +152,7 @@ def _media(task: Task, paths: list[str], size: str) -> list[ItemSource]:
 
 async def _run(address: str, task: Task, media: list[ItemSource], load: Load) -> Summary:
     from zoofleet import AsyncClient
-    from zoofleet._bench.load import run
+    from zoofleet._bench.load import run, sender_of
 
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
@@ -166,7 +166,7 @@ async def _run(address: str, task: Task, media: list[ItemSource], load: Load) ->
         except UnavailableError as error:
             raise unreachable(error) from None
         stderr().print(f"Waiting for the first answer of {task.model} …", markup=False)
-        return await run(client, task, media, load, stop=stop, began=began)
+        return await run(sender_of(client, task, media, load), load, stop=stop, ahead=began)
 
 
 def _words(load: Load) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from zoofleet import AsyncClient
+from zoofleet._local import child
 from zoofleet._local.redis_server import RedisServer
 
 
@@ -36,9 +37,10 @@ def free_port() -> int:
 
 @contextmanager
 def process(log: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[psutil.Popen]:
-    """A program, ended in good order."""
+    """A program, ended in good order, and at the latest when this process has ended."""
     with log.open("ab") as output:
-        started = psutil.Popen(arguments, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment})
+        command = child.command(signal.SIGKILL, list(arguments))
+        started = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment})
     try:
         yield started
     finally:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from zoofleet import Result
 from zoofleet._bench.load import Load, run
 from zoofleet._bench.senders import Calls, Jobs, Sender, Streams
 from zoofleet._bench.summary import Summary
+from zoofleet._local import child
 from zoofleet._values.tasks import Precision
 
 CALLS: Final = 32
@@ -180,7 +181,7 @@ class LoopProcess:
     """A process of `rivals/loop.py`."""
 
     def __init__(self, setup: Setup, stack: ExitStack, threads: int) -> None:
-        command = setup.command("loop", threads=threads)
+        command = child.command(signal.SIGKILL, setup.command("loop", threads=threads))
         self._log = setup.logs / f"loop-{threads}.log"
         log = stack.enter_context(self._log.open("ab"))
         self.process: psutil.Popen = stack.enter_context(
@@ -325,22 +326,27 @@ class _PlainCalls(_PlainSender):
 class _PlainStream(_PlainSender):
     def __init__(self, address: str, files: Sequence[bytes]) -> None:
         super().__init__(address, files)
-        self._call: Any = self._channel.stream_stream(f"/{SERVICE}/Stream")()
+        self._requests: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._call: Any = self._channel.stream_stream(f"/{SERVICE}/Stream")(self._written())
         self._waiting: dict[int, asyncio.Future[Result]] = {}
         self._reader = asyncio.create_task(self._read())
 
     async def send(self, turn: int) -> Sequence[Result]:
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting[turn] = future
-        await self._call.write(turn.to_bytes(NUMBER_BYTES) + self._files[turn % len(self._files)])
+        self._requests.put_nowait(turn.to_bytes(NUMBER_BYTES) + self._files[turn % len(self._files)])
         return [await future]
+
+    async def _written(self) -> AsyncIterator[bytes]:
+        while (request := await self._requests.get()) is not None:
+            yield request
 
     async def _read(self) -> None:
         async for answer in self._call:
             self._waiting.pop(int.from_bytes(answer[:NUMBER_BYTES])).set_result(result_of(answer[NUMBER_BYTES:]))
 
     async def close(self) -> None:
-        await self._call.done_writing()
+        self._requests.put_nowait(None)
         await self._reader
         await self._channel.close()
 

@@ -4,8 +4,8 @@ The bare model, which is fed batches that were decoded before; the limit, which 
 one process and a process of one thread for each core; a plain gRPC server with a hand-written batcher; LitServe; and
 Zoofleet with its scheduler and Redis. All decode, preprocess and run alike (`rivals/engine.py`), which is checked:
 their answers must agree before anything is measured. They take turns with the same items, several rounds, so that a
-machine that changes speed changes it for all. `make bench` runs it and writes docs/data/bench.json, `scripts/bench --report`
-draws docs/benchmarks.md from that.
+machine that changes speed changes it for all. `make bench` runs it and writes docs/data/bench.json, from which
+`scripts/bench --report` draws docs/benchmarks.md.
 """
 
 from __future__ import annotations

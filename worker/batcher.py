@@ -15,7 +15,7 @@ import torch
 from zoofleet._catalog import ModelName
 from zoofleet._serving.faults import fault
 from zoofleet.errors import CancelledError, UnavailableError, ZoofleetError
-from zoofleet.worker.plan import Plan
+from zoofleet.worker.plan import EXACT, Plan
 from zoofleet.worker.runner import Prepared, Raw, Runner
 
 __all__ = ["Batch", "Batcher", "Entry", "use_threads"]
@@ -171,12 +171,18 @@ class Batcher:
     def _forward(self, batch: list[Entry]) -> None:
         runner = batch[0].runner
         outputs: Sequence[Raw | ZoofleetError] | None = None
+        again = [[entry] for entry in batch]
         self.running = Batch(runner.name)
         try:
             with torch.inference_mode():
                 outputs = runner.forward([entry.prepared for entry in batch], batch[0].plan)
         except Exception as error:  # noqa: BLE001 - a model may raise anything, and the device must go on
-            if len(batch) == 1:
+            if batch[0].plan is not EXACT:
+                runner.drop(batch[0].plan, error)
+                for entry in batch:
+                    entry.plan = EXACT
+                again = [batch]
+            elif len(batch) == 1:
                 outputs = [error if isinstance(error, ZoofleetError) else fault(f"a forward pass of {runner.name}")]
             else:
                 _log.warning(
@@ -185,8 +191,8 @@ class Batcher:
         finally:
             self.running = None
         if outputs is None:
-            for entry in batch:
-                self._forward([entry])
+            for part in again:
+                self._forward(part)
             return
         for entry, output in zip(batch, outputs, strict=True):
             entry.done(output)

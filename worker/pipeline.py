@@ -19,9 +19,9 @@ from zoofleet.errors import CancelledError, ResourceExhaustedError, ZoofleetErro
 from zoofleet.worker.batcher import Batcher, Entry, use_threads
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.items import Item
-from zoofleet.worker.plan import Plan
+from zoofleet.worker.plans.planner import Planner
 from zoofleet.worker.residency import ModelUse, Residency
-from zoofleet.worker.runner import Prepared, Raw
+from zoofleet.worker.runner import Raw
 
 __all__ = ["Encode", "Pipeline", "Spec"]
 
@@ -104,6 +104,7 @@ class Pipeline:
         self.decoders = ThreadPoolExecutor(threads, "decode", initializer=use_threads, initargs=(1,))
         """The threads that decode, for the decoding of whole videos too."""
         self._encoders = ThreadPoolExecutor(threads, "encode", initializer=use_threads, initargs=(1,))
+        self._planner = Planner(config)
         self._residency = residency
         self._loop = asyncio.get_running_loop()
         self.inflight_count = 0
@@ -151,6 +152,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Drop what waits, and finish what runs unless the device has been abandoned. Blocks until that is done."""
+        self._planner.close()
         self.batcher.close()
         for threads in (self.decoders, self._encoders):
             threads.shutdown(wait=not self.batcher.is_abandoned, cancel_futures=True)
@@ -162,9 +164,13 @@ class Pipeline:
                 raise CancelledError("cancelled before it was decoded")
             runner = work.use.runner
             prepared = item.prepare(runner, work.spec.options)
-            plan = runner.plan(work.spec.precision, prepared)
+            if work.spec.precision is Precision.FAST:
+                self._planner.ask(runner, runner.shape_class(prepared))
             entry = Entry(
-                runner, plan, prepared, lambda raw: self._encoders.submit(self._finish, work, plan, prepared, raw)
+                runner,
+                runner.plan(work.spec.precision, prepared),
+                prepared,
+                lambda raw: self._encoders.submit(self._finish, work, entry, raw),
             )
             work.enter(entry)
             self.batcher.add(entry)
@@ -175,13 +181,13 @@ class Pipeline:
         except Exception:  # noqa: BLE001 - one item must not end the others
             self._fail(work, fault("preprocessing"))
 
-    def _finish(self, work: _Work[Any], plan: Plan, prepared: Prepared, raw: Raw | ZoofleetError) -> None:
+    def _finish(self, work: _Work[Any], entry: Entry, raw: Raw | ZoofleetError) -> None:
         """Make the caller's answer of what the device gave, in an encoding thread."""
         try:
             if isinstance(raw, ZoofleetError):
                 raise raw
-            outcome = work.use.runner.finish(prepared, raw, work.spec.options)
-            answer = work.encode(outcome, plan.precision)
+            outcome = work.use.runner.finish(entry.prepared, raw, work.spec.options)
+            answer = work.encode(outcome, entry.plan.precision)
         except ZoofleetError as error:
             self._fail(work, error)
         except Exception:  # noqa: BLE001 - one item must not end the others

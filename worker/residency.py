@@ -19,6 +19,7 @@ from zoofleet._catalog import ModelName
 from zoofleet._serving.faults import fault
 from zoofleet.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError, ZoofleetError
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.plan import PlanStatus
 from zoofleet.worker.runner import Runner
 from zoofleet.worker.runners import make_runner, memory_bytes
 
@@ -37,7 +38,7 @@ class Resident:
     Attributes:
         name: the model's name.
         runner: the model itself. The attribute is gone once the model is unloaded.
-        memory_bytes: bytes of its parameters and buffers, measured. What a forward pass takes beside them is not
+        model_bytes: bytes of its parameters and buffers, measured. What a forward pass takes beside them is not
             counted; the default budget leaves room for it.
         pinned: whether it is never unloaded to make room.
         use_count: number of uses at the moment. It is not unloaded before the last one ends.
@@ -47,11 +48,21 @@ class Resident:
 
     name: ModelName
     runner: Runner[Any]
-    memory_bytes: int
+    model_bytes: int
     pinned: bool = False
     use_count: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     unloading: asyncio.Task[int] | None = None
+
+    @property
+    def plans(self) -> list[PlanStatus]:
+        """What serves FAST; nothing once the model is unloaded."""
+        return list(self.runner.plans.values()) if hasattr(self, "runner") else []
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the model, and of what its plans take beside it."""
+        return self.model_bytes + sum(status.plan.memory_bytes for status in self.plans)
 
     @property
     def is_retiring(self) -> bool:

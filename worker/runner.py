@@ -7,6 +7,7 @@ Shapes: N items in a batch, H x W pixels of a picture.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from zoofleet._values.tasks import Precision
 from zoofleet._wire.kinds import kind_of
 from zoofleet.errors import ItemTooLargeError
 from zoofleet.worker.config import WorkerConfig
-from zoofleet.worker.plan import EXACT, Plan
+from zoofleet.worker.plan import EXACT, Plan, PlanState, PlanStatus
 
 __all__ = ["FrameWindow", "Prepared", "Raw", "Runner"]
+
+_log: Final = logging.getLogger(__name__)
 
 Raw: TypeAlias = Mapping[str, Tensor]
 """What a forward pass gave for one item: tensors on the CPU, by name."""
@@ -107,8 +110,10 @@ class Runner(ABC, Generic[_Options]):
         self.name = name
         self.module = module.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stub lacks it
         self.categories = _catalog.categories(name)
+        self.plans: dict[tuple[int, ...], PlanStatus] = {}
+        """What serves the items that ask for FAST, by their class of shapes; the planner sets it."""
         self._preset = preset
-        self._device = device
+        self.device = device
         self._config = config
         self._batch_size = config.batch_size(kind_of(name).field)
 
@@ -142,7 +147,28 @@ class Runner(ABC, Generic[_Options]):
 
     def plan(self, precision: Precision, prepared: Prepared) -> Plan:
         """Return the plan by which an item is run that asks for a precision. It may be one of a higher precision."""
-        return EXACT
+        status = self.plans.get(self.shape_class(prepared)) if precision is Precision.FAST else None
+        return EXACT if status is None else status.plan
+
+    def shape_class(self, prepared: Prepared) -> tuple[int, ...]:
+        """Return what items must have in common to be served by one plan. All do, unless this is overridden."""
+        return ()
+
+    def form(self, plan: Plan) -> nn.Module:
+        """Return the model in the form that a plan runs."""
+        return self.module if plan.module is None else plan.module
+
+    def drop(self, plan: Plan, error: Exception) -> None:
+        """Serve EXACT in place of a plan that has failed in a forward pass."""
+        for shape_class, status in list(self.plans.items()):
+            if status.plan is plan:
+                _log.warning("%s of %s failed; %s serves from now on: %s", plan.name, self.name, EXACT.name, error)
+                message = f"{plan.name} failed in a forward pass: {error}"
+                self.plans[shape_class] = PlanStatus(PlanState.FAILED, EXACT, shape_class, message=message)
+
+    @abstractmethod
+    def outputs(self, batch: Sequence[Prepared], plan: Plan) -> Any:
+        """Run one batch of items with equal keys by their plan, and return what the model gives for it."""
 
     @abstractmethod
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
@@ -158,8 +184,8 @@ class Runner(ABC, Generic[_Options]):
         return self._to_device(stacked).contiguous(memory_format=self.memory_format)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
-        if self._device.type == "cuda":
-            return tensor.pin_memory().to(self._device, non_blocking=True)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor
 
     def _check_resized(self, image: Image.Image) -> None:

@@ -82,8 +82,12 @@ _Ranking = TypeVar("_Ranking", bound=_ClassifyOptions)
 class _RankingRunner(Runner[_Ranking]):
     """What classifiers of images and of clips have in common."""
 
+    def outputs(self, batch: Sequence[Prepared], plan: Plan) -> Tensor:
+        logits: Tensor = self.form(plan)(self._collate(batch))  # (N, C)
+        return logits
+
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
-        scores = self.module(self._collate(batch)).softmax(dim=1).cpu()  # (N, C)
+        scores = self.outputs(batch, plan).softmax(dim=1).cpu()  # (N, C)
         return [{"scores": row} for row in scores]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _Ranking) -> Outcome:
@@ -124,6 +128,9 @@ class _ClipRunner(_RankingRunner[_ClipOptions]):
     def join(self, parts: Sequence[Prepared]) -> Prepared:
         return self._prepared([part.inputs[0] for part in parts])
 
+    def shape_class(self, prepared: Prepared) -> tuple[int, ...]:
+        return (prepared.inputs[0].shape[1],)  # frames
+
     def _frame(self, image: Image.Image) -> Tensor:
         """Preprocess a frame to (3, 1, h, w)."""
         self._check_resized(image)
@@ -148,8 +155,12 @@ class _SegmentRunner(Runner[_SegmentOptions]):
         pixels: Tensor = self._preset(image)
         return Prepared((pixels,), (image.height, image.width), pixels.shape, self._batch_size)
 
+    def outputs(self, batch: Sequence[Prepared], plan: Plan) -> Mapping[str, Tensor]:
+        maps: Mapping[str, Tensor] = self.form(plan)(self._collate(batch))  # each (N, C, h, w)
+        return maps
+
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
-        logits = self.module(self._collate(batch))["out"].cpu()  # (N, C, h, w)
+        logits = self.outputs(batch, plan)["out"].cpu()  # (N, C, h, w)
         return [{"logits": rows} for rows in logits]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _SegmentOptions) -> Outcome:
@@ -204,9 +215,17 @@ class _DetectRunner(Runner[_DetectOptions]):
         key = () if self.module.transform.fixed_size else tuple(pixels.shape)
         return Prepared((pixels,), (image.height, image.width), key, self._batch_size)
 
-    def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
+    def form(self, plan: Plan) -> Detector:
+        form = super().form(plan)
+        assert isinstance(form, Detector)  # noqa: S101 - plans replace parts of a detector
+        return form
+
+    def outputs(self, batch: Sequence[Prepared], plan: Plan) -> list[dict[str, Tensor]]:
         images = [self._to_device(item.inputs[0]) for item in batch]
-        found = self.module.predict(images, paste_masks=False)
+        return self.form(plan).predict(images, paste_masks=False)
+
+    def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
+        found = self.outputs(batch, plan)
         return [{name: values.cpu() for name, values in detection.items()} for detection in found]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _DetectOptions) -> Outcome:
@@ -268,10 +287,14 @@ class _FlowRunner(Runner[_FlowOptions]):
         margin = (0, width - image.shape[2], 0, height - image.shape[1])
         return functional.pad(image[None], margin, mode="replicate")[0]
 
-    def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
+    def outputs(self, batch: Sequence[Prepared], plan: Plan) -> Tensor:
         num_flow_updates = batch[0].key[-1]
-        refinements = self.module(self._collate(batch, 0), self._collate(batch, 1), num_flow_updates)
-        flows = refinements[-1].cpu()  # (N, 2, h, w)
+        refinements = self.form(plan)(self._collate(batch, 0), self._collate(batch, 1), num_flow_updates)
+        flows: Tensor = refinements[-1]  # (N, 2, h, w)
+        return flows
+
+    def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
+        flows = self.outputs(batch, plan).cpu()
         return [{"flow": flow} for flow in flows]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _FlowOptions) -> Outcome:

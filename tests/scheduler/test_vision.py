@@ -501,7 +501,7 @@ async def test_a_client_that_vanishes_at_any_moment_leaves_nothing(
     await cluster.start_worker("a", "--loaded", MODEL)
     await cluster.start_worker("b", "--loaded", MODEL)
     await see(cluster)
-    handler: Any = vision_proxy.handler(scheduler._fleet)
+    handler: Any = vision_proxy.handler(scheduler._fleet, scheduler._config)
     serve = handler.service(SimpleNamespace(method="/zoofleet.v1.Vision/Classify")).stream_stream
 
     async def requests() -> AsyncIterator[bytes]:

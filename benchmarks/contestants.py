@@ -33,6 +33,7 @@ from zoofleet._bench.load import Load, run
 from zoofleet._bench.senders import Calls, Jobs, Sender, Streams
 from zoofleet._bench.summary import Summary
 from zoofleet._local import child
+from zoofleet._values.resources import PlanState
 from zoofleet._values.tasks import Precision
 
 CALLS: Final = 32
@@ -254,20 +255,29 @@ class Zoofleet(Served):
         self._roles = cluster.roles
 
     async def start(self) -> None:
-        """Wait until the cluster serves the model at the precision."""
+        """Wait until the cluster serves the model, and has done so with the plan of the precision."""
         deadline = time.monotonic() + STARTS_WITHIN
         calls = Calls(self._client, self._task, self._setup.files)
-        async for worker in self._client.list_workers():
-            await self._client.load_model(self._setup.model, worker=worker.name)
+        names = [worker.name async for worker in self._client.list_workers()]
+        for name in names:
+            await self._client.load_model(self._setup.model, worker=name)
         while True:
             (result,) = await calls.send(0)
             if result.error is not None:
                 raise SystemExit(f"Zoofleet: {result.error}")
-            if result.precision == f"PRECISION_{self._setup.precision.name}":
+            if self._setup.precision is Precision.EXACT or await self._has_plans(names):
                 return
             if time.monotonic() > deadline:
-                raise SystemExit(f"Zoofleet serves {self._setup.model} at {result.precision} still")
+                raise SystemExit(f"Zoofleet has no plan of {self._setup.model} after {STARTS_WITHIN:g} s")
             await asyncio.sleep(0.5)
+
+    async def _has_plans(self, names: Sequence[str]) -> bool:
+        """Whether all workers have ended their search for the model's fastest plan."""
+        loaded = [
+            await self._client.load_model(self._setup.model, worker=name)  # what is loaded already it describes
+            for name in names
+        ]
+        return all(one.plans and all(plan.state is not PlanState.BUILDING for plan in one.plans) for one in loaded)
 
     async def sender(self, way: str, count: int) -> Sender:
         files = self._setup.files
@@ -327,7 +337,8 @@ class _PlainStream(_PlainSender):
     def __init__(self, address: str, files: Sequence[bytes]) -> None:
         super().__init__(address, files)
         self._requests: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._call: Any = self._channel.stream_stream(f"/{SERVICE}/Stream")(self._written())
+        stream: Any = self._channel.stream_stream(f"/{SERVICE}/Stream")
+        self._call = stream(self._written())
         self._waiting: dict[int, asyncio.Future[Result]] = {}
         self._reader = asyncio.create_task(self._read())
 

@@ -35,6 +35,8 @@ class Cell:
 
     def __init__(self, record: Run) -> None:
         self.name = f"{record['model']}, {record['media']}, {record['precision']}"
+        if record["served"] != record["precision"]:
+            self.name += f" (by {record['served']}, than which no plan is faster)"
         self._ways = {(way["contestant"], way["way"]): way for way in record["ways"]}
 
     def values(self, way: tuple[str, str], figure: str) -> list[Any]:
@@ -174,7 +176,7 @@ def write() -> None:
     on = (
         f"Measured on {run['date']}, commit {machine['commit']}: {machine['cpu']} ({machine['isa']}), "
         f"{machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}, "
-        f"torch {machine['torch']} (CPU), grpcio {machine['grpcio']}."
+        f"torch {machine['torch']}, grpcio {machine['grpcio']}. All of it as data: [bench.json](data/{DATA.name})."
     )
     drawn = f"![Throughput as a share of the in-process limit](data/{picture.name})"
     PAGE.write_text(f"{before}{BEGIN}\n\n{on}\n\n{drawn}\n\n{tables(run)}\n{END}{after}")

@@ -92,8 +92,12 @@ def has_all(one: Detections, other: Detections, tolerance: float) -> bool:
     )
 
 
-async def check_answers(contestants: Sequence[Contestant], precision: Precision, count: int) -> None:
-    """Fail where a contestant answers anything else than the first one, or at another precision."""
+async def check_answers(contestants: Sequence[Contestant], precision: Precision, count: int) -> str:
+    """Fail where a contestant answers anything else than the first one, or at another precision.
+
+    Returns:
+        The precision of all answers. EXACT where FAST was asked for and no plan is faster.
+    """
     tolerance = 0.001 if precision is Precision.EXACT else 0.05
     first, *others = contestants
     expected = await first.answers(count)
@@ -104,23 +108,29 @@ async def check_answers(contestants: Sequence[Contestant], precision: Precision,
         for number, (one, other) in enumerate(zip(expected, found, strict=True)):
             if isinstance(other.outcome, ZoofleetError):
                 raise SystemExit(f"{contestant.name} answers item {number} with {other.outcome}")
-            if {one.precision, other.precision} != {f"PRECISION_{precision.name}"}:
+            if one.precision != other.precision:
                 raise SystemExit(f"{contestant.name} ran at {other.precision}, {first.name} at {one.precision}")
             if not same(one, other, tolerance):
                 raise SystemExit(f"{contestant.name} answers item {number} with {other.outcome}, not {one.outcome}")
+    return expected[0].precision.removeprefix("PRECISION_")
 
 
-async def measure_one(setup: Setup, shared: Cluster, effort: Effort) -> list[dict[str, Any]]:
-    """All contestants with one model at one precision: a record for each way of each contestant."""
+async def measure_one(setup: Setup, shared: Cluster, effort: Effort) -> dict[str, Any]:
+    """All contestants with one model at one precision: what it was served at, and each way of each contestant."""
     batch = WorkerConfig().batch_size(kind_of(ModelName.parse(setup.model)).field)
     with ExitStack() as stack:
+        # One after the other: the first ones may build plans, whose timing nothing else should disturb.
+        zoofleet = Zoofleet(setup, shared)
+        await zoofleet.start()
         loops = Loops(setup, stack)
-        served = [PlainGrpc(setup, stack), LitServe(setup, stack, batch), Zoofleet(setup, shared)]
-        contestants: list[Contestant] = [loops, *served]
-        await asyncio.gather(*(contestant.start() for contestant in (loops, *served)))
+        await loops.start()
+        rivals = [PlainGrpc(setup, stack), LitServe(setup, stack, batch)]
+        await asyncio.gather(*(rival.start() for rival in rivals))
+        contestants: list[Contestant] = [loops, *rivals, zoofleet]
         for contestant in contestants:
             contestant.rest()
-        await check_answers(contestants, setup.precision, max(batch // 2, 2))
+        served = await check_answers(contestants, setup.precision, max(batch // 2, 2))
+        print(f"  served at {served}", flush=True)
         rate = 0.0
         for contestant in contestants:  # also as a warm-up
             for way in contestant.ways:
@@ -142,9 +152,10 @@ async def measure_one(setup: Setup, shared: Cluster, effort: Effort) -> list[dic
             if time.monotonic() - began > ROUNDS_WITHIN:
                 break
     await shared.client.unload_model(setup.model)
-    return [
+    ways = [
         {"contestant": name, "way": way, "count": count, "rounds": records} for (name, way), records in rounds.items()
     ]
+    return {"served": served, "ways": ways}
 
 
 def make_media(folder: Path, media: str) -> Path:
@@ -177,8 +188,8 @@ async def measure(folder: Path, arguments: argparse.Namespace) -> list[dict[str,
             for precision in arguments.precisions:
                 print(f"{model}, {media} ({size:.0f} KiB), {precision}, {threads} threads", flush=True)
                 setup = Setup(model, Precision[precision], files, encoded, threads, folder)
-                ways = await measure_one(setup, shared, effort)
-                found.append({"model": model, "media": media, "precision": precision, "threads": threads, "ways": ways})
+                of = {"model": model, "media": media, "precision": precision, "threads": threads}
+                found.append(of | await measure_one(setup, shared, effort))
     return found
 
 

@@ -15,7 +15,8 @@ from zoofleet._values.tasks import TASK_CLASSES, Precision, Task
 from zoofleet._wire.kinds import kind_of, resolve
 from zoofleet.v1 import vision_pb2
 from zoofleet.worker.config import WorkerConfig
-from zoofleet.worker.plan import Plan
+from zoofleet.worker.plan import Plan, PlanState
+from zoofleet.worker.plans.planner import Planner
 from zoofleet.worker.runner import Prepared, Raw
 from zoofleet.worker.runners import make_runner
 from zoofleet.worker.vision_task import VisionTask
@@ -26,7 +27,7 @@ FAST_WITHIN = 900.0
 
 def task_of(model: str, precision: Precision) -> Task:
     """The task that everything is measured on, with the default options of its kind."""
-    return TASK_CLASSES[kind_of(ModelName.parse(model))](model)
+    return TASK_CLASSES[kind_of(ModelName.parse(model))](model, precision=precision)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +54,8 @@ class Engine:
         torch.set_num_threads(threads)
         message, name, kind = resolve(task_of(model, precision).to_proto())
         self._task = VisionTask.from_resolved(message, name, kind)
-        self._runner = make_runner(name, torch.device("cpu"), WorkerConfig(device="cpu", threads=threads))
+        self._config = WorkerConfig(device="cpu", threads=threads)
+        self._runner = make_runner(name, torch.device("cpu"), self._config)
         self._precision = precision
 
     def prepare(self, media: bytes) -> Prepared:
@@ -75,13 +77,19 @@ class Engine:
         return result
 
     def wait(self, media: bytes) -> None:
-        """Wait until the plan of the precision is there, and warm up."""
+        """Wait until the plan of the precision is there, from the cache that workers have too, and warm up."""
         prepared = self.prepare(media)
-        deadline = time.monotonic() + FAST_WITHIN
-        while (plan := self.plan(prepared)).precision is not self._precision:
-            if time.monotonic() > deadline:
-                raise SystemExit(f"{self._task.model} is not served at {self._precision.name}")
-            time.sleep(0.5)
+        if self._precision is Precision.FAST:
+            shape_class = self._runner.shape_class(prepared)
+            planner = Planner(self._config)
+            planner.ask(self._runner, shape_class)
+            deadline = time.monotonic() + FAST_WITHIN
+            while self._runner.plans[shape_class].state is PlanState.BUILDING:
+                if time.monotonic() > deadline:
+                    raise SystemExit(f"{self._task.model} has no plan after {FAST_WITHIN:g} s")
+                time.sleep(0.2)
+            planner.close()
+        plan = self.plan(prepared)
         for size in (1, prepared.max_batch):
             self.finish(prepared, self.forward([prepared] * size, plan)[0], plan)
 

@@ -260,6 +260,13 @@ def test_ctrl_c_prints_what_there_is(server: Server) -> None:
     assert "closed loop" in said and "codes: OK" in said
 
 
+def test_the_command_asks_for_a_precision(server: Server) -> None:
+    short = ("--duration", "0.3", "--warmup", "0")
+    done = zoofleet("bench", "-m", "resnet18@random", "--precision", "fast", *short, address=server.address)
+    assert done.returncode == 0, done.stderr
+    assert "precision: EXACT" in done.stdout  # what the server says that it ran at
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

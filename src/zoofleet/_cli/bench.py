@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from zoofleet._bench.modes import Arrivals, Mode
-from zoofleet._cli.console import Address, stderr, stdout, table, tasks_of, unreachable
+from zoofleet._cli.console import Address, PrecisionOption, stderr, stdout, table, tasks_of, unreachable
 from zoofleet._wire.address import DEFAULT_ADDRESS
 from zoofleet.errors import UnavailableError
 
@@ -79,6 +79,7 @@ def bench(
     ] = 30.0,
     streams: Annotated[int, typer.Option(min=1, help="With --mode stream: number of streams.")] = 1,
     job_items: Annotated[int, typer.Option(min=1, help="With --mode jobs: items of each job.")] = 100,
+    precision: PrecisionOption = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers to this file.")
     ] = None,
@@ -99,7 +100,7 @@ def bench(
     """
     from zoofleet._bench.load import Load
 
-    (task,) = tasks_of([model])
+    (task,) = tasks_of([model], precision)
     if json_file is not None and not json_file.parent.is_dir():
         raise typer.BadParameter(f"--json {json_file}: {json_file.parent} is no folder")
     load = Load(

@@ -261,12 +261,11 @@ class Zoofleet(Served):
         names = [worker.name async for worker in self._client.list_workers()]
         for name in names:
             await self._client.load_model(self._setup.model, worker=name)
-        while True:
-            (result,) = await calls.send(0)
-            if result.error is not None:
-                raise SystemExit(f"Zoofleet: {result.error}")
-            if self._setup.precision is Precision.EXACT or await self._has_plans(names):
-                return
+        (result,) = await calls.send(0)  # which asks for the plan
+        if result.error is not None:
+            raise SystemExit(f"Zoofleet: {result.error}")
+        # Nothing runs meanwhile that would disturb the plans' timing.
+        while self._setup.precision is Precision.FAST and not await self._has_plans(names):
             if time.monotonic() > deadline:
                 raise SystemExit(f"Zoofleet has no plan of {self._setup.model} after {STARTS_WITHIN:g} s")
             await asyncio.sleep(0.5)
@@ -374,6 +373,7 @@ class LitServe(Served):
         self._port = free_port()
         arguments = ("--port", str(self._port), "--max-batch-size", str(max_batch_size))
         command = setup.command("litserve_server", *arguments)
+        stack.callback(self._kill)
         self._process = stack.enter_context(process(self._log, command, setup.environment(1)))
         stack.callback(self.wake)
         self._roles = {"client": [psutil.Process()], "server": [self._process]}
@@ -398,6 +398,10 @@ class LitServe(Served):
 
     def rest(self) -> None:
         self._signal(signal.SIGSTOP)
+
+    def _kill(self) -> None:
+        """End the processes that the server has left behind."""
+        self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
         for one in self._roles["server"]:

@@ -14,6 +14,8 @@ import argparse
 import asyncio
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -208,6 +210,7 @@ def main() -> None:
     if arguments.report:
         report.write()
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended, as after Ctrl-C
     machine = Machine.here()
     print(f"On: {machine}", flush=True)
     began = time.monotonic()

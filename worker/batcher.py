@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
@@ -16,7 +18,7 @@ from zoofleet._catalog import ModelName
 from zoofleet._serving.faults import fault
 from zoofleet.errors import CancelledError, ResourceExhaustedError, UnavailableError, ZoofleetError
 from zoofleet.worker.batch_sizes import BatchSizes
-from zoofleet.worker.plan import Plan
+from zoofleet.worker.plan import EXACT, Plan
 from zoofleet.worker.runner import Prepared, Raw, Runner
 from zoofleet.worker.transfer import Transfer
 from zoofleet.worker.turns import Group, Taken, Turns
@@ -65,6 +67,11 @@ class Entry:
         self.bulk = bulk
         self.group: Group = (str(runner.name), plan, prepared.key)
         self.cancelled = False
+
+    def fall_back(self) -> None:
+        """Run it by EXACT, since its plan has failed."""
+        self.plan = EXACT
+        self.group = (str(self.runner.name), EXACT, self.prepared.key)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,6 +134,10 @@ class Batcher:
         """Whether nobody waits for the device any more."""
         self.has_taken: Callable[[], object] = lambda: None
         """Called in the device's thread whenever `has_bulk_room` may have become true."""
+        self.measured: Callable[[ModelName, Plan, tuple[int, ...], int], AbstractContextManager[None]] = lambda *_: (
+            contextlib.nullcontext()
+        )
+        """Makes the context of each forward pass of its model, plan, key and number of items."""
         self._max_bytes = max_bytes
         self._transfer = transfer
         self._lost = lost
@@ -238,7 +249,8 @@ class Batcher:
 
     def _forward(self, batch: list[Entry]) -> Callable[[], Sequence[Raw]]:
         """Begin a forward pass, and return what waits for its outputs."""
-        with torch.inference_mode():
+        shape = (batch[0].runner.name, batch[0].plan, batch[0].prepared.key, len(batch))
+        with torch.inference_mode(), self.measured(*shape):
             outputs = batch[0].runner.forward([entry.prepared for entry in batch], batch[0].plan)
             return self._transfer.to_host(outputs)
 
@@ -287,6 +299,10 @@ class Batcher:
             self._transfer.release()
             if count == 1:
                 return ResourceExhaustedError(f"the worker has no memory to run {name} on this item", retry_after=1.0)
+        elif taken.batch[0].plan is not EXACT:
+            taken.batch[0].runner.drop(taken.batch[0].plan, error)
+            for entry in taken.batch:
+                entry.fall_back()
         elif count > 1:
             _log.warning("a batch of %d for %s failed (%s); running it again in halves", count, name, error)
         else:
@@ -296,7 +312,7 @@ class Batcher:
     def _recover(self, taken: Taken, reason: ZoofleetError | None) -> None:
         """Answer the only item of a batch that failed with the reason, or run the batch's halves one after the other.
 
-        One item at fault among N costs 2 log2(N) more batches.
+        One item at fault among N costs 2 log2(N) more batches. Where a plan failed, they run by EXACT.
         """
         if reason is not None:
             taken.batch[0].done(reason)
@@ -305,7 +321,7 @@ class Batcher:
         for entries in (taken.batch[:middle], taken.batch[middle:]):
             self._drop([entry for entry in entries if entry.cancelled])
             if left := [entry for entry in entries if not entry.cancelled]:
-                self._launch(Taken(taken.group, left, []))
+                self._launch(Taken(left[0].group, left, []))
             while self._flights:
                 self._land()
 

@@ -140,7 +140,43 @@ class WorkerConfig(Settings):
         "Most bytes that the parameters and buffers of all loaded models may take.",
         unit="bytes",
         minimum=1,
-        unset="60 % of what is free at the start: on a CUDA device, or in memory or the cgroup if that is less",
+        unset="60 % of what is free at the start, divided by device_sharers: on a CUDA device, or in memory or the "
+        "cgroup if that is less",
+        panel=_DEVICE,
+    )
+    device_sharers: int = setting(
+        1,
+        "Workers that start on this device, or on this machine's CPU, at about the same time, this one among them: the "
+        "default memory budget is divided by it. 'zoofleet up' sets it.",
+        unit="workers",
+        minimum=1,
+        panel=_DEVICE,
+    )
+    default_precision: str = setting(
+        "exact",
+        "Precision of tasks that reach this worker directly and ask for none. A scheduler has its own setting for its "
+        "clients.",
+        metavar="PRECISION",
+        matches=re.compile("exact|fast").fullmatch,
+        accepts="exact or fast",
+        variable="ZOOFLEET_WORKER_DEFAULT_PRECISION",
+        panel=_DEVICE,
+    )
+    plan_cache: str | None = setting(
+        None,
+        "Folder of what was found about the fastest ways of running models, and of compiled models. They are programs: "
+        "only this user may be able to write to it. Workers may share it.",
+        metavar="FOLDER",
+        accepts="a folder",
+        unset="zoofleet-plans beside torch.hub's weight files",
+        panel=_DEVICE,
+    )
+    plan_timeout: float = setting(
+        900.0,
+        "How long the search for the fastest way of running a model may take, in the background, before it ends with "
+        "what it has found.",
+        unit="seconds",
+        more_than=0,
         panel=_DEVICE,
     )
     max_prepared_bytes: int = setting(

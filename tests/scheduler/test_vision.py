@@ -491,6 +491,9 @@ class Caller:
     def time_remaining(self) -> None:
         return None
 
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
     async def write(self, message: bytes) -> None:
         await asyncio.sleep(0)
         self.answers.append(message)

@@ -18,7 +18,7 @@ from zoofleet._catalog import ModelName
 from zoofleet._serving.faults import fault
 from zoofleet.errors import CancelledError, ResourceExhaustedError, UnavailableError, ZoofleetError
 from zoofleet.worker.batch_sizes import BatchSizes
-from zoofleet.worker.plan import Plan
+from zoofleet.worker.plan import EXACT, Plan
 from zoofleet.worker.runner import Prepared, Raw, Runner
 from zoofleet.worker.transfer import Transfer
 from zoofleet.worker.turns import Group, Taken, Turns
@@ -67,6 +67,11 @@ class Entry:
         self.bulk = bulk
         self.group: Group = (str(runner.name), plan, prepared.key)
         self.cancelled = False
+
+    def fall_back(self) -> None:
+        """Run it by EXACT, since its plan has failed."""
+        self.plan = EXACT
+        self.group = (str(self.runner.name), EXACT, self.prepared.key)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -294,6 +299,10 @@ class Batcher:
             self._transfer.release()
             if count == 1:
                 return ResourceExhaustedError(f"the worker has no memory to run {name} on this item", retry_after=1.0)
+        elif taken.batch[0].plan is not EXACT:
+            taken.batch[0].runner.drop(taken.batch[0].plan, error)
+            for entry in taken.batch:
+                entry.fall_back()
         elif count > 1:
             _log.warning("a batch of %d for %s failed (%s); running it again in halves", count, name, error)
         else:
@@ -303,7 +312,7 @@ class Batcher:
     def _recover(self, taken: Taken, reason: ZoofleetError | None) -> None:
         """Answer the only item of a batch that failed with the reason, or run the batch's halves one after the other.
 
-        One item at fault among N costs 2 log2(N) more batches.
+        One item at fault among N costs 2 log2(N) more batches. Where a plan failed, they run by EXACT.
         """
         if reason is not None:
             taken.batch[0].done(reason)
@@ -312,7 +321,7 @@ class Batcher:
         for entries in (taken.batch[:middle], taken.batch[middle:]):
             self._drop([entry for entry in entries if entry.cancelled])
             if left := [entry for entry in entries if not entry.cancelled]:
-                self._launch(Taken(taken.group, left, []))
+                self._launch(Taken(left[0].group, left, []))
             while self._flights:
                 self._land()
 

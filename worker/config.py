@@ -152,6 +152,33 @@ class WorkerConfig(Settings):
         minimum=1,
         panel=_DEVICE,
     )
+    default_precision: str = setting(
+        "exact",
+        "Precision of tasks that reach this worker directly and ask for none. A scheduler has its own setting for its "
+        "clients.",
+        metavar="PRECISION",
+        matches=re.compile("exact|fast").fullmatch,
+        accepts="exact or fast",
+        variable="ZOOFLEET_WORKER_DEFAULT_PRECISION",
+        panel=_DEVICE,
+    )
+    plan_cache: str | None = setting(
+        None,
+        "Folder of what was found about the fastest ways of running models, and of compiled models. They are programs: "
+        "only this user may be able to write to it. Workers may share it.",
+        metavar="FOLDER",
+        accepts="a folder",
+        unset="zoofleet-plans beside torch.hub's weight files",
+        panel=_DEVICE,
+    )
+    plan_timeout: float = setting(
+        900.0,
+        "How long the search for the fastest way of running a model may take, in the background, before it ends with "
+        "what it has found.",
+        unit="seconds",
+        more_than=0,
+        panel=_DEVICE,
+    )
     max_prepared_bytes: int = setting(
         512 * _MIB,
         "Most bytes of preprocessed inputs that wait for the device; decoding pauses beyond.",

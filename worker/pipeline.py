@@ -22,9 +22,9 @@ from zoofleet.worker.decoders import Decoders
 from zoofleet.worker.devices import find_device
 from zoofleet.worker.encoders import Encoders
 from zoofleet.worker.items import Item
-from zoofleet.worker.plan import Plan
+from zoofleet.worker.plans.planner import Planner
 from zoofleet.worker.residency import ModelUse, Residency
-from zoofleet.worker.runner import Prepared, Raw
+from zoofleet.worker.runner import Raw
 from zoofleet.worker.transfer import transfer_for
 
 __all__ = ["Encode", "Pipeline", "Spec"]
@@ -87,6 +87,12 @@ class _Work(Generic[_Answer]):
         if self._cancelled:
             entry.cancelled = True
 
+    @property
+    def entry(self) -> Entry:
+        """The item in the device's queue, from `enter` until `resolve`."""
+        assert self._entry is not None  # noqa: S101 - it is asked for by what the entry calls
+        return self._entry
+
     def resolve(self, answer: _Answer) -> None:
         """Give back what the item held, and the answer to whoever waits for it. Called in the event loop."""
         self.use.release()
@@ -119,6 +125,7 @@ class Pipeline:
         """The threads that decode, for the decoding of whole videos too."""
         self.batcher.has_taken = self.decoders.wake
         self._encoders: Encoders[Callable[[], None]] = Encoders(threads, lambda hand_over: hand_over())
+        self._planner = Planner(config)
         self._residency = residency
         self._loop = asyncio.get_running_loop()
         self.inflight_count = 0
@@ -179,6 +186,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Drop what waits, and finish what runs unless the device has been abandoned. Blocks until that is done."""
+        self._planner.close()
         self.batcher.close()
         self.decoders.shutdown(wait=not self.batcher.is_abandoned, cancel_futures=True)
         self._encoders.close(wait=not self.batcher.is_abandoned)
@@ -190,12 +198,13 @@ class Pipeline:
                 raise CancelledError("cancelled before it was decoded")
             runner = work.use.runner
             prepared = item.prepare(runner, work.spec.options)
-            plan = runner.plan(work.spec.precision, prepared)
+            if work.spec.precision is Precision.FAST:
+                self._planner.ask(runner, runner.shape_class(prepared))
             entry = Entry(
                 runner,
-                plan,
+                runner.plan(work.spec.precision, prepared),
                 prepared,
-                lambda raw: self._encoders.post(functools.partial(self._finish, work, plan, prepared, raw)),
+                lambda raw: self._encoders.post(functools.partial(self._finish, work, raw)),
                 bulk=work.spec.bulk,
             )
             work.enter(entry)
@@ -207,13 +216,14 @@ class Pipeline:
         except Exception:  # noqa: BLE001 - one item must not end the others
             self._fail(work, fault("preprocessing"))
 
-    def _finish(self, work: _Work[Any], plan: Plan, prepared: Prepared, raw: Raw | ZoofleetError) -> Callable[[], None]:
+    def _finish(self, work: _Work[Any], raw: Raw | ZoofleetError) -> Callable[[], None]:
         """Make the caller's answer of what the device gave, in an encoding thread, and return what hands it over."""
         try:
             if isinstance(raw, ZoofleetError):
                 raise raw
-            outcome = work.use.runner.finish(prepared, raw, work.spec.options)
-            answer = work.encode(outcome, plan.precision)
+            entry = work.entry
+            outcome = work.use.runner.finish(entry.prepared, raw, work.spec.options)
+            answer = work.encode(outcome, entry.plan.precision)
         except ZoofleetError as error:
             return self._failure(work, error)
         except Exception:  # noqa: BLE001 - one item must not end the others

@@ -22,6 +22,7 @@ from zoofleet.worker.activations import Activations
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.host_tier import HostTier, move_to_host
 from zoofleet.worker.loading import make_runner, memory_bytes, runner_of
+from zoofleet.worker.plan import PlanStatus
 from zoofleet.worker.runner import Runner
 
 __all__ = ["ModelUse", "Residency", "Resident"]
@@ -39,7 +40,7 @@ class Resident:
     Attributes:
         name: the model's name.
         runner: the model itself. The attribute is gone once the model is unloaded.
-        memory_bytes: bytes of its parameters and buffers, measured.
+        model_bytes: bytes of its parameters and buffers, measured.
         pinned: whether it is never unloaded to make room.
         use_count: number of uses at the moment. It is not unloaded before the last one ends.
         idle: set while there are no uses.
@@ -48,11 +49,21 @@ class Resident:
 
     name: ModelName
     runner: Runner[Any]
-    memory_bytes: int
+    model_bytes: int
     pinned: bool = False
     use_count: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     unloading: asyncio.Task[int] | None = None
+
+    @property
+    def plans(self) -> list[PlanStatus]:
+        """What serves FAST; nothing once the model is unloaded."""
+        return list(self.runner.plans.values()) if hasattr(self, "runner") else []
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the model, and of what its plans take beside it."""
+        return self.model_bytes + sum(status.memory_bytes for status in self.plans)
 
     @property
     def is_retiring(self) -> bool:
@@ -311,9 +322,9 @@ class Residency:
         if resident.use_count:
             await resident.idle.wait()
         before = _used_bytes(self._device)
-        if self._tier is not None and self._tier.make_room(resident.memory_bytes):
+        if self._tier is not None and self._tier.make_room(resident.model_bytes):
             module = await asyncio.to_thread(move_to_host, resident.runner.module)
-            self._tier.put(resident.name, module, resident.memory_bytes)
+            self._tier.put(resident.name, module, resident.model_bytes)
             del module
         del self._residents[resident.name]
         del resident.runner  # whoever still holds the record must not hold the model

@@ -7,9 +7,10 @@ Shapes: N items in a batch, H x W pixels of a picture.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
@@ -26,10 +27,12 @@ from zoofleet._wire.kinds import kind_of
 from zoofleet.errors import ItemTooLargeError
 from zoofleet.models.detection import Limits
 from zoofleet.worker.config import WorkerConfig
-from zoofleet.worker.plan import EXACT, Plan
+from zoofleet.worker.plan import EXACT, Plan, PlanState, PlanStatus
 from zoofleet.worker.transfer import transfer_for
 
 __all__ = ["FrameWindow", "Prepared", "Raw", "Runner"]
+
+_log: Final = logging.getLogger(__name__)
 
 Raw: TypeAlias = Mapping[str, Tensor]
 """What a forward pass gave for one item: tensors by name, on the device at first, on the CPU when it is finished."""
@@ -56,7 +59,7 @@ class Prepared:
     image_size: tuple[int, int]
     key: tuple[int, ...]
     max_batch: int
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     table: Tensor | None = None
 
     @property
@@ -118,8 +121,12 @@ class Runner(ABC, Generic[_Options]):
         self._layout = self.memory_format if on_cpu else torch.contiguous_format
         self.module = module.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's stub lacks it
         self.categories = _catalog.categories(name)
+        self.plans: dict[tuple[int, ...], PlanStatus] = {}
+        """What serves the items that ask for FAST, by their class of shapes; the planner sets it."""
+        self.forms: dict[Plan, nn.Module] = {}
+        """The model in the form that each plan but EXACT runs."""
         self._preset = preset
-        self._device = device
+        self.device = device
         self._transfer = transfer_for(device)
         # A quarter of the bytes travel to another device, which looks up what they mean. On a CPU the decoding threads
         # do that, of which there are several.
@@ -158,7 +165,29 @@ class Runner(ABC, Generic[_Options]):
 
     def plan(self, precision: Precision, prepared: Prepared) -> Plan:
         """Return the plan by which an item is run that asks for a precision. It may be one of a higher precision."""
-        return EXACT
+        status = self.plans.get(self.shape_class(prepared)) if precision is Precision.FAST else None
+        return EXACT if status is None else status.plan
+
+    def shape_class(self, prepared: Prepared) -> tuple[int, ...]:
+        """Return what items must have in common to be served by one plan. All do, unless this is overridden."""
+        return ()
+
+    def form(self, plan: Plan) -> nn.Module:
+        """Return the model in the form that a plan runs."""
+        return self.module if plan is EXACT else self.forms[plan]
+
+    def drop(self, plan: Plan, error: Exception) -> None:
+        """Serve EXACT in place of a plan that has failed in a forward pass."""
+        for shape_class, status in list(self.plans.items()):
+            if status.plan == plan:
+                _log.warning("%s of %s failed; %s serves from now on: %s", plan.name, self.name, EXACT.name, error)
+                message = f"{plan.name} failed in a forward pass: {error}"
+                self.plans[shape_class] = PlanStatus(PlanState.FAILED, EXACT, shape_class, message=message)
+                self.forms.pop(plan, None)
+
+    @abstractmethod
+    def outputs(self, batch: Sequence[Prepared], plan: Plan) -> Any:
+        """Run one batch of items with equal keys by their plan, and return what the model gives for it."""
 
     @abstractmethod
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:

@@ -77,8 +77,12 @@ _Ranking = TypeVar("_Ranking", bound=_ClassifyOptions)
 class _RankingRunner(Runner[_Ranking]):
     """What classifiers of images and of clips have in common."""
 
+    def outputs(self, batch: Sequence[Prepared], plan: Plan) -> Tensor:
+        logits: Tensor = self.form(plan)(self._collate(batch))  # (N, C)
+        return logits
+
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
-        scores = self.module(self._collate(batch)).softmax(dim=1)  # (N, C)
+        scores = self.outputs(batch, plan).softmax(dim=1)  # (N, C)
         return [{"scores": row} for row in scores]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _Ranking) -> Outcome:
@@ -119,6 +123,9 @@ class _ClipRunner(_RankingRunner[_ClipOptions]):
     def join(self, parts: Sequence[Prepared]) -> Prepared:
         return self._prepared([part.inputs[0] for part in parts])
 
+    def shape_class(self, prepared: Prepared) -> tuple[int, ...]:
+        return (prepared.inputs[0].shape[1],)  # frames
+
     def _frame(self, image: Image.Image) -> Tensor:
         """Preprocess a frame to (3, 1, h, w)."""
         self._check_resized(image)
@@ -148,8 +155,12 @@ class _SegmentRunner(Runner[_SegmentOptions]):
         pixels = self._picture(image)
         return Prepared((pixels,), (image.height, image.width), pixels.shape, self._batch_size, table=self._table)
 
+    def outputs(self, batch: Sequence[Prepared], plan: Plan) -> Mapping[str, Tensor]:
+        maps: Mapping[str, Tensor] = self.form(plan)(self._collate(batch))  # each (N, C, h, w)
+        return maps
+
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
-        logits = self.module(self._collate(batch))["out"]  # (N, C, h, w)
+        logits = self.outputs(batch, plan)["out"]  # (N, C, h, w)
         # On the device: the logits of an image take a hundred times the memory of its labels.
         label_maps = [upsampled_argmax(x, item.image_size) for x, item in zip(logits, batch, strict=True)]  # (H, W)
         return [{"label_map": label_map} for label_map in label_maps]
@@ -178,10 +189,18 @@ class _DetectRunner(Runner[_DetectOptions]):
         limits = Limits(options.score_threshold, options.max_detections)
         return Prepared((pixels,), (image.height, image.width), key, self._batch_size, limits, self._table)
 
-    def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
+    def form(self, plan: Plan) -> Detector:
+        form = super().form(plan)
+        assert isinstance(form, Detector)  # noqa: S101 - plans replace parts of a detector
+        return form
+
+    def outputs(self, batch: Sequence[Prepared], plan: Plan) -> Sequence[Raw]:
         images = [self._to_device(item) for item in batch]
         limits = [item.limits for item in batch]
-        return list(self.module.predict(images, paste_masks=False, limits=limits))
+        return self.form(plan).predict(images, paste_masks=False, limits=limits)
+
+    def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
+        return list(self.outputs(batch, plan))
 
     def finish(self, prepared: Prepared, raw: Raw, options: _DetectOptions) -> Outcome:
         labels = raw["labels"].numpy()
@@ -243,9 +262,13 @@ class _FlowRunner(Runner[_FlowOptions]):
         columns = torch.arange(width).clamp(max=image.shape[2] - 1)
         return image[:, rows][:, :, columns]
 
-    def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
+    def outputs(self, batch: Sequence[Prepared], plan: Plan) -> Tensor:
         num_flow_updates = batch[0].key[-1]
-        flows = self.module.predict(self._collate(batch, 0), self._collate(batch, 1), num_flow_updates)
+        flows: Tensor = self.form(plan).predict(self._collate(batch, 0), self._collate(batch, 1), num_flow_updates)
+        return flows  # (N, 2, h, w)
+
+    def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
+        flows = self.outputs(batch, plan)
         return [{"flow": flow} for flow in flows]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _FlowOptions) -> Outcome:

@@ -113,7 +113,6 @@ class VideoCall:
         InvalidArgumentError: there are not 1 to 8 tasks, or one is not valid.
         UnknownModelError: no such builder.
         UnknownWeightsError: the builder has no such weight set.
-        UnimplementedError: a precision that is not served.
     """
 
     def __init__(
@@ -128,8 +127,10 @@ class VideoCall:
         self._pipeline = pipeline
         self._residency = residency
         self._context = context
+        precision = kinds.precision_of(config.default_precision)
         bulk = is_bulk(context.invocation_metadata())
-        tasks = [VisionTask.from_resolved(*resolved, bulk=bulk) for resolved in kinds.resolve_all(header.tasks)]
+        resolved = kinds.resolve_all(header.tasks, precision)
+        tasks = [VisionTask.from_resolved(*each, bulk=bulk) for each in resolved]
         self._tasks = [_TaskState(task, runner_type(task.model).window(task.options)) for task in tasks]
         self._step = header.frame_step or 1
         self._max_frames = header.max_frames or None

@@ -80,7 +80,9 @@ class VisionService:
         async with aborting(context):
             with self._admitted():
                 first = await self._first(requests, "task")
-                task = VisionTask.from_resolved(*kinds.resolve(first.task), bulk=is_bulk(context.invocation_metadata()))
+                precision = kinds.precision_of(self._config.default_precision)
+                bulk = is_bulk(context.invocation_metadata())
+                task = VisionTask.from_resolved(*kinds.resolve(first.task, precision), bulk=bulk)
                 if task.kind is not kind:
                     raise InvalidArgumentError(f"{task.model} is served by {task.kind.method}, not by {kind.method}")
                 # What keeps the model from loading concerns the whole stream.

@@ -31,21 +31,25 @@ class _Precision:
 class _PrecisionEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Precision.ValueType], builtins.type):
     DESCRIPTOR: descriptor.EnumDescriptor
     PRECISION_UNSPECIFIED: _Precision.ValueType  # 0
-    """The server's choice: EXACT."""
+    """The operator's choice: EXACT unless they changed it."""
     PRECISION_EXACT: _Precision.ValueType  # 1
     """float32 throughout; equal to the reference within float32 rounding."""
     PRECISION_FAST: _Precision.ValueType  # 2
-    """Whatever is fast on the device, such as bfloat16 with folded batch normalisation."""
+    """Whatever was found to be fast on the device and to give nearly the same, such as bfloat16 with folded batch
+    normalisation. Results say EXACT while nothing faster has been found yet, or where nothing is.
+    """
 
 class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
     """How closely results must follow the reference."""
 
 PRECISION_UNSPECIFIED: Precision.ValueType  # 0
-"""The server's choice: EXACT."""
+"""The operator's choice: EXACT unless they changed it."""
 PRECISION_EXACT: Precision.ValueType  # 1
 """float32 throughout; equal to the reference within float32 rounding."""
 PRECISION_FAST: Precision.ValueType  # 2
-"""Whatever is fast on the device, such as bfloat16 with folded batch normalisation."""
+"""Whatever was found to be fast on the device and to give nearly the same, such as bfloat16 with folded batch
+normalisation. Results say EXACT while nothing faster has been found yet, or where nothing is.
+"""
 
 class _MaskEncoding:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -113,7 +117,7 @@ class Task(message.Message):
     model: builtins.str
     """`builder`, `builder@MEMBER`, `builder@DEFAULT` or `builder@random`, such as `resnet50@IMAGENET1K_V2`."""
     precision: Precision.ValueType
-    """EXACT where unspecified."""
+    """The operator's choice where unspecified, which is EXACT unless they changed it."""
     @builtins.property
     def classify(self) -> ClassifyOptions:
         """For `Classify`."""

@@ -45,7 +45,7 @@ class VisionStub(object):
     RESOURCE_EXHAUSTED   the queue is full or the model does not fit into the memory budget; a
     `google.rpc.RetryInfo` says when to try again
     UNAVAILABLE          no worker, the worker is draining or went away, or published weights cannot be fetched
-    UNIMPLEMENTED        the precision or option is not served by this version
+    UNIMPLEMENTED        the option is not served by this version
     CANCELLED            the client went away
     INTERNAL             a fault of the server; its log has the details
     """
@@ -108,7 +108,7 @@ class VisionServicer(object):
     RESOURCE_EXHAUSTED   the queue is full or the model does not fit into the memory budget; a
     `google.rpc.RetryInfo` says when to try again
     UNAVAILABLE          no worker, the worker is draining or went away, or published weights cannot be fetched
-    UNIMPLEMENTED        the precision or option is not served by this version
+    UNIMPLEMENTED        the option is not served by this version
     CANCELLED            the client went away
     INTERNAL             a fault of the server; its log has the details
     """
@@ -224,7 +224,7 @@ class Vision(object):
     RESOURCE_EXHAUSTED   the queue is full or the model does not fit into the memory budget; a
     `google.rpc.RetryInfo` says when to try again
     UNAVAILABLE          no worker, the worker is draining or went away, or published weights cannot be fetched
-    UNIMPLEMENTED        the precision or option is not served by this version
+    UNIMPLEMENTED        the option is not served by this version
     CANCELLED            the client went away
     INTERNAL             a fault of the server; its log has the details
     """

@@ -49,7 +49,7 @@ class VisionStub:
       RESOURCE_EXHAUSTED   the queue is full or the model does not fit into the memory budget; a
                            `google.rpc.RetryInfo` says when to try again
       UNAVAILABLE          no worker, the worker is draining or went away, or published weights cannot be fetched
-      UNIMPLEMENTED        the precision or option is not served by this version
+      UNIMPLEMENTED        the option is not served by this version
       CANCELLED            the client went away
       INTERNAL             a fault of the server; its log has the details
     """
@@ -101,7 +101,7 @@ class VisionAsyncStub(VisionStub):
       RESOURCE_EXHAUSTED   the queue is full or the model does not fit into the memory budget; a
                            `google.rpc.RetryInfo` says when to try again
       UNAVAILABLE          no worker, the worker is draining or went away, or published weights cannot be fetched
-      UNIMPLEMENTED        the precision or option is not served by this version
+      UNIMPLEMENTED        the option is not served by this version
       CANCELLED            the client went away
       INTERNAL             a fault of the server; its log has the details
     """
@@ -149,7 +149,7 @@ class VisionServicer(metaclass=_abc_1.ABCMeta):
       RESOURCE_EXHAUSTED   the queue is full or the model does not fit into the memory budget; a
                            `google.rpc.RetryInfo` says when to try again
       UNAVAILABLE          no worker, the worker is draining or went away, or published weights cannot be fetched
-      UNIMPLEMENTED        the precision or option is not served by this version
+      UNIMPLEMENTED        the option is not served by this version
       CANCELLED            the client went away
       INTERNAL             a fault of the server; its log has the details
     """

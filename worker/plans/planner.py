@@ -157,7 +157,7 @@ class Planner:
                     return None
                 faster = [trial for trial in trials if trial.is_faster]
                 best = min(faster, key=lambda trial: math.prod(trial.shares), default=None)
-                entry = Entry(tuple(trials), best and best.name, failure, time.time())
+                entry = Entry(tuple(trials), best.name if best else None, failure, time.time())
                 cache.write(key, entry, folder)
         return entry
 
@@ -248,7 +248,7 @@ def _weights_digest(runner: Runner[Any]) -> str:
     for name, value in runner.module.state_dict().items():
         if isinstance(value, Tensor) and not value.is_quantized:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
@@ -132,6 +134,10 @@ class Batcher:
         """Whether nobody waits for the device any more."""
         self.has_taken: Callable[[], object] = lambda: None
         """Called in the device's thread whenever `has_bulk_room` may have become true."""
+        self.measured: Callable[[ModelName, Plan, tuple[int, ...], int], AbstractContextManager[None]] = lambda *_: (
+            contextlib.nullcontext()
+        )
+        """Makes the context of each forward pass of its model, plan, key and number of items."""
         self._max_bytes = max_bytes
         self._transfer = transfer
         self._lost = lost
@@ -243,7 +249,8 @@ class Batcher:
 
     def _forward(self, batch: list[Entry]) -> Callable[[], Sequence[Raw]]:
         """Begin a forward pass, and return what waits for its outputs."""
-        with torch.inference_mode():
+        shape = (batch[0].runner.name, batch[0].plan, batch[0].prepared.key, len(batch))
+        with torch.inference_mode(), self.measured(*shape):
             outputs = batch[0].runner.forward([entry.prepared for entry in batch], batch[0].plan)
             return self._transfer.to_host(outputs)
 

@@ -140,7 +140,16 @@ class WorkerConfig(Settings):
         "Most bytes that the parameters and buffers of all loaded models may take.",
         unit="bytes",
         minimum=1,
-        unset="60 % of what is free at the start: on a CUDA device, or in memory or the cgroup if that is less",
+        unset="60 % of what is free at the start, divided by device_sharers: on a CUDA device, or in memory or the "
+        "cgroup if that is less",
+        panel=_DEVICE,
+    )
+    device_sharers: int = setting(
+        1,
+        "Workers that start on this device, or on this machine's CPU, at about the same time, this one among them: the "
+        "default memory budget is divided by it. 'zoofleet up' sets it.",
+        unit="workers",
+        minimum=1,
         panel=_DEVICE,
     )
     default_precision: str = setting(

@@ -117,6 +117,7 @@ class Pipeline:
         threads = config.resolved_decode_threads()
         transfer = transfer_for(find_device(config.device))
         self.batcher = Batcher(config.resolved_threads(), config.max_prepared_bytes, transfer, lost)
+        self.batcher.measured = residency.activations.measured
         slots = config.resolved_inflight_items()
         self._slots = asyncio.Semaphore(slots)
         self._bulk_slots = asyncio.Semaphore(slots - max(slots // _RESERVED_SHARE, min(slots - 1, 1)))

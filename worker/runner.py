@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
@@ -59,7 +59,7 @@ class Prepared:
     image_size: tuple[int, int]
     key: tuple[int, ...]
     max_batch: int
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     table: Tensor | None = None
 
     @property

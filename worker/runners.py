@@ -1,4 +1,4 @@
-"""The runners of the five kinds of task, and how a model is loaded into one.
+"""The runners of the five kinds of task.
 
 Shapes: N items in a batch, C categories, T frames of a clip, H x W pixels of the original picture, h x w of what a
 model takes or gives.
@@ -7,7 +7,6 @@ model takes or gives.
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,17 +22,15 @@ from zoofleet._catalog import ModelName
 from zoofleet._media.videos import sampled
 from zoofleet._values.results import Classification, Detections, Flow, Outcome, Segmentation, categories_of
 from zoofleet._wire.kinds import TaskKind, kind_of
-from zoofleet.errors import InternalError, InvalidArgumentError, ItemTooLargeError, UnimplementedError
-from zoofleet.models import get_model, get_model_weights, transforms
+from zoofleet.errors import InternalError, InvalidArgumentError, ItemTooLargeError
 from zoofleet.models.detection import Detector, Limits
 from zoofleet.models.ops import paste_masks_to_rle, upsampled_argmax
 from zoofleet.models.optical_flow import RAFT
 from zoofleet.models.segmentation import Segmenter
-from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.plan import Plan
 from zoofleet.worker.runner import FrameWindow, Prepared, Raw, Runner
 
-__all__ = ["make_runner", "memory_bytes", "runner_type"]
+__all__ = ["published", "runner_type"]
 
 _WITHOUT_BACKBONE: Final = MappingProxyType({"weights_backbone": None})
 """Builders that take weights for the backbone alone would fetch its default ones."""
@@ -220,7 +217,7 @@ class _DetectRunner(Runner[_DetectOptions]):
 
 
 def _keypoint_names(name: ModelName) -> tuple[str, ...]:
-    return tuple(_published(name).meta["keypoint_names"])
+    return tuple(published(name).meta["keypoint_names"])
 
 
 class _FlowRunner(Runner[_FlowOptions]):
@@ -289,45 +286,9 @@ def runner_type(name: ModelName) -> type[Runner[Any]]:
     return _RUNNERS[kind_of(name)]
 
 
-def _published(name: ModelName) -> _catalog.WeightsInfo:
+def published(name: ModelName) -> _catalog.WeightsInfo:
     """Return the model's weight set; for random weights the builder's default set, in whose place they stand."""
     info = name.weights_info or next((w for w in _catalog.weights(name.builder) if w.default), None)
     if info is None:
         raise InternalError(f"{name.builder} has no published weights, which say how its input is made")
     return info
-
-
-_build_lock: Final = threading.Lock()
-
-
-def make_runner(name: ModelName, device: torch.device, config: WorkerConfig) -> Runner[Any]:
-    """Build a model and make it ready to run. Takes seconds, or minutes where its weights have to be downloaded.
-
-    Random weights are drawn from seed 0, so that all workers host the same model.
-
-    Raises:
-        WeightsUnavailableError, InvalidWeightsError: the published weights cannot be fetched, or are not the model's.
-        UnimplementedError: the model is an INT8 model and the device is not the CPU.
-    """
-    kind = runner_type(name)
-    arguments = {**kind.builder_arguments, "weights": None if name.weights == _catalog.RANDOM else name.weights}
-    if name.info.task == "quantization":
-        if device.type != "cpu":
-            raise UnimplementedError(f"{name} is an INT8 model, which runs on the CPU only, not on {device}")
-        arguments["quantize"] = True
-    if name.weights_info is not None:
-        # Into the cache first: what may take minutes must not happen under the lock.
-        get_model_weights(name.builder).named(name.weights).get_state_dict(progress=False)
-    # Random weights are drawn from the process's one generator.
-    with _build_lock, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = get_model(name.builder, **arguments, progress=False)
-    module = module.eval().requires_grad_(False).to(device)
-    preset = transforms.preset(_published(name).transforms)()
-    return kind(name, module, preset, device, config)
-
-
-def memory_bytes(runner: Runner[Any]) -> int:
-    """Return the bytes of a model's parameters and buffers, packed INT8 weights among them."""
-    state = runner.module.state_dict()
-    return sum(value.numel() * value.element_size() for value in state.values() if isinstance(value, Tensor))

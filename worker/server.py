@@ -29,7 +29,8 @@ from zoofleet._wire.names import worker_name
 from zoofleet.errors import DeviceHungError, InternalError, InvalidArgumentError, UnavailableError
 from zoofleet.v1 import fleet_pb2, models_pb2_grpc
 from zoofleet.worker.config import WorkerConfig
-from zoofleet.worker.devices import default_memory_budget, find_device
+from zoofleet.worker.devices import default_memory_budget, device_memory, find_device, free_memory
+from zoofleet.worker.host_tier import HostTier
 from zoofleet.worker.models_service import ModelsService, loaded_model
 from zoofleet.worker.pipeline import Pipeline
 from zoofleet.worker.registration import Registration
@@ -79,8 +80,13 @@ class Worker:
         self.name = worker_name(config.name or f"{_host_id()}-{os.getpid()}-{secrets.token_hex(3)}")
         self._instance_id = secrets.token_hex(16)
         self._draining = asyncio.Event()  # set once no further work is taken
-        budget = config.memory_budget_bytes or default_memory_budget(self._device)
-        self._residency = Residency(self._device, budget, config)
+        free = free_memory(self._device)
+        budget = config.memory_budget_bytes or default_memory_budget(free, config.device_sharers)
+        spare = free // config.device_sharers - budget
+        tier = None
+        if self._device.type == "cuda":
+            tier = HostTier.of_free(free_memory(torch.device("cpu")), config.device_sharers)
+        self._residency = Residency(self._device, budget, config, spare=spare, tier=tier)
         self._pipeline = Pipeline(config, self._residency, self._end_poisoned)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=(RequestCheck(),), options=SERVER_OPTIONS)
@@ -149,12 +155,16 @@ class Worker:
 
     def status(self) -> fleet_pb2.WorkerStatus:
         """Return what a heartbeat says: the loaded models, and the items in flight and answered."""
+        memory = device_memory(self._device)
         status = fleet_pb2.WorkerStatus(
             loaded_models=[loaded_model(resident, self.name) for resident in self._residency.residents],
             inflight_items=self._pipeline.inflight_count,
             item_count=self._pipeline.item_count,
             error_count=self._pipeline.error_count,
             resident_bytes=psutil.Process().memory_info().rss,
+            device_bytes_used=memory.used,
+            device_bytes_total=memory.total,
+            device_bytes_reserved=memory.reserved,
             draining=self._draining.is_set(),
         )
         if (batch := self._pipeline.batcher.running) is not None:

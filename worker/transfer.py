@@ -9,6 +9,7 @@ Shapes: N items in a batch.
 from __future__ import annotations
 
 import functools
+import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -105,6 +106,7 @@ class SlabTransfer(Transfer):
 
     def __init__(self) -> None:
         self._up: deque[_Slab] = deque()  # the one whose copy began first is first
+        self._uploading = threading.Lock()  # models are warmed up in threads that load, beside the device's thread
         self._down: list[Tensor] = []  # the buffers that nobody waits for
 
     @abstractmethod
@@ -131,11 +133,12 @@ class SlabTransfer(Transfer):
         """Stack tensors of one shape and dtype in a slab, and copy it to (N, ...) on the device."""
         first = tensors[0]
         nbytes = first.nbytes * len(tensors)
-        slab = self._slab(nbytes)
-        stacked = slab.buffer[:nbytes].view(first.dtype).view(len(tensors), *first.shape)
-        torch.stack(list(tensors), out=stacked)
-        batch = self.upload(stacked)
-        slab.free = self.record()
+        with self._uploading:
+            slab = self._slab(nbytes)
+            stacked = slab.buffer[:nbytes].view(first.dtype).view(len(tensors), *first.shape)
+            torch.stack(list(tensors), out=stacked)
+            batch = self.upload(stacked)
+            slab.free = self.record()
         return batch.contiguous(memory_format=memory_format)
 
     def to_host(self, outputs: _Outputs) -> Callable[[], _Outputs]:

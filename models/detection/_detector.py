@@ -79,9 +79,7 @@ class Detector(nn.Module):
             raise InvalidArgumentError(f"limits for {len(limits)} images; there are {len(images)}")
         batch, _ = self.transform(images)
         features = self._features(batch)
-        detections = (
-            self._detect(batch, features) if limits is None else self._detect_within(batch, features, limits)
-        )
+        detections = self._detect(batch, features) if limits is None else self._detect_within(batch, features, limits)
         originals = [(image.shape[-2], image.shape[-1]) for image in images]
         return self.transform.postprocess(detections, batch.image_sizes, originals, paste_masks=paste_masks)
 

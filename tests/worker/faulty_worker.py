@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from zoofleet.worker import Worker, WorkerConfig, batcher, residency, runners, serve, transfer
+from zoofleet.worker import Worker, WorkerConfig, batcher, loading, residency, runners, serve, transfer
 from zoofleet.worker.plan import Plan
 from zoofleet.worker.runner import Prepared, Raw, Runner
 
@@ -26,7 +26,7 @@ POISONED_BATCH: Final = 3
 
 def hang() -> None:
     """Models take a while to load, and never come back from an image of `HANGING_SIZE`."""
-    forward, make_runner = runners._ClassifyRunner.forward, runners.make_runner
+    forward, make_runner = runners._ClassifyRunner.forward, loading.make_runner
 
     def hanging(self: Any, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         if any(prepared.image_size == HANGING_SIZE for prepared in batch):

@@ -14,9 +14,9 @@ from zoofleet._catalog import ModelName
 from zoofleet.errors import CancelledError, UnavailableError, ZoofleetError
 from zoofleet.worker import WorkerConfig
 from zoofleet.worker.batcher import Batcher, Entry
+from zoofleet.worker.loading import make_runner
 from zoofleet.worker.plan import EXACT
 from zoofleet.worker.runner import Prepared, Raw, Runner
-from zoofleet.worker.runners import make_runner
 from zoofleet.worker.transfer import HostTransfer
 
 AnyRunner: TypeAlias = Runner[Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from zoofleet import _catalog
 from zoofleet._catalog import ModelName
+from zoofleet._media.images import decode_image
 from zoofleet.models import transforms
 from zoofleet.worker import WorkerConfig
 from zoofleet.worker.runners import runner_type
@@ -138,11 +140,14 @@ PICTURES = [
 class Network(torch.nn.Module):
     """What runners ask of a model beside its outputs."""
 
-    transform = SimpleNamespace(fixed_size=None)
+    @staticmethod
+    def batch_key(height: int, width: int) -> tuple[int, int]:
+        """Say what a detector would."""
+        return height, width
 
 
 @pytest.mark.parametrize("name", ["vgg11", "vit_b_16", "fcn_resnet50", "ssdlite320_mobilenet_v3_large", "raft_small"])
-def test_bytes_that_a_device_looks_up_are_bit_equal_to_what_decoding_threads_make(name: str) -> None:
+def test_bytes_that_a_device_looks_up_are_bit_equal_to_what_decoding_threads_make(name: str, media: Path) -> None:
     model = ModelName.parse(f"{name}@random")
     config = WorkerConfig(schedulers=(), device="cpu")
     (weights,) = (each for each in _catalog.weights(name) if each.default)
@@ -150,9 +155,9 @@ def test_bytes_that_a_device_looks_up_are_bit_equal_to_what_decoding_threads_mak
     kind = runner_type(model)
     floats, shipped = (kind(model, Network(), preset, torch.device("cpu"), config) for _ in range(2))
     shipped._table = preset.levels()
-    for picture in PICTURES:
+    for picture in (*PICTURES, decode_image((media / "rocket.jpg").read_bytes(), 1 << 30)):
         pictures = [picture] * (2 if name == "raft_small" else 1)
-        options = SimpleNamespace(num_flow_updates=1)
+        options = SimpleNamespace(num_flow_updates=1, score_threshold=0.5, max_detections=9)
         expected, got = (runner.prepare(iter(pictures), options) for runner in (floats, shipped))
         assert [inputs.dtype for inputs in got.inputs] == [torch.uint8] * len(pictures)
         assert 4 * got.nbytes == expected.nbytes

@@ -56,7 +56,7 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
                     f"a {image.format} of {width} x {height} pixels; accepted: at most {max_pixels} pixels"
                 )
             transpose = _UPRIGHT.get(_orientation(image))
-            rgb = _plain_jpeg(image, data)
+            rgb: Image.Image | None = _plain_jpeg(image, data)
             if rgb is None:
                 image.load()
                 rgb = _to_rgb(image)
@@ -93,7 +93,7 @@ class _Picture(Image.Image):
         self._size = (pixels.shape[1], pixels.shape[0])
         self._pixels: npt.NDArray[np.uint8] | None = pixels
 
-    def load(self) -> Image.core.PixelAccess | None:
+    def load(self) -> Any:
         """Become an ordinary Pillow image, which may be changed in place."""
         pixels = self._pixels
         if pixels is not None:

@@ -65,7 +65,7 @@ def pack(envelope: type[_E], wholes: Iterable[vision_pb2.Item] | Iterable[vision
     batch_bytes = 0
     for whole in wholes:
         size = whole.ByteSize()
-        if len(batch) == BATCH_ITEMS or batch_bytes + size > PART_BYTES and batch:
+        if len(batch) == BATCH_ITEMS or (batch_bytes + size > PART_BYTES and batch):
             yield _batch(make, batch)
             batch, batch_bytes = [], 0
         if size > PART_BYTES:

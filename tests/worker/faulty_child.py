@@ -43,7 +43,7 @@ def main() -> None:
             file.write(str(compiler.pid))
         compiler.wait()
     if FAULT == "pretends":  # a plan that is EXACT under another name, at once
-        part = {"path": "", "folds": [], "package": None}
+        part: dict[str, Any] = {"path": "", "folds": [], "package": None}
         times = {"milliseconds": 1.0, "exact_milliseconds": 4.0, "shares": [0.25, 0.25]}
         trial = {"name": "folded float32", "is_valid": True, "parts": [part], **times}
         print(json.dumps({**trial, "deviation": 1e-6, "seconds": 0.0, "message": ""}), flush=True)

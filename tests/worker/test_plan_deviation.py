@@ -16,12 +16,12 @@ from zoofleet._catalog import ModelName
 from zoofleet._values.tasks import Precision
 from zoofleet._wire.kinds import TaskKind, kind_of
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.loading import make_runner
 from zoofleet.worker.plan import Plan
 from zoofleet.worker.plans.deviation import Deviation, compare
 from zoofleet.worker.plans.examples import examples
 from zoofleet.worker.plans.regions import region_paths
 from zoofleet.worker.runner import Raw, Runner
-from zoofleet.worker.runners import make_runner
 
 SHAPES: Final = "SHAPES_V1"
 MODELS: Final = (

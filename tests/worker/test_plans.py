@@ -25,6 +25,7 @@ from zoofleet.v1 import vision_pb2
 from zoofleet.worker import Worker
 from zoofleet.worker.batcher import Batcher, Entry
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.loading import make_runner
 from zoofleet.worker.plan import EXACT, Plan, PlanState, PlanStatus
 from zoofleet.worker.plans import planner as planner_module
 from zoofleet.worker.plans.assembly import Part, assemble
@@ -34,7 +35,6 @@ from zoofleet.worker.plans.examples import examples
 from zoofleet.worker.plans.planner import Planner
 from zoofleet.worker.plans.rungs import Rung
 from zoofleet.worker.runner import Prepared, Runner
-from zoofleet.worker.runners import make_runner
 from zoofleet.worker.transfer import transfer_for
 
 NAME = "mobilenet_v3_small@random"
@@ -168,7 +168,7 @@ import torch, sys
 from zoofleet._catalog import ModelName
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.plans import planner
-from zoofleet.worker.runners import make_runner
+from zoofleet.worker.loading import make_runner
 planner._COMMAND = (sys.executable, {CHILD!r}, "hangs")
 config = WorkerConfig(threads=1, plan_cache={str(tmp_path / "cache")!r})
 runner = make_runner(ModelName.parse({NAME!r}), torch.device("cpu"), config)

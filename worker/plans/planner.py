@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -64,10 +64,12 @@ class Planner:
 
     Args:
         config: the worker's settings, for threads, the cache and the time limit.
+        on_ready: called, in the planner's thread, once a plan takes memory.
     """
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig, on_ready: Callable[[], object] = lambda: None) -> None:
         self._config = config
+        self._on_ready = on_ready
         self._wishes: queue.SimpleQueue[_Wish | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -126,6 +128,7 @@ class Planner:
         if status.state is PlanState.FAILED:
             _log.warning("no fast plan of %s; it runs by %s: %s", runner.name, EXACT.name, status.message)
         else:
+            self._on_ready()
             _log.info("%s runs by %s where FAST is asked for. %s", runner.name, status.plan.name, status.message)
 
     def _key(self, runner: Runner[Any], shape_class: tuple[int, ...]) -> dict[str, Any]:

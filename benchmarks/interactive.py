@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc.aio
-from benchmarks.bulk import MEDIA
+from benchmarks.media import MEDIA
 
 from zoofleet._catalog import ModelName
 from zoofleet._wire.kinds import kind_of

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.bulk import machine
+from benchmarks.machine import Machine
 from PIL import Image
 from pycocotools import mask as coco
 from torch import Tensor
@@ -211,7 +211,7 @@ def main() -> None:
         print_peak(arguments.peak)
         return
     generator = torch.Generator().manual_seed(0)
-    print(f"On: {machine()}, {torch.get_num_threads()} threads\n")
+    print(f"On: {Machine.here()}, {torch.get_num_threads()} threads\n")
     print("| | kernel | plain torch, Pillow or pycocotools | ratio |\n| --- | --- | --- | --- |")
     with torch.inference_mode():
         measure_nms(generator)

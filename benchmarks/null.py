@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from benchmarks.bulk import machine
+from benchmarks.machine import Machine
 
 import zoofleet
 from zoofleet import Classify
@@ -232,7 +232,7 @@ def main() -> None:
     if arguments.worker:
         worker(json.loads(arguments.worker))
         return
-    print(f"On: {machine()}\nZoofleet: {Path(zoofleet.__file__).parent}; CPU microseconds an item\n")
+    print(f"On: {Machine.here()}\nZoofleet: {Path(zoofleet.__file__).parent}; CPU microseconds an item\n")
     print(f"| way | {' | '.join(_ROLES)} | items/s | worker's threads |")
     print("| --- " * (len(_ROLES) + 3) + "|")
     figures = asyncio.run(run(arguments))

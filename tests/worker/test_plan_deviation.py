@@ -92,7 +92,8 @@ def _compare(runner: Runner[Any], plan: nn.Module, coarsest: torch.dtype) -> Dev
 
 def _run(runner: Runner[Any], module: nn.Module) -> Sequence[Raw]:
     """Run a model on the fixed pictures, in the runner's model's place."""
-    plan = Plan("under test", Precision.FAST, module)
+    plan = Plan("under test", Precision.FAST)
+    runner.forms[plan] = module
     count = 4 if kind_of(runner.name) is TaskKind.CLASSIFY else 1
     batches = [examples(runner, (), count, is_upright=is_upright) for is_upright in (False, True)]
     return [raw for batch in batches for raw in runner.forward(batch, plan)]

@@ -1,5 +1,5 @@
 # Each target is a script of the same name; CI runs the same ones.
-.PHONY: install demo test chaos check fix bench bench-kernels bench-detection build-cuda clean
+.PHONY: install demo test chaos check fix bench bench-scaling bench-kernels bench-detection build-cuda clean
 
 install:
 	scripts/install
@@ -21,6 +21,9 @@ fix: install
 
 bench: install
 	scripts/bench
+
+bench-scaling: install
+	scripts/bench-scaling
 
 bench-kernels: install
 	scripts/bench-kernels

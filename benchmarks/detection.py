@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from benchmarks.bulk import machine
 from benchmarks.kernels import compare
+from benchmarks.machine import Machine
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -324,7 +324,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[1, 8], help="in a batch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"On: {machine()}, {torch.get_num_threads()} threads\n")
+    print(f"On: {Machine.here()}, {torch.get_num_threads()} threads\n")
     print("| | at once | in loops | ratio |\n| --- | --- | --- | --- |")
     for case in ("few", "dense"):
         for images in arguments.images:

@@ -102,9 +102,8 @@ class Upload:
         """
         if request.HasField("manifest_uri"):
             raise UnimplementedError("manifest_uri is not served yet; accepted: items")
-        joined = self._joiner.add(request)
-        if joined is not None:
-            await self._add_item(*joined)
+        for item_id, item in self._joiner.take(request):
+            await self._add_item(item_id, item)
 
     async def finish(self) -> str:
         """Publish the job, and return its id.

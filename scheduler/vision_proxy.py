@@ -16,6 +16,7 @@ from zoofleet._wire import kinds
 from zoofleet._wire.calls import Ending
 from zoofleet._wire.kinds import TaskKind
 from zoofleet._wire.status import DETAILS_KEY
+from zoofleet._wire.traffic import traffic_metadata
 from zoofleet.errors import InvalidArgumentError, UnavailableError
 from zoofleet.scheduler.config import SchedulerConfig
 from zoofleet.scheduler.fleet import Fleet
@@ -110,7 +111,10 @@ async def _analyze_video(
     with router.share(worker) as share:
         share.add(_VIDEO_ITEMS)
         path, timeout = f"/{SERVICE}/AnalyzeVideo", context.time_remaining()
-        call: grpc.aio.StreamStreamCall[bytes, bytes] = router.channel(worker).stream_stream(path)(timeout=timeout)
+        metadata = traffic_metadata(context.invocation_metadata())
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = router.channel(worker).stream_stream(path)(
+            timeout=timeout, metadata=metadata
+        )
         ending = Ending(call)
         sender = asyncio.create_task(_send(call, first, requests))
         try:

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
-
-from torch import nn
 
 from zoofleet._values.tasks import Precision
 
 __all__ = ["EXACT", "Plan", "PlanState", "PlanStatus"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """A way of running a model. Items share a batch only if they have the same plan.
+    """A way of running a model. Items share a batch only if they have the same plan. `Runner.forms` has what it runs.
 
     Attributes:
         name: what operators read, such as `eager float32`.
         precision: what it serves, and what its results say.
-        module: the model in the form that the plan runs. None for the loaded model itself.
-        memory_bytes: memory that the plan takes beside the loaded model.
+        shape_class: what the inputs that it takes have in common, as `Runner.shape_class` gives it.
     """
 
     name: str
     precision: Precision
-    module: nn.Module | None = field(default=None, repr=False)
-    memory_bytes: int = 0
+    shape_class: tuple[int, ...] = ()
 
 
 EXACT: Final = Plan("eager float32", Precision.EXACT)
@@ -56,6 +52,7 @@ class PlanStatus:
         milliseconds: time of an item by the plan, measured when it was built; 0 unless READY.
         exact_milliseconds: time of an item by EXACT, measured in the same run; 0 unless READY.
         deviation: 1 minus the cosine of the plan's raw outputs and EXACT's; 0 for EXACT.
+        memory_bytes: memory that the plan takes beside the loaded model.
         message: what an operator should know: which plans failed, and why.
     """
 
@@ -65,4 +62,5 @@ class PlanStatus:
     milliseconds: float = 0.0
     exact_milliseconds: float = 0.0
     deviation: float = 0.0
+    memory_bytes: int = 0
     message: str = ""

@@ -17,6 +17,8 @@ from typing import Final
 from zoofleet.errors import InternalError, InvalidArgumentError, KernelLibraryError
 
 __all__ = [
+    "ArgmaxParams",
+    "ArgmaxTaps",
     "CorrelationParams",
     "PasteParams",
     "ResizeParams",
@@ -27,7 +29,7 @@ __all__ = [
     "cuda",
 ]
 
-_ABI: Final = 5
+_ABI: Final = 6
 _OK, _INVALID_BATCH_INDEX, _OUT_OF_MEMORY, _CUDA_ERROR = 0, 2, 3, 1000
 
 OVERRIDE: Final = "ZOOFLEET_OPS_LIBRARY"
@@ -104,11 +106,37 @@ class ResizeTaps(ctypes.Structure):
     )
 
 
+class ArgmaxParams(ctypes.Structure):
+    """The C structure `zoofleet_argmax_params`."""
+
+    _fields_ = (
+        ("channels", c_int64),
+        ("height", c_int64),
+        ("width", c_int64),
+        ("out_height", c_int64),
+        ("out_width", c_int64),
+        ("interleaved", c_int32),
+    )
+
+
+class ArgmaxTaps(ctypes.Structure):
+    """The C structure `zoofleet_argmax_taps`."""
+
+    _fields_ = (
+        ("aboves", c_void_p),
+        ("row_weights", c_void_p),
+        ("lefts", c_void_p),
+        ("left_weights", c_void_p),
+        ("right_weights", c_void_p),
+    )
+
+
 _PARAMS = ctypes.POINTER(RoIAlignParams)
 _PASTE = (ctypes.POINTER(PasteParams), c_void_p, c_void_p)
 _CORRELATION = (ctypes.POINTER(CorrelationParams), c_void_p, c_void_p, c_void_p)
 _GRADIENTS = (c_void_p, c_void_p, c_void_p)
 _RESIZE = (ctypes.POINTER(ResizeParams), ctypes.POINTER(ResizeTaps), c_void_p, c_void_p)
+_ARGMAX = (ctypes.POINTER(ArgmaxParams), ctypes.POINTER(ArgmaxTaps), c_void_p)
 _ENCODED = (c_int32, c_void_p, c_int64, c_void_p)
 _NMS = (c_void_p, c_void_p, c_void_p, c_int64, c_double, c_int32)
 _CPU_SIGNATURES: Final = {
@@ -119,6 +147,7 @@ _CPU_SIGNATURES: Final = {
     "zoofleet_correlation_lookup": (c_int32, (*_CORRELATION, c_int32, c_void_p)),
     "zoofleet_correlation_lookup_backward": (c_int32, (*_CORRELATION, c_void_p, c_int32, *_GRADIENTS)),
     "zoofleet_resize_normalize": (c_int32, (*_RESIZE, c_int32, c_void_p)),
+    "zoofleet_upsampled_argmax": (c_int32, (*_ARGMAX, c_int32, c_void_p)),
     "zoofleet_compress_runs": (c_int32, (c_void_p, c_void_p, c_int64, *_ENCODED)),
 }
 _CUDA_SIGNATURES: Final = {
@@ -130,6 +159,7 @@ _CUDA_SIGNATURES: Final = {
     "zoofleet_correlation_lookup_cuda": (c_int32, (*_CORRELATION, c_void_p, c_void_p)),
     "zoofleet_correlation_lookup_backward_cuda": (c_int32, (*_CORRELATION, c_void_p, *_GRADIENTS, c_void_p)),
     "zoofleet_resize_normalize_cuda": (c_int32, (*_RESIZE, c_void_p, c_void_p, c_void_p)),
+    "zoofleet_upsampled_argmax_cuda": (c_int32, (*_ARGMAX, c_void_p, c_void_p)),
     "zoofleet_cuda_error": (c_char_p, (c_int32,)),
 }
 

@@ -15,6 +15,7 @@ from zoofleet.models.ops import (
     paste_masks_to_rle,
     resize_normalize,
     roi_align,
+    upsampled_argmax,
 )
 
 pytestmark = [
@@ -85,6 +86,14 @@ def test_resize_normalize(dtype: torch.dtype, mode: Literal["bilinear", "bicubic
     for size, crop in [((40, 71), (3, 4, 30, 31)), ((301, 7), (-2, -3, 310, 11)), ((5, 5), (0, 0, 0, 5))]:
         arguments = (size, crop, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), mode, dtype)
         assert torch.equal(resize_normalize(pixels.cuda(), *arguments).cpu(), resize_normalize(pixels, *arguments))
+
+
+@pytest.mark.parametrize("size", [(375, 500), (37, 53), (1, 1), (0, 5)])
+def test_upsampled_argmax(size: tuple[int, int], generator: torch.Generator) -> None:
+    logits = torch.randn(21, 65, 98, generator=generator)
+    logits[5, 3, 4], logits[6:8, 9] = float("nan"), 7
+    for each in (logits, logits.permute(1, 2, 0).contiguous().permute(2, 0, 1), logits.half()):
+        assert torch.equal(upsampled_argmax(each.cuda(), size).cpu(), upsampled_argmax(each, size))
 
 
 @pytest.mark.parametrize("radius", [0, 4])

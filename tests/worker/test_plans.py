@@ -1,24 +1,31 @@
 """The search for plans, by real processes: what serves meanwhile, afterwards, and where it fails."""
 
 import json
+import queue
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import pytest
 import torch
+from tests.worker.calls import item, png, run, until
 from torch import Tensor
 
 from zoofleet._catalog import ModelName
+from zoofleet._values.resources import LoadedModel
 from zoofleet._values.tasks import Precision
+from zoofleet._wire.kinds import TaskKind
 from zoofleet.errors import FailedPreconditionError
+from zoofleet.v1 import vision_pb2
+from zoofleet.worker import Worker
+from zoofleet.worker.batcher import Batcher, Entry
 from zoofleet.worker.config import WorkerConfig
-from zoofleet.worker.plan import EXACT, PlanState, PlanStatus
+from zoofleet.worker.plan import EXACT, Plan, PlanState, PlanStatus
 from zoofleet.worker.plans import planner as planner_module
 from zoofleet.worker.plans.assembly import Part, assemble
 from zoofleet.worker.plans.cache import PlanCache
@@ -27,6 +34,7 @@ from zoofleet.worker.plans.planner import Planner
 from zoofleet.worker.plans.rungs import Rung
 from zoofleet.worker.runner import Prepared, Runner
 from zoofleet.worker.runners import make_runner
+from zoofleet.worker.transfer import transfer_for
 
 NAME = "mobilenet_v3_small@random"
 CHILD = str(Path(__file__).with_name("faulty_child.py"))
@@ -101,10 +109,10 @@ def test_the_plain_plan_serves_until_a_faster_one_is_found_and_kept(
     assert runner.plan(Precision.FAST, item) is EXACT
     status = search(runner)
     assert status.state is PlanState.READY and "no C++ compiler" in status.message
-    assert status.plan is runner.plan(Precision.FAST, item) and runner.plan(Precision.EXACT, item) is EXACT
+    assert status.plan == runner.plan(Precision.FAST, item) and runner.plan(Precision.EXACT, item) is EXACT
     assert status.plan.name in ("folded float32", "eager bfloat16", EXACT.name) and status.deviation < 1e-3
     assert status.milliseconds <= status.exact_milliseconds
-    assert status.plan is EXACT or 0 < status.plan.memory_bytes < 12e6
+    assert status.plan is EXACT or 0 < status.memory_bytes < 12e6
 
     never(monkeypatch)  # a second worker finds the same in the cache
     again = make_runner(ModelName.parse(NAME), torch.device("cpu"), WorkerConfig())
@@ -176,6 +184,10 @@ import time; time.sleep(1000)
         worker.kill()
         worker.wait()
     gone(int(file.read_text()))
+
+
+def unexpected(error: BaseException) -> NoReturn:
+    raise error
 
 
 def gone(pid: int) -> None:
@@ -304,3 +316,82 @@ def test_a_compiled_model_is_loaded_without_the_compiler(
     start = time.monotonic()
     assert search(again).plan.name == "compiled float32"
     print(f"from the cache in {time.monotonic() - start:.2f} s")
+
+
+@pytest.fixture
+async def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Worker]:
+    faulty(monkeypatch, "pretends")
+    plain = WorkerConfig(schedulers=(), device="cpu", threads=1, plan_cache=str(tmp_path / "cache"))
+    worker = Worker(plain)
+    await worker.start()
+    yield worker
+    await worker.stop()
+
+
+def fast(precision: vision_pb2.Precision.ValueType = vision_pb2.PRECISION_FAST) -> vision_pb2.Task:
+    return vision_pb2.Task(model=NAME, precision=precision)
+
+
+async def test_results_say_what_they_ran_at_and_the_worker_says_what_serves(worker: Worker) -> None:
+    async def precision_of(task: vision_pb2.Task) -> str:
+        results = await run(worker.address, TaskKind.CLASSIFY, task, [item(png(64, 48, [bytes(64)] * 48))])
+        (result,) = results.values()
+        assert not isinstance(result.outcome, Exception), result.outcome
+        return result.precision
+
+    first = await precision_of(fast())
+    assert first in ("PRECISION_EXACT", "PRECISION_FAST")
+
+    async def is_ready() -> bool:
+        return await precision_of(fast()) == "PRECISION_FAST"
+
+    await until(is_ready)
+    assert await precision_of(fast(vision_pb2.PRECISION_EXACT)) == "PRECISION_EXACT"
+    assert await precision_of(fast(vision_pb2.PRECISION_UNSPECIFIED)) == "PRECISION_EXACT"
+    (loaded,) = worker.status().loaded_models
+    (plan,) = LoadedModel.from_proto(loaded).plans
+    assert (plan.name, plan.state.name, plan.precision) == ("folded float32", "READY", Precision.FAST)
+    assert (plan.milliseconds, plan.exact_milliseconds, plan.deviation) == (1.0, 4.0, 1e-6)
+
+
+async def test_the_operator_chooses_for_tasks_that_ask_for_no_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty(monkeypatch, "pretends")
+    worker = Worker(WorkerConfig(schedulers=(), threads=1, plan_cache=str(tmp_path / "c"), default_precision="fast"))
+    await worker.start()
+    try:
+
+        async def is_fast() -> bool:
+            task = fast(vision_pb2.PRECISION_UNSPECIFIED)
+            results = await run(worker.address, TaskKind.CLASSIFY, task, [item(png(64, 48, [bytes(64)] * 48))])
+            return results["0"].precision == "PRECISION_FAST"
+
+        await until(is_fast)
+    finally:
+        await worker.stop()
+
+
+def test_exact_serves_in_place_of_a_plan_that_fails_in_a_forward_pass(
+    runner: Runner[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    class _Failing(torch.nn.Module):
+        def forward(self, *_: Any) -> Any:
+            raise RuntimeError("a shape that was not compiled")
+
+    bad = Plan("compiled float32", Precision.FAST)
+    runner.forms[bad] = _Failing()
+    runner.plans[()] = PlanStatus(PlanState.READY, bad, ())
+    batcher = Batcher(1, 1 << 30, transfer_for(torch.device("cpu")), unexpected)
+    outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    try:
+        entries = [Entry(runner, bad, each, outcomes.put) for each in prepared(runner, 3)]
+        for entry in entries:
+            batcher.add(entry)
+        raws = [outcomes.get(timeout=60) for _ in entries]
+    finally:
+        batcher.close()
+    assert all("scores" in raw for raw in raws) and all(entry.plan is EXACT for entry in entries)
+    status = runner.plans[()]
+    assert status.state is PlanState.FAILED and "was not compiled" in status.message and status.plan is EXACT
+    assert sum("serves from now on" in record.message for record in caplog.records) == 1

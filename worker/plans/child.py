@@ -10,9 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +27,7 @@ from zoofleet.worker.plan import EXACT, Plan
 from zoofleet.worker.plans.assembly import Part, assemble, folds, part_of
 from zoofleet.worker.plans.deviation import compare
 from zoofleet.worker.plans.examples import examples
+from zoofleet.worker.plans.guard import end_with_parent
 from zoofleet.worker.plans.regions import Region, regions
 from zoofleet.worker.plans.rungs import DTYPES, Rung, ladder
 from zoofleet.worker.plans.trial import Request, Trial
@@ -57,7 +56,7 @@ def main() -> None:
     """Climb the ladder, and report each rung."""
     request = Request.from_json(sys.argv[1])
     report = _reporter()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     os.nice(_NICENESS)
     use_threads(request.threads)
     device = torch.device(request.device)
@@ -104,7 +103,8 @@ class _Builder:
                 return Trial(rung.name, message="no part of the model can be replaced")
             seconds = time.monotonic() - start
             form = assemble(self._runner.module, rung, parts, Path(self._request.folder))
-            plan = Plan(rung.name, Precision.FAST, form)
+            plan = Plan(rung.name, Precision.FAST)
+            self._runner.forms[plan] = form
             coarsest = torch.bfloat16 if rung.tf32 else DTYPES[rung.dtype]
             deviation = compare(self._kind, self._runner.module, form, self._raw, coarsest)
         except Exception as error:  # noqa: BLE001 - a compiler may raise anything, and the next rung may do
@@ -160,7 +160,8 @@ class _Builder:
 
     @torch.inference_mode()
     def _raw(self, module: torch.nn.Module) -> list[Raw]:
-        plan = Plan("compared", Precision.FAST, module)
+        plan = Plan("compared", Precision.FAST)
+        self._runner.forms[plan] = module
         return [raw for batch in self._compared for raw in self._runner.forward(batch, plan)]
 
     def _run_example(self) -> Any:
@@ -192,12 +193,6 @@ def _reporter() -> Callable[[Any], None]:
         out.flush()
 
     return report
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 1):
-        pass
-    os.killpg(0, signal.SIGKILL)
 
 
 def _shortened(error: Exception) -> str:

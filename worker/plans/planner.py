@@ -79,6 +79,10 @@ class Planner:
         with self._lock:
             if self._is_stopped or shape_class in runner.plans or len(runner.plans) >= _MAX_SHAPE_CLASSES:
                 return
+            if runner.name.info.task == "quantization":
+                message = "an INT8 model has no other plan"
+                runner.plans[shape_class] = PlanStatus(PlanState.READY, EXACT, shape_class, message=message)
+                return
             runner.plans[shape_class] = PlanStatus(PlanState.BUILDING, EXACT, shape_class)
             self._wishes.put(_Wish(weakref.ref(runner), shape_class))
             if self._thread is None:
@@ -224,13 +228,16 @@ def _status(entry: Entry, runner: Runner[Any], shape_class: tuple[int, ...], fol
     rung = next(rung for rung in ladder(runner.device) if rung.name == trial.name)
     form = assemble(runner.module, rung, trial.parts, folder)
     size = memory_bytes(form, runner.module, [folder / name for name in trial.packages])
+    plan = Plan(trial.name, Precision.FAST, shape_class)
+    runner.forms[plan] = form
     return PlanStatus(
         PlanState.READY,
-        Plan(trial.name, Precision.FAST, form, size),
+        plan,
         shape_class,
         trial.milliseconds,
         trial.exact_milliseconds,
         trial.deviation,
+        size,
         "; ".join(notes),
     )
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from zoofleet._cli import evaluate, jobs, models, serve, submit, video, workers
+from zoofleet._cli import bench, evaluate, jobs, models, serve, submit, video, workers
 from zoofleet._cli.console import fail
 from zoofleet._media.quiet import quiet_pillow
 from zoofleet.errors import ZoofleetError
@@ -53,6 +53,7 @@ _commands.command(rich_help_panel=_WORK)(submit.submit)
 _commands.command(rich_help_panel=_WORK)(video.video)
 _commands.command(rich_help_panel=_WORK)(evaluate.evaluate)
 _commands.command(rich_help_panel=_WORK)(evaluate.compare)
+_commands.command(rich_help_panel=_MANAGE)(bench.bench)
 _commands.add_typer(jobs.app, name="jobs", rich_help_panel=_MANAGE)
 _commands.add_typer(models.app, name="models", rich_help_panel=_MANAGE)
 _commands.add_typer(workers.app, name="workers", rich_help_panel=_MANAGE)

@@ -19,7 +19,7 @@ import typer
 
 from zoofleet._wire.address import ADDRESS_VARIABLE
 from zoofleet._wire.names import job_name
-from zoofleet.errors import ZoofleetError
+from zoofleet.errors import UnavailableError, ZoofleetError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,14 +110,18 @@ def connect(address: str, timeout: float = 5.0) -> Iterator[Client]:
         UnavailableError: the server did not answer in that time.
     """
     from zoofleet import Client
-    from zoofleet.errors import UnavailableError
 
     with Client(address) as client:
         try:
             client.wait_ready(timeout=timeout)
         except UnavailableError as error:
-            raise UnavailableError(f"{error}; start one with 'zoofleet up', or name another with --address") from None
+            raise unreachable(error) from None
         yield client
+
+
+def unreachable(error: UnavailableError) -> UnavailableError:
+    """Return the error of a server that does not answer, with what the user may do."""
+    return type(error)(f"{error}; start one with 'zoofleet up', or name another with --address")
 
 
 _OPTION_USES: Final = {

@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from typing import TypeVar
 
 from zoofleet._client.connection import Connection
-from zoofleet._client.items import Item, ItemSource, MediaSource
+from zoofleet._client.items import Item, ItemSource, MediaSource, read_item
+from zoofleet._client.single_calls import SingleCalls
 from zoofleet._client.video_analysis import AsyncVideoAnalysis, VideoSource
-from zoofleet._client.vision_stream import VisionStream, run_one
+from zoofleet._client.vision_stream import VisionStream
 from zoofleet._values.results import Classification, Detections, Flow, Outcome, Result, Segmentation
 from zoofleet._values.tasks import (
     Classify,
@@ -22,6 +23,7 @@ from zoofleet._values.tasks import (
     Segment,
     Task,
 )
+from zoofleet._wire.kinds import TaskKind
 from zoofleet.errors import DataLossError, DeadlineExceededError, InvalidArgumentError, ZoofleetError
 from zoofleet.v1 import vision_pb2, vision_pb2_grpc
 
@@ -38,6 +40,12 @@ class VisionCalls(Connection):
     def __init__(self, address: str | None = None, *, retry_timeout: float = 30.0) -> None:
         super().__init__(address, retry_timeout=retry_timeout)
         self._vision: vision_pb2_grpc.VisionAsyncStub = vision_pb2_grpc.VisionStub(self._channel)
+        self._single_calls = SingleCalls(self._vision, retry_timeout)
+
+    async def close(self) -> None:
+        """End all calls and close the connection."""
+        self._single_calls.close()
+        await super().close()
 
     async def classify(
         self,
@@ -216,7 +224,7 @@ class VisionCalls(Connection):
     async def _one(self, task: Task, source: ItemSource, outcome: type[_O], timeout: float | None) -> _O:
         try:
             async with asyncio.timeout(timeout):
-                result = await run_one(self._open_stream(task, [source]))
+                result = await self._single_calls.run(_kind_of(task), task.to_proto(), await read_item(source))
         except TimeoutError as error:
             if isinstance(error, ZoofleetError):
                 raise
@@ -245,12 +253,8 @@ class VisionCalls(Connection):
         Raises:
             InvalidArgumentError: `task` is a plain `Task`, whose method is not known.
         """
-        return self._open_stream(task, items).results()
-
-    def _open_stream(self, task: Task, items: Iterable[ItemSource] | AsyncIterable[ItemSource]) -> VisionStream:
-        if task.kind is None:
-            raise InvalidArgumentError(f"{task}; accepted: Classify, Segment, Detect, ClassifyClip or EstimateFlow")
-        return VisionStream(getattr(self._vision, task.kind.method), task.kind, task, items, self._retry_timeout)
+        kind = _kind_of(task)
+        return VisionStream(getattr(self._vision, kind.method), kind, task, items, self._retry_timeout).results()
 
     def analyze_video(
         self, video: VideoSource, tasks: Iterable[Task], *, frame_step: int = 1, max_frames: int = 0
@@ -279,3 +283,9 @@ class VisionCalls(Connection):
         except ValueError as error:
             raise InvalidArgumentError(f"frame_step {frame_step}, max_frames {max_frames}: {error}") from None
         return AsyncVideoAnalysis(self._vision.AnalyzeVideo, header, video)
+
+
+def _kind_of(task: Task) -> TaskKind:
+    if task.kind is None:
+        raise InvalidArgumentError(f"{task}; accepted: Classify, Segment, Detect, ClassifyClip or EstimateFlow")
+    return task.kind

@@ -316,6 +316,10 @@ class Worker:
         item_count: number of items answered since the process started.
         error_count: number of results that were errors since the process started.
         resident_bytes: resident memory of the process.
+        device_bytes_used: memory of the device, of the machine where that is a CPU, in use by whatever process. 0, like
+            the next two, for a worker that does not say.
+        device_bytes_total: all of that memory.
+        device_bytes_reserved: what of it the worker has taken, in use or kept for use.
         batch_start_time: when the device began its present batch, UTC. None while it has nothing to run.
         register_time: when the worker registered.
         heartbeat_time: when the scheduler last heard from the worker.
@@ -334,6 +338,9 @@ class Worker:
     item_count: int
     error_count: int
     resident_bytes: int
+    device_bytes_used: int
+    device_bytes_total: int
+    device_bytes_reserved: int
     batch_start_time: datetime | None
     register_time: datetime | None
     heartbeat_time: datetime | None
@@ -360,6 +367,9 @@ class Worker:
             item_count=status.item_count,
             error_count=status.error_count,
             resident_bytes=status.resident_bytes,
+            device_bytes_used=status.device_bytes_used,
+            device_bytes_total=status.device_bytes_total,
+            device_bytes_reserved=status.device_bytes_reserved,
             batch_start_time=_time(proto.status, "batch_start_time"),
             register_time=_time(proto, "register_time"),
             heartbeat_time=_time(proto, "heartbeat_time"),

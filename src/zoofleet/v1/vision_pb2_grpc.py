@@ -35,6 +35,10 @@ class VisionStub(object):
 
     The server may stop reading until earlier items are answered; a client must therefore read while it writes.
 
+    A client that sets `accepts_batches` in its first request gets its results in batches, one or more at a time as they
+    are ready; from the first batch on it may send items in batches too. Where either side does not know batches, items
+    and results travel one by one.
+
     Status codes of every method (the whole stream fails):
     INVALID_ARGUMENT     the first message is no task, a later one is no item, or the model is of another kind
     NOT_FOUND            no such model or weight set
@@ -93,6 +97,10 @@ class VisionServicer(object):
     stream ends with OK once the client has half-closed and every item is answered.
 
     The server may stop reading until earlier items are answered; a client must therefore read while it writes.
+
+    A client that sets `accepts_batches` in its first request gets its results in batches, one or more at a time as they
+    are ready; from the first batch on it may send items in batches too. Where either side does not know batches, items
+    and results travel one by one.
 
     Status codes of every method (the whole stream fails):
     INVALID_ARGUMENT     the first message is no task, a later one is no item, or the model is of another kind
@@ -205,6 +213,10 @@ class Vision(object):
     stream ends with OK once the client has half-closed and every item is answered.
 
     The server may stop reading until earlier items are answered; a client must therefore read while it writes.
+
+    A client that sets `accepts_batches` in its first request gets its results in batches, one or more at a time as they
+    are ready; from the first batch on it may send items in batches too. Where either side does not know batches, items
+    and results travel one by one.
 
     Status codes of every method (the whole stream fails):
     INVALID_ARGUMENT     the first message is no task, a later one is no item, or the model is of another kind

@@ -39,6 +39,10 @@ class VisionStub:
 
     The server may stop reading until earlier items are answered; a client must therefore read while it writes.
 
+    A client that sets `accepts_batches` in its first request gets its results in batches, one or more at a time as they
+    are ready; from the first batch on it may send items in batches too. Where either side does not know batches, items
+    and results travel one by one.
+
     Status codes of every method (the whole stream fails):
       INVALID_ARGUMENT     the first message is no task, a later one is no item, or the model is of another kind
       NOT_FOUND            no such model or weight set
@@ -87,6 +91,10 @@ class VisionAsyncStub(VisionStub):
 
     The server may stop reading until earlier items are answered; a client must therefore read while it writes.
 
+    A client that sets `accepts_batches` in its first request gets its results in batches, one or more at a time as they
+    are ready; from the first batch on it may send items in batches too. Where either side does not know batches, items
+    and results travel one by one.
+
     Status codes of every method (the whole stream fails):
       INVALID_ARGUMENT     the first message is no task, a later one is no item, or the model is of another kind
       NOT_FOUND            no such model or weight set
@@ -130,6 +138,10 @@ class VisionServicer(metaclass=_abc_1.ABCMeta):
     stream ends with OK once the client has half-closed and every item is answered.
 
     The server may stop reading until earlier items are answered; a client must therefore read while it writes.
+
+    A client that sets `accepts_batches` in its first request gets its results in batches, one or more at a time as they
+    are ready; from the first batch on it may send items in batches too. Where either side does not know batches, items
+    and results travel one by one.
 
     Status codes of every method (the whole stream fails):
       INVALID_ARGUMENT     the first message is no task, a later one is no item, or the model is of another kind

@@ -18,7 +18,11 @@
 // arguments.
 #define ZOOFLEET_OPS_ABI 7
 
+#ifdef __CUDACC_RTC__
+#define ZOOFLEET_API
+#else
 #define ZOOFLEET_API __attribute__((visibility("default")))
+#endif
 
 #ifdef __cplusplus
 extern "C" {

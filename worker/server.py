@@ -25,6 +25,7 @@ from zoofleet._serving.handlers import SERVER_OPTIONS, RequestCheck
 from zoofleet._serving.lifecycle import Parts, in_order, serve_until_signal, together
 from zoofleet._wire.names import worker_name
 from zoofleet.errors import DeviceHungError, InternalError, InvalidArgumentError, UnavailableError
+from zoofleet.models.ops import verify_kernels
 from zoofleet.v1 import fleet_pb2, models_pb2_grpc
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.devices import default_memory_budget, find_device
@@ -61,6 +62,7 @@ class Worker:
 
     Raises:
         InvalidArgumentError: the device is not there, or the address is a wildcard and there is none to advertise.
+        InternalError: the device does not compute what a CPU does.
     """
 
     def __init__(self, config: WorkerConfig) -> None:
@@ -71,6 +73,7 @@ class Worker:
             )
         self._config = config
         self._device = find_device(config.device)
+        self._kernels = verify_kernels(self._device)
         self.name = worker_name(config.name or f"{_host_id()}-{os.getpid()}-{secrets.token_hex(3)}")
         self._instance_id = secrets.token_hex(16)
         self._draining = asyncio.Event()  # set once no further work is taken
@@ -106,7 +109,7 @@ class Worker:
         self._address = f"{self._config.address.rpartition(':')[0]}:{port}"
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
-        _log.info("%s listening on %s, device %s", self.name, self._address, self._device)
+        _log.info("%s listening on %s, device %s, kernels: %s", self.name, self._address, self._device, self._kernels)
         self._parts.start("watch over the device", self._watch_device())
         for scheduler in dict.fromkeys(self._config.schedulers):
             registration = Registration(scheduler, self._present(), self.status, self._drain)
@@ -204,6 +207,7 @@ class Worker:
             instance_id=self._instance_id,
             max_inflight_items=self._config.max_inflight_items,
             memory_budget_bytes=self._residency.budget,
+            kernels=self._kernels,
         )
 
 

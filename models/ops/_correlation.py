@@ -88,15 +88,14 @@ def _inputs(
 
 @torch.library.impl("zoofleet::correlation_lookup", ("cpu", "cuda"))
 def _correlation_lookup(features1: Tensor, features2: Tensor, coords: Tensor, radius: int) -> Tensor:
-    kernels = _cuda.kernels(features1.device)
-    if features1.is_cuda and kernels is None:
+    if _cuda.lacks_kernels(features1):
         found: Tensor = _cuda.on_host(torch.ops.zoofleet.correlation_lookup, features1, features2, coords, radius)
         return found
     inputs, params = _inputs(features1, features2, coords, radius)
     n, h, w, _ = features1.shape
     output = inputs[0].new_empty(n, (2 * radius + 1) ** 2, h, w)
     pointers = (ctypes.byref(params), *(tensor.data_ptr() for tensor in inputs))
-    if kernels is not None:
+    if (kernels := _cuda.kernels(features1.device)) is not None:
         kernels.enqueue("zoofleet_correlation_lookup_cuda", *pointers, output.data_ptr())
     else:
         kernel = _library.cpu.zoofleet_correlation_lookup
@@ -108,8 +107,7 @@ def _correlation_lookup(features1: Tensor, features2: Tensor, coords: Tensor, ra
 def _correlation_lookup_backward(
     grad: Tensor, features1: Tensor, features2: Tensor, coords: Tensor, radius: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kernels = _cuda.kernels(features1.device)
-    if features1.is_cuda and kernels is None:
+    if _cuda.lacks_kernels(features1):
         operator = torch.ops.zoofleet.correlation_lookup_backward
         first, second, third = _cuda.on_host(operator, grad, features1, features2, coords, radius)
         return first, second, third
@@ -118,7 +116,7 @@ def _correlation_lookup_backward(
     gradients = (torch.empty_like(inputs[0]), torch.zeros_like(inputs[1]), torch.empty_like(inputs[2]))
     pointers = (ctypes.byref(params), grad.data_ptr(), *(tensor.data_ptr() for tensor in inputs))
     targets = tuple(tensor.data_ptr() for tensor in gradients)
-    if kernels is not None:
+    if (kernels := _cuda.kernels(features1.device)) is not None:
         kernels.enqueue("zoofleet_correlation_lookup_backward_cuda", *pointers, *targets)
     else:
         kernel = _library.cpu.zoofleet_correlation_lookup_backward

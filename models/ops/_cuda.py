@@ -23,7 +23,7 @@ from torch import Tensor
 from zoofleet.errors import InternalError, KernelLibraryError
 from zoofleet.models.ops import _library, _nvrtc
 
-__all__ = ["Kernels", "built_ahead", "compiled_here", "describe", "kernels", "on_host", "verify"]
+__all__ = ["Kernels", "built_ahead", "compiled_here", "describe", "kernels", "lacks_kernels", "on_host", "verify"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -164,6 +164,11 @@ def kernels(device: torch.device) -> Kernels | None:
         return None
     found = _of_device(device)
     return None if isinstance(found, str) else found
+
+
+def lacks_kernels(tensor: Tensor) -> bool:
+    """Return whether a tensor is on a CUDA device for which there are no kernels, so that `on_host` must serve."""
+    return tensor.is_cuda and kernels(tensor.device) is None
 
 
 def describe(device: torch.device) -> str:

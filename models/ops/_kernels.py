@@ -158,8 +158,7 @@ def _dtype_code(tensor: Tensor) -> int:
 @torch.library.impl("zoofleet::nms", ("cpu", "cuda"))
 def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, idxs: Tensor | None = None) -> Tensor:
     _check_nms(boxes, scores, iou_threshold, idxs)
-    kernels = _cuda.kernels(boxes.device)
-    if boxes.is_cuda and kernels is None:
+    if _cuda.lacks_kernels(boxes):
         kept_there: Tensor = _cuda.on_host(torch.ops.zoofleet.nms, boxes, scores, iou_threshold, idxs)
         return kept_there
     count = len(boxes)
@@ -170,7 +169,7 @@ def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, idxs: Tensor | Non
     kept = order.new_zeros(())
     pointers = (boxes.data_ptr(), order.data_ptr(), None if labels is None else labels.data_ptr())
     dtype = _dtype_code(boxes)
-    if kernels is not None:
+    if (kernels := _cuda.kernels(boxes.device)) is not None:
         workspace = order.new_empty(_library.cpu.zoofleet_nms_cuda_workspace(count, dtype), dtype=torch.uint8)
         outputs = (workspace.data_ptr(), keep.data_ptr(), kept.data_ptr())
         kernels.enqueue("zoofleet_nms_cuda", *pointers, count, iou_threshold, dtype, *outputs)
@@ -197,7 +196,7 @@ def _roi_align(
     aligned: bool,
 ) -> Tensor:
     _check_roi_align(features, boxes, pooled_height, pooled_width)
-    if features.is_cuda and _cuda.kernels(features.device) is None:
+    if _cuda.lacks_kernels(features):
         options = (spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned)
         pooled: Tensor = _cuda.on_host(torch.ops.zoofleet.roi_align, features, boxes, *options)
         return pooled
@@ -230,7 +229,7 @@ def _roi_align_backward(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    if grad.is_cuda and _cuda.kernels(grad.device) is None:
+    if _cuda.lacks_kernels(grad):
         options = (input_shape, spatial_scale, sampling_ratio, aligned)
         gradient: Tensor = _cuda.on_host(torch.ops.zoofleet.roi_align_backward, grad, boxes, *options)
         return gradient

@@ -86,8 +86,7 @@ def _paste_masks_to_rle(
 ) -> tuple[Tensor, Tensor]:
     """Return the `counts` of all masks, uint8, and their offsets in there, int64 (N + 1,): both on the CPU."""
     _check(masks, boxes, height, width, threshold)
-    kernels = _cuda.kernels(masks.device)
-    if kernels is None:
+    if _cuda.lacks_kernels(masks):
         masks, boxes = masks.cpu(), boxes.cpu()
     count, side = masks.shape[:2]
     masks = masks.float().contiguous()
@@ -96,7 +95,7 @@ def _paste_masks_to_rle(
     extents = pasted_extents(boxes, side).where(finite[:, None], -1).contiguous()
     params = _library.PasteParams(count, side, height, width, threshold)
     arguments = (ctypes.byref(params), masks.data_ptr(), extents.data_ptr())
-    if kernels is not None:
+    if (kernels := _cuda.kernels(masks.device)) is not None:
         return compress_runs(*_runs_on_cuda(kernels, arguments, masks, count, width))
     # Room for some runs in each column; masks that need more are encoded twice.
     return _encode(_library.cpu.zoofleet_paste_masks_to_rle, arguments, count, count * (4 * width + 16))

@@ -188,8 +188,7 @@ def _resize_normalize(
             raise InvalidArgumentError(
                 f"an image that starts at {tuple(origin)} and is {tuple(image.shape[:2])} lacks pixels of the crop"
             )
-    kernels = _cuda.kernels(image.device)
-    if image.is_cuda and kernels is None:
+    if _cuda.lacks_kernels(image):
         options = (origin, full_size, size, crop, bicubic)
         resized: Tensor = _cuda.on_host(torch.ops.zoofleet.resize_normalize, image, *options, table)
         return resized
@@ -205,7 +204,7 @@ def _resize_normalize(
         *image.shape[:2], *crop[2:], rows.weights.shape[1], columns.weights.shape[1], table.element_size()
     )
     pointers = (ctypes.byref(params), ctypes.byref(taps_pointer), image.data_ptr(), table.data_ptr())
-    if kernels is not None:
+    if (kernels := _cuda.kernels(image.device)) is not None:
         workspace = image.new_empty(image.shape[0], crop[3], 3)
         kernels.enqueue("zoofleet_resize_normalize_cuda", *pointers, workspace.data_ptr(), output.data_ptr())
     else:

@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from tests.ops import emulated
 
 TESTS = "tests/ops/test_cuda.py"

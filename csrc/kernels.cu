@@ -5,6 +5,7 @@
 #include "paste_masks.cu"
 #include "resize.cu"
 #include "roi_align.cu"
+#include "upsampled_argmax.cu"
 #include "zoofleet_ops.h"
 
 // By this symbol its user knows code of another interface; see zoofleet_ops_abi.

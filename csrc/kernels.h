@@ -172,6 +172,19 @@ struct ResizeWeighRows {
     Grid grid() const { return {blocks(3 * params.out_height * params.out_width, kThreads), 1}; }
 };
 
+// A thread for each pixel (out_height, out_width) of the output.
+template <typename T>
+struct ArgmaxLabelPixels {
+    ZOOFLEET_NAME(ArgmaxLabelPixels);
+    static constexpr int64_t kThreads = 256;
+    zoofleet_argmax_params params;
+    zoofleet_argmax_taps taps;
+    const T* logits;
+    uint8_t* output;
+
+    Grid grid() const { return {blocks(params.out_height * params.out_width, kThreads), 1}; }
+};
+
 constexpr int64_t kCorrelationWarps = 4;  // in a block
 
 // What a block has for the correlations of each warp's window.

@@ -10,6 +10,7 @@
 #include "paste_masks.h"
 #include "resize.h"
 #include "roi_align.h"
+#include "upsampled_argmax.h"
 #include "zoofleet_ops.h"
 
 namespace zoofleet {
@@ -186,6 +187,15 @@ int32_t zoofleet_resize_normalize_cuda(const zoofleet_cuda* cuda, const zoofleet
     if (!zoofleet::valid(*params)) return ZOOFLEET_INVALID_ARGUMENT;
     const auto call = params->value_bytes == 2 ? zoofleet::resize<uint16_t> : zoofleet::resize<uint32_t>;
     return call(Queue(cuda, stream), *params, *taps, image, table, workspace, output);
+}
+
+int32_t zoofleet_upsampled_argmax_cuda(const zoofleet_cuda* cuda, const zoofleet_argmax_params* params,
+                                       const zoofleet_argmax_taps* taps, const float* logits, uint8_t* output,
+                                       void* stream) {
+    if (!zoofleet::valid(*params)) return ZOOFLEET_INVALID_ARGUMENT;
+    Queue queue(cuda, stream);
+    queue.launch(zoofleet::ArgmaxLabelPixels<float>{*params, *taps, logits, output});
+    return queue.status();
 }
 
 int32_t zoofleet_correlation_lookup_cuda(const zoofleet_cuda* cuda, const zoofleet_correlation_params* params,

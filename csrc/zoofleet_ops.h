@@ -72,6 +72,23 @@ typedef struct {
     const int32_t *row_firsts, *row_weights, *column_firsts, *column_weights;
 } zoofleet_resize_taps;
 
+// One labelling of pixels by logits (channels, height, width), or (height, width, channels) where
+// interleaved.
+typedef struct {
+    int64_t channels, height, width, out_height, out_width;  // channels: 1 to 256
+    int32_t interleaved;
+} zoofleet_argmax_params;
+
+// For each output row, the row of logits above it (out_height), and the weight in [0, 1] of the next one; for
+// each output column, the column left of it (out_width), and the weights of that and of the next one. There
+// is no next one after the last, which then stands for it.
+typedef struct {
+    const int32_t* aboves;
+    const float* row_weights;
+    const int32_t* lefts;
+    const float *left_weights, *right_weights;
+} zoofleet_argmax_taps;
+
 // One pasting of masks (masks, side, side), float32, into an image.
 typedef struct {
     int64_t masks, side, height, width;
@@ -132,6 +149,14 @@ ZOOFLEET_API int32_t zoofleet_compress_runs(const int64_t* ends, const int64_t* 
 ZOOFLEET_API int32_t zoofleet_resize_normalize(const zoofleet_resize_params* params,
                                                const zoofleet_resize_taps* taps, const uint8_t* image,
                                                const void* table, int32_t threads, void* output);
+
+// The channel with the highest logit at each pixel: output (out_height, out_width). Of equal channels the
+// first one counts, and NaN is the highest. Rows are mixed first: above + weight * (below - above), or below
+// - (1 - weight) * (below - above) from a weight of 0.5 on; then columns: left_weight * left + right_weight *
+// right. The product that is written first is not rounded before the sum.
+ZOOFLEET_API int32_t zoofleet_upsampled_argmax(const zoofleet_argmax_params* params,
+                                               const zoofleet_argmax_taps* taps, const float* logits,
+                                               int32_t threads, uint8_t* output);
 
 // For each vector of features1, its dot products with those of features2 around a position: output (batch,
 // samples * samples, height, width), with samples = 2 * radius + 1 offsets from -radius to radius each way,
@@ -199,6 +224,12 @@ ZOOFLEET_API int32_t zoofleet_resize_normalize_cuda(const zoofleet_cuda* cuda,
                                                     const zoofleet_resize_taps* taps, const uint8_t* image,
                                                     const void* table, uint8_t* workspace, void* output,
                                                     void* stream);
+
+// As zoofleet_upsampled_argmax, with the arrays of taps on the device too.
+ZOOFLEET_API int32_t zoofleet_upsampled_argmax_cuda(const zoofleet_cuda* cuda,
+                                                    const zoofleet_argmax_params* params,
+                                                    const zoofleet_argmax_taps* taps, const float* logits,
+                                                    uint8_t* output, void* stream);
 
 ZOOFLEET_API int32_t zoofleet_correlation_lookup_cuda(const zoofleet_cuda* cuda,
                                                       const zoofleet_correlation_params* params,

@@ -24,6 +24,7 @@ from zoofleet._values.results import Outcome
 from zoofleet._values.tasks import Precision
 from zoofleet._wire.kinds import kind_of
 from zoofleet.errors import ItemTooLargeError
+from zoofleet.models.detection import Limits
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.plan import EXACT, Plan
 
@@ -46,12 +47,14 @@ class Prepared:
         image_size: (H, W) of the original picture.
         key: items of one model with equal keys may share a batch.
         max_batch: most items in that batch.
+        limits: which detections the item's task wants, of those that a detector finds.
     """
 
     inputs: tuple[Tensor, ...]
     image_size: tuple[int, int]
     key: tuple[int, ...]
     max_batch: int
+    limits: Limits = Limits()
 
     @property
     def nbytes(self) -> int:

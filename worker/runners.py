@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from zoofleet import _catalog
@@ -26,13 +26,15 @@ from zoofleet._values.results import Classification, Detections, Flow, Outcome, 
 from zoofleet._wire.kinds import TaskKind, kind_of
 from zoofleet.errors import InternalError, InvalidArgumentError, ItemTooLargeError, UnimplementedError
 from zoofleet.models import get_model, get_model_weights, transforms
-from zoofleet.models.detection import Detector
-from zoofleet.models.ops import paste_masks_to_rle
+from zoofleet.models.detection import Detector, Limits
+from zoofleet.models.ops import paste_masks_to_rle, upsampled_argmax
+from zoofleet.models.optical_flow import RAFT
+from zoofleet.models.segmentation import Segmenter
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.plan import Plan
 from zoofleet.worker.runner import FrameWindow, Prepared, Raw, Runner
 
-__all__ = ["make_runner", "memory_bytes", "runner_type", "upsampled_argmax"]
+__all__ = ["make_runner", "memory_bytes", "runner_type"]
 
 _WITHOUT_BACKBONE: Final = MappingProxyType({"weights_backbone": None})
 """Builders that take weights for the backbone alone would fetch its default ones."""
@@ -45,9 +47,6 @@ _FLOW_MIN_SIDE: Final = 128
 
 _FLOW_BATCH_PIXELS: Final = 500_000
 """Most pixels of the first images of a batch of pairs: more fill the memory's bandwidth alone, and only take memory."""
-
-_BAND_ELEMENTS: Final = 16 * 1024 * 1024
-"""Most logits that `upsampled_argmax` has at once: 64 MiB of float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +141,11 @@ class _SegmentRunner(Runner[_SegmentOptions]):
     options = _SegmentOptions
     builder_arguments = _WITHOUT_BACKBONE
 
+    def __init__(self, name: ModelName, module: nn.Module, *arguments: Any) -> None:
+        if isinstance(module, Segmenter):
+            module.aux_classifier = None  # its output only helps training
+        super().__init__(name, module, *arguments)
+
     def prepare(self, images: Iterable[Image.Image], options: _SegmentOptions) -> Prepared:
         (image,) = images
         self._check_resized(image)
@@ -149,47 +153,21 @@ class _SegmentRunner(Runner[_SegmentOptions]):
         return Prepared((pixels,), (image.height, image.width), pixels.shape, self._batch_size)
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
-        logits = self.module(self._collate(batch))["out"].cpu()  # (N, C, h, w)
-        return [{"logits": rows} for rows in logits]
+        logits = self.module(self._collate(batch))["out"]  # (N, C, h, w)
+        # On the device: the logits of an image take a hundred times the memory of its labels.
+        label_maps = [upsampled_argmax(x, item.image_size) for x, item in zip(logits, batch, strict=True)]  # (H, W)
+        return [{"label_map": label_map.cpu()} for label_map in label_maps]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _SegmentOptions) -> Outcome:
-        label_map = upsampled_argmax(raw["logits"], prepared.image_size)
-        return Segmentation(label_map.numpy(), self.categories)
-
-
-def upsampled_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the best category of each pixel after the bilinear interpolation of logits to an image's size.
-
-    Works in bands of rows: the logits of a photograph of 50 megapixels would take 4 GB.
-
-    Args:
-        logits: float32 (C, h, w).
-        size: H and W in pixels.
-
-    Returns:
-        Category indices, uint8 (H, W).
-    """
-    channels, rows, _ = logits.shape
-    height, width = size
-    source = ((torch.arange(height) + 0.5) * (rows / height) - 0.5).clamp(min=0)  # row in `logits` of each output row
-    above = source.long().clamp(max=rows - 1)
-    below = (above + 1).clamp(max=rows - 1)
-    weight = (source - above)[:, None]
-    label_map = torch.empty(height, width, dtype=torch.uint8)
-    step = max(_BAND_ELEMENTS // (channels * width), 1)
-    for start in range(0, height, step):
-        band = slice(start, min(start + step, height))
-        mixed = torch.lerp(logits[:, above[band]], logits[:, below[band]], weight[band])  # (C, n, w)
-        wide = functional.interpolate(mixed[None], (mixed.shape[1], width), mode="bilinear", align_corners=False)[0]
-        label_map[band] = wide.argmax(dim=0)  # (C, n, W) -> (n, W)
-    return label_map
+        return Segmentation(raw["label_map"].numpy(), self.categories)
 
 
 class _DetectRunner(Runner[_DetectOptions]):
     """Finds objects.
 
     Detectors themselves drop what is below their own score threshold (0.05, or 0.001 for SSDlite) and keep a fixed
-    number of detections (100, or 300 for SSDlite), as the reference does. The task's options choose among those.
+    number of detections (100, or 300 for SSDlite), as the reference does. The task's options choose among those, before
+    masks and keypoints are computed.
     """
 
     options = _DetectOptions
@@ -199,32 +177,31 @@ class _DetectRunner(Runner[_DetectOptions]):
     def prepare(self, images: Iterable[Image.Image], options: _DetectOptions) -> Prepared:
         (image,) = images
         pixels: Tensor = self._preset(image)
-        # A batch of several sizes would be padded, and a padded image has other features near its edges. Detectors of
-        # a fixed input size never pad.
-        key = () if self.module.transform.fixed_size else tuple(pixels.shape)
-        return Prepared((pixels,), (image.height, image.width), key, self._batch_size)
+        # An image that is padded further than it would be alone has other features near its edges.
+        key = self.module.batch_key(image.height, image.width)
+        limits = Limits(options.score_threshold, options.max_detections)
+        return Prepared((pixels,), (image.height, image.width), key, self._batch_size, limits)
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         images = [self._to_device(item.inputs[0]) for item in batch]
-        found = self.module.predict(images, paste_masks=False)
+        limits = [item.limits for item in batch]
+        found = self.module.predict(images, paste_masks=False, limits=limits)
         return [{name: values.cpu() for name, values in detection.items()} for detection in found]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _DetectOptions) -> Outcome:
-        keep = (raw["scores"] >= options.score_threshold).nonzero()[:, 0][: options.max_detections]
-        found = {name: values[keep] for name, values in raw.items()}
-        labels = found["labels"].numpy()
-        with_keypoints = "keypoints" in found
+        labels = raw["labels"].numpy()
+        with_keypoints = "keypoints" in raw
         return Detections(
             image_size=prepared.image_size,
-            boxes=found["boxes"].numpy(),
-            scores=found["scores"].numpy(),
+            boxes=raw["boxes"].numpy(),
+            scores=raw["scores"].numpy(),
             labels=labels,
             categories=categories_of(labels, self.categories),
-            rles=tuple(paste_masks_to_rle(found["masks"][:, 0], found["boxes"], prepared.image_size))
-            if "masks" in found
+            rles=tuple(paste_masks_to_rle(raw["masks"][:, 0], raw["boxes"], prepared.image_size))
+            if "masks" in raw
             else None,
-            keypoints=found["keypoints"].numpy() if with_keypoints else None,
-            keypoint_scores=found["keypoints_scores"].numpy() if with_keypoints else None,
+            keypoints=raw["keypoints"].numpy() if with_keypoints else None,
+            keypoint_scores=raw["keypoints_scores"].numpy() if with_keypoints else None,
             keypoint_names=_keypoint_names(self.name) if with_keypoints else (),
         )
 
@@ -238,6 +215,7 @@ class _FlowRunner(Runner[_FlowOptions]):
 
     options = _FlowOptions
     memory_format = torch.contiguous_format
+    module: RAFT
 
     @classmethod
     def window(cls, options: _FlowOptions) -> FrameWindow:
@@ -270,8 +248,7 @@ class _FlowRunner(Runner[_FlowOptions]):
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         num_flow_updates = batch[0].key[-1]
-        refinements = self.module(self._collate(batch, 0), self._collate(batch, 1), num_flow_updates)
-        flows = refinements[-1].cpu()  # (N, 2, h, w)
+        flows = self.module.predict(self._collate(batch, 0), self._collate(batch, 1), num_flow_updates).cpu()
         return [{"flow": flow} for flow in flows]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _FlowOptions) -> Outcome:

@@ -2,6 +2,7 @@
 
 from zoofleet.models.detection._detector import Detector
 from zoofleet.models.detection._masks import paste_masks
+from zoofleet.models.detection._selection import Limits
 from zoofleet.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from zoofleet.models.detection.faster_rcnn import (
     FasterRCNN,
@@ -51,6 +52,7 @@ __all__ = [
     "FasterRCNN_ResNet50_FPN_Weights",
     "KeypointRCNN",
     "KeypointRCNN_ResNet50_FPN_Weights",
+    "Limits",
     "MaskRCNN",
     "MaskRCNN_ResNet50_FPN_V2_Weights",
     "MaskRCNN_ResNet50_FPN_Weights",

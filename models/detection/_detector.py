@@ -5,12 +5,15 @@ Letters in shapes: N objects of an image or images of a batch, C channels, H and
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from zoofleet.errors import InvalidArgumentError
 from zoofleet.models.detection._inputs import check_images, check_targets
+from zoofleet.models.detection._selection import Limits, within
 from zoofleet.models.detection.image_list import ImageList
 from zoofleet.models.detection.transform import Detection, GeneralizedRCNNTransform, Target
 
@@ -45,12 +48,17 @@ class Detector(nn.Module):
         """
         return self.losses(images, targets) if self.training else self.predict(images)
 
-    def predict(self, images: Sequence[Tensor], *, paste_masks: bool = True) -> list[Detection]:
+    def predict(
+        self, images: Sequence[Tensor], *, paste_masks: bool = True, limits: Sequence[Limits] | None = None
+    ) -> list[Detection]:
         """Detect objects.
 
         Args:
             images: float tensors (C, H, W) in [0, 1], of any sizes, on the model's device.
             paste_masks: whether masks cover the image; without, they cover their boxes, which takes far less memory.
+            limits: which of its detections each image needs; None for all. Masks and keypoints are computed for these
+                alone. Their last bits may then differ from those among all detections, since a library may add up
+                matrices of another size in another order; boxes, scores and labels do not.
 
         Returns:
             A dict for each image, with the N objects found in it by descending score:
@@ -64,13 +72,30 @@ class Detector(nn.Module):
             - keypoints_scores: float (N, K), logits. Keypoint R-CNN only.
 
         Raises:
-            InvalidArgumentError: the images are not what they must be.
+            InvalidArgumentError: the images are not what they must be, or there are not as many limits as images.
         """
         check_images(images, len(self.transform.image_mean))
+        if limits is not None and len(limits) != len(images):
+            raise InvalidArgumentError(f"limits for {len(limits)} images; there are {len(images)}")
         batch, _ = self.transform(images)
-        detections = self._detect(batch, self._features(batch))
+        features = self._features(batch)
+        detections = self._detect(batch, features) if limits is None else self._detect_within(batch, features, limits)
         originals = [(image.shape[-2], image.shape[-1]) for image in images]
         return self.transform.postprocess(detections, batch.image_sizes, originals, paste_masks=paste_masks)
+
+    def batch_key(self, height: int, width: int) -> tuple[int, ...]:
+        """Return what decides with which other images an image may share a batch without a change of its detections.
+
+        Images of equal keys are padded to the same size, whichever of them are together.
+
+        Args:
+            height: rows of the image in pixels.
+            width: columns of the image in pixels.
+        """
+        (resized, _), padded = self.transform.sizes(height, width)
+        # `MultiScaleRoIAlign` rounds its scales to powers of two by the greatest height before padding. That of a strip
+        # may be so far below the padded one that it is rounded to another power than a higher strip's.
+        return *padded, round(math.log2(padded[0] / resized))
 
     def losses(self, images: Sequence[Tensor], targets: Sequence[Target] | None) -> dict[str, Tensor]:
         """Compute the training losses, whose sum is to be minimised.
@@ -106,6 +131,12 @@ class Detector(nn.Module):
     @abstractmethod
     def _detect(self, batch: ImageList, features: dict[str, Tensor]) -> list[Detection]:
         """Return what is found in each image, in coordinates of the batch."""
+
+    def _detect_within(
+        self, batch: ImageList, features: dict[str, Tensor], limits: Sequence[Limits]
+    ) -> list[Detection]:
+        """Return what `_detect` does, but only the detections that each image needs."""
+        return within(self._detect(batch, features), limits)
 
     @abstractmethod
     def _losses(self, batch: ImageList, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ K candidates of all images.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,24 @@ import torch
 from torch import Tensor
 
 from zoofleet.models.detection._boxes import at_least_float32
+from zoofleet.models.detection._kept import constant
 from zoofleet.models.detection.transform import Detection
 from zoofleet.models.ops import batched_nms, remove_small_boxes
 
-__all__ = ["Candidates", "best_of_classes", "best_of_maps", "choose"]
+__all__ = ["Candidates", "Limits", "best_of_classes", "best_of_maps", "choose", "within"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Which of the detections of an image are needed; all, unless something is given.
+
+    Attributes:
+        score_threshold: least score, in [0, 1].
+        max_detections: greatest number, at least 0; those of the highest scores are taken.
+    """
+
+    score_threshold: float = 0.0
+    max_detections: int = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +75,7 @@ def choose(
     Returns:
         `boxes`, `labels` and `scores` of each image, by descending score.
     """
-    borders = candidates.boxes.new_tensor([(w, h, w, h) for h, w in sizes])  # (N, 4)
+    borders = constant([(w, h, w, h) for h, w in sizes], candidates.boxes)  # (N, 4)
     clipped = torch.minimum(candidates.boxes.clamp(min=0), borders[candidates.images])  # (K, 4)
     found = Candidates(clipped, candidates.scores, candidates.labels, candidates.images)
     if min_side is not None:
@@ -74,6 +89,21 @@ def choose(
     return [
         {"boxes": boxes[:limit], "labels": labels[:limit], "scores": scores[:limit]}
         for boxes, labels, scores in zip(*parts, strict=True)
+    ]
+
+
+def within(detections: Sequence[Detection], limits: Sequence[Limits]) -> list[Detection]:
+    """Return the detections of each image that its limits let through, in new dicts.
+
+    Args:
+        detections: `scores` (N,) by descending value, and other tensors (N, ...), of each image.
+        limits: the limits of each image.
+    """
+    above = [(d["scores"] >= limit.score_threshold).sum() for d, limit in zip(detections, limits, strict=True)]
+    counts = torch.stack(above).tolist()  # one transfer for all images
+    return [
+        {name: values[: min(count, limit.max_detections)] for name, values in detection.items()}
+        for detection, count, limit in zip(detections, counts, limits, strict=True)
     ]
 
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
+from zoofleet.models.detection._kept import Kept
 from zoofleet.models.detection.image_list import ImageList
 
 __all__ = ["AnchorGenerator", "DefaultBoxGenerator", "by_anchor"]
+
+_anchors: Final = Kept(16)
+"""The anchors of the last sizes of batches. Those of 1333 x 1333 pixels take 7 MB."""
 
 
 def by_anchor(values: Tensor, columns: int) -> Tensor:
@@ -39,6 +44,10 @@ class _Generator(nn.Module):
         """Return the number of boxes at each cell, by feature map."""
 
     @abstractmethod
+    def _definition(self) -> str:
+        """Return all that the boxes depend on beside the sizes of the maps and of the batch."""
+
+    @abstractmethod
     def _lay(self, index: int, cells: tuple[int, int], size: tuple[int, int], device: torch.device) -> Tensor:
         """Return the boxes of one feature map, float32 xyxy (H, W, K, 4) in pixels of the batch.
 
@@ -58,7 +67,7 @@ class _Generator(nn.Module):
 
         Returns:
             The same tensor for each image: float32 xyxy (A, 4) in pixels of the batch, by map, then by row, column and
-            position within the cell.
+            position within the cell. It is kept for later batches of this size: do not write to it.
 
         Raises:
             InvalidArgumentError: the number of maps is another.
@@ -68,11 +77,14 @@ class _Generator(nn.Module):
             raise InvalidArgumentError(
                 f"anchors are defined for {maps} feature maps, the backbone gave {len(feature_maps)}"
             )
-        boxes = [
-            self._lay(index, (fmap.shape[-2], fmap.shape[-1]), image_list.size, fmap.device).reshape(-1, 4)
-            for index, fmap in enumerate(feature_maps)
-        ]
-        return [torch.cat(boxes)] * len(image_list.image_sizes)
+        cells = tuple((fmap.shape[-2], fmap.shape[-1]) for fmap in feature_maps)
+        size, device = image_list.size, feature_maps[0].device
+
+        def lay() -> Tensor:
+            return torch.cat([self._lay(i, each, size, device).reshape(-1, 4) for i, each in enumerate(cells)])
+
+        boxes = _anchors.get((type(self), self._definition(), cells, size), feature_maps[0], lay)
+        return [boxes] * len(image_list.image_sizes)
 
 
 class AnchorGenerator(_Generator):
@@ -110,6 +122,9 @@ class AnchorGenerator(_Generator):
     def num_anchors_per_location(self) -> list[int]:
         """Return the number of anchors at each cell, by feature map."""
         return [len(s) * len(r) for s, r in zip(self.sizes, self.aspect_ratios, strict=True)]
+
+    def _definition(self) -> str:
+        return repr((self.sizes, self.aspect_ratios))
 
     def _lay(self, index: int, cells: tuple[int, int], size: tuple[int, int], device: torch.device) -> Tensor:
         (rows, columns), (height, width) = cells, size
@@ -178,6 +193,9 @@ class DefaultBoxGenerator(_Generator):
     def num_anchors_per_location(self) -> list[int]:
         """Return the number of default boxes at each cell, by feature map."""
         return [2 + 2 * len(ratios) for ratios in self.aspect_ratios]
+
+    def _definition(self) -> str:
+        return repr((self.aspect_ratios, self.scales, self.steps, self.clip))
 
     def _lay(self, index: int, cells: tuple[int, int], size: tuple[int, int], device: torch.device) -> Tensor:
         (rows, columns), (height, width) = cells, size

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from zoofleet.models.detection._checkpoints import upgrade_keys_hook
 from zoofleet.models.detection._detector import Detector
+from zoofleet.models.detection._selection import Limits
 from zoofleet.models.detection.image_list import ImageList
 from zoofleet.models.detection.transform import Detection, GeneralizedRCNNTransform, Target
 
@@ -36,6 +37,13 @@ class GeneralizedRCNN(Detector):
     def _detect(self, batch: ImageList, features: dict[str, Tensor]) -> list[Detection]:
         proposals, _ = self.rpn(batch, features, None)
         found: list[Detection] = self.roi_heads(features, proposals, batch.image_sizes, None)[0]
+        return found
+
+    def _detect_within(
+        self, batch: ImageList, features: dict[str, Tensor], limits: Sequence[Limits]
+    ) -> list[Detection]:
+        proposals, _ = self.rpn(batch, features, None)
+        found: list[Detection] = self.roi_heads(features, proposals, batch.image_sizes, None, limits)[0]
         return found
 
     def _losses(self, batch: ImageList, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:

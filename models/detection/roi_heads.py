@@ -23,7 +23,7 @@ from zoofleet.models.detection._inputs import check_labels
 from zoofleet.models.detection._keypoints import keypoint_loss, locate_keypoints
 from zoofleet.models.detection._masks import mask_loss, mask_probabilities
 from zoofleet.models.detection._options import check_counts, check_fractions
-from zoofleet.models.detection._selection import Candidates, choose
+from zoofleet.models.detection._selection import Candidates, Limits, choose, within
 from zoofleet.models.detection.transform import Detection, Target
 from zoofleet.models.ops import box_iou
 
@@ -167,6 +167,7 @@ class RoIHeads(nn.Module):
         proposals: Sequence[Tensor],
         image_shapes: Sizes,
         targets: Sequence[Target] | None = None,
+        limits: Sequence[Limits] | None = None,
     ) -> tuple[list[Detection], dict[str, Tensor]]:
         """Return what `losses` computes where there are targets, and what `detect` finds where there are none.
 
@@ -175,22 +176,31 @@ class RoIHeads(nn.Module):
             proposals: float xyxy (P, 4) in pixels of the batch for each image.
             image_shapes: height and width in pixels of each image within the batch.
             targets: what is to be found in each image, in coordinates of the batch; None in inference.
+            limits: as `detect` takes them.
 
         Returns:
             detections: a dict for each image; no dicts where there are targets.
             losses: scalars by name; empty where there are no targets.
         """
         if targets is None:
-            return self.detect(features, proposals, image_shapes), {}
+            return self.detect(features, proposals, image_shapes, limits), {}
         return [], self.losses(features, proposals, image_shapes, targets)
 
-    def detect(self, features: Features, proposals: Sequence[Tensor], sizes: Sizes) -> list[Detection]:
+    def detect(
+        self,
+        features: Features,
+        proposals: Sequence[Tensor],
+        sizes: Sizes,
+        limits: Sequence[Limits] | None = None,
+    ) -> list[Detection]:
         """Find the objects of each image.
 
         Args:
             features: feature maps (N, C, H, W) by name.
             proposals: float xyxy (P, 4) in pixels of the batch for each image.
             sizes: height and width in pixels of each image within the batch.
+            limits: which of its detections each image needs, so that masks and keypoints are computed for these alone;
+                None for all.
 
         Returns:
             A dict for each image, of what `Detector.predict` documents, but in coordinates of the batch and with masks
@@ -198,6 +208,8 @@ class RoIHeads(nn.Module):
         """
         logits, codes = self._classify(features, proposals, sizes)
         found = self._choose(logits.softmax(dim=-1), codes, proposals, sizes)
+        if limits is not None:
+            found = within(found, limits)
         kept = [d["boxes"] for d in found]
         counts = [len(b) for b in kept]
         if self.has_mask():

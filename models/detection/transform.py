@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoofleet.errors import InvalidArgumentError
+from zoofleet.models.detection._kept import constant
 from zoofleet.models.detection._masks import paste_masks as paste
 from zoofleet.models.detection._options import positive
 from zoofleet.models.detection.image_list import ImageList
@@ -127,16 +128,30 @@ class GeneralizedRCNNTransform(nn.Module):
         return restored
 
     def _batch(self, images: Sequence[Tensor], min_sizes: Sequence[int]) -> ImageList:
-        mean = torch.tensor(self.image_mean, dtype=images[0].dtype, device=images[0].device)[:, None, None]
-        std = torch.tensor(self.image_std, dtype=images[0].dtype, device=images[0].device)[:, None, None]
+        mean = constant(self.image_mean, images[0])[:, None, None]
+        std = constant(self.image_std, images[0])[:, None, None]
         sizes = [self._resized(*_size(image), m) for image, m in zip(images, min_sizes, strict=True)]
-        step = self.size_divisible
-        height, width = (math.ceil(max(side) / step) * step for side in zip(*sizes, strict=True))
-        tensor = images[0].new_zeros((len(images), len(self.image_mean), height, width))
+        tensor = images[0].new_zeros((len(images), len(self.image_mean), *self._padded(sizes)))
         for i, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
             resized = F.interpolate(((image - mean) / std)[None], (h, w), mode="bilinear", align_corners=False)
             tensor[i, :, :h, :w] = resized[0]  # by index: autograd refuses to write into what iterating gives
         return ImageList(tensor, sizes)
+
+    def sizes(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the sizes, (height, width), that inference resizes an image to, and that it pads it to if alone.
+
+        Args:
+            height: rows of the image in pixels.
+            width: columns of the image in pixels.
+        """
+        resized = self._resized(height, width, self.min_size[-1])
+        return resized, self._padded([resized])
+
+    def _padded(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """Return the height and width of the batch that holds images of some sizes."""
+        step = self.size_divisible
+        height, width = (math.ceil(max(side) / step) * step for side in zip(*sizes, strict=True))
+        return height, width
 
     def _resized(self, height: int, width: int, min_size: int) -> tuple[int, int]:
         if self.fixed_size is not None:
@@ -169,8 +184,8 @@ def _resize_target(target: Target, old: tuple[int, int], new: tuple[int, int], d
 
 def _scale_boxes(boxes: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     y, x = new[0] / old[0], new[1] / old[1]
-    return boxes * boxes.new_tensor((x, y, x, y))
+    return boxes * constant((x, y, x, y), boxes)
 
 
 def _scale_keypoints(keypoints: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    return keypoints * keypoints.new_tensor((new[1] / old[1], new[0] / old[0], 1))
+    return keypoints * constant((new[1] / old[1], new[0] / old[0], 1), keypoints)

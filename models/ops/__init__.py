@@ -12,6 +12,7 @@ from zoofleet.models.ops._kernels import batched_nms, nms, roi_align
 from zoofleet.models.ops._losses import generalized_box_iou_loss, sigmoid_focal_loss
 from zoofleet.models.ops._masks import paste_masks_to_rle
 from zoofleet.models.ops._resize import resize_normalize
+from zoofleet.models.ops._upsampled_argmax import upsampled_argmax
 from zoofleet.models.ops.boxes import (
     box_area,
     box_convert,
@@ -67,5 +68,6 @@ __all__ = [
     "roi_align",
     "sigmoid_focal_loss",
     "stochastic_depth",
+    "upsampled_argmax",
     "verify_kernels",
 ]

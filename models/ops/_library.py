@@ -16,6 +16,8 @@ from zoofleet.errors import InternalError, InvalidArgumentError, KernelLibraryEr
 
 __all__ = [
     "ABI",
+    "ArgmaxParams",
+    "ArgmaxTaps",
     "CorrelationParams",
     "Cuda",
     "PasteParams",
@@ -110,6 +112,31 @@ class ResizeTaps(ctypes.Structure):
     )
 
 
+class ArgmaxParams(ctypes.Structure):
+    """The C structure `zoofleet_argmax_params`."""
+
+    _fields_ = (
+        ("channels", c_int64),
+        ("height", c_int64),
+        ("width", c_int64),
+        ("out_height", c_int64),
+        ("out_width", c_int64),
+        ("interleaved", c_int32),
+    )
+
+
+class ArgmaxTaps(ctypes.Structure):
+    """The C structure `zoofleet_argmax_taps`."""
+
+    _fields_ = (
+        ("aboves", c_void_p),
+        ("row_weights", c_void_p),
+        ("lefts", c_void_p),
+        ("left_weights", c_void_p),
+        ("right_weights", c_void_p),
+    )
+
+
 class Cuda(ctypes.Structure):
     """The C structure `zoofleet_cuda`."""
 
@@ -122,6 +149,7 @@ _PASTE = (ctypes.POINTER(PasteParams), c_void_p, c_void_p)
 _CORRELATION = (ctypes.POINTER(CorrelationParams), c_void_p, c_void_p, c_void_p)
 _GRADIENTS = (c_void_p, c_void_p, c_void_p)
 _RESIZE = (ctypes.POINTER(ResizeParams), ctypes.POINTER(ResizeTaps), c_void_p, c_void_p)
+_ARGMAX = (ctypes.POINTER(ArgmaxParams), ctypes.POINTER(ArgmaxTaps), c_void_p)
 _ENCODED = (c_int32, c_void_p, c_int64, c_void_p)
 _NMS = (c_void_p, c_void_p, c_void_p, c_int64, c_double, c_int32)
 _SIGNATURES: Final = {
@@ -132,6 +160,7 @@ _SIGNATURES: Final = {
     "zoofleet_correlation_lookup": (c_int32, (*_CORRELATION, c_int32, c_void_p)),
     "zoofleet_correlation_lookup_backward": (c_int32, (*_CORRELATION, c_void_p, c_int32, *_GRADIENTS)),
     "zoofleet_resize_normalize": (c_int32, (*_RESIZE, c_int32, c_void_p)),
+    "zoofleet_upsampled_argmax": (c_int32, (*_ARGMAX, c_int32, c_void_p)),
     "zoofleet_compress_runs": (c_int32, (c_void_p, c_void_p, c_int64, *_ENCODED)),
     "zoofleet_nms_cuda_workspace": (c_int64, (c_int64, c_int32)),
     "zoofleet_nms_cuda": (c_int32, (_CUDA, *_NMS, c_void_p, c_void_p, c_void_p, c_void_p)),
@@ -141,6 +170,7 @@ _SIGNATURES: Final = {
     "zoofleet_correlation_lookup_cuda": (c_int32, (_CUDA, *_CORRELATION, c_void_p, c_void_p)),
     "zoofleet_correlation_lookup_backward_cuda": (c_int32, (_CUDA, *_CORRELATION, c_void_p, *_GRADIENTS, c_void_p)),
     "zoofleet_resize_normalize_cuda": (c_int32, (_CUDA, *_RESIZE, c_void_p, c_void_p, c_void_p)),
+    "zoofleet_upsampled_argmax_cuda": (c_int32, (_CUDA, *_ARGMAX, c_void_p, c_void_p)),
 }
 
 

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from zoofleet._media import rle
 
-__all__ = ["correlation_lookup", "nms", "paste_masks_to_rle", "resize", "roi_align"]
+__all__ = ["correlation_lookup", "nms", "paste_masks_to_rle", "resize", "roi_align", "upsampled_argmax"]
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, idxs: Tensor | None = None) -> Tensor:
@@ -156,6 +157,18 @@ def _filter_taps(full: int, out: int, bicubic: bool) -> list[dict[int, int]]:
         total = math.fsum(taps.values())
         axis.append({i: round(weight / total * (1 << 22)) for i, weight in taps.items()})
     return axis
+
+
+def upsampled_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Compute `zoofleet::upsampled_argmax` by torch's own operators: uint8 (height, width) from (C, H, W)."""
+    height, width = size
+    rows = logits.shape[1]
+    source = ((torch.arange(height) + 0.5) * (rows / height) - 0.5).clamp(min=0)  # row in `logits` of each output row
+    above = source.long().clamp(max=rows - 1)
+    below = (above + 1).clamp(max=rows - 1)
+    mixed = torch.lerp(logits[:, above], logits[:, below], (source - above)[:, None])  # (C, height, W)
+    wide = functional.interpolate(mixed[None], size, mode="bilinear", align_corners=False)[0]
+    return wide.argmax(dim=0).byte()
 
 
 def correlation_lookup(features1: Tensor, features2: Tensor, coords: Tensor, radius: int) -> Tensor:

@@ -461,6 +461,28 @@ class RAFT(nn.Module):
         Raises:
             InvalidArgumentError: shapes or `num_flow_updates` are not as said.
         """
+        return [self._upsample(*update) for update in self._updates(image1, image2, num_flow_updates)]
+
+    def predict(self, image1: Tensor, image2: Tensor, num_flow_updates: int = 12) -> Tensor:
+        """Estimate where the pixels of `image1` are in `image2`, and upsample the last flow alone.
+
+        Args:
+            image1: (N, 3, H, W) float, in -1..1; H and W divisible by 8 and at least 128.
+            image2: the same shape.
+            num_flow_updates: recurrent updates, at least 1.
+
+        Returns:
+            The last of the flows that a call of the model returns: (N, 2, H, W).
+
+        Raises:
+            InvalidArgumentError: shapes or `num_flow_updates` are not as said.
+        """
+        for update in self._updates(image1, image2, num_flow_updates):
+            last = update
+        return self._upsample(*last)
+
+    def _updates(self, image1: Tensor, image2: Tensor, num_flow_updates: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the flow (N, 2, h, w) and the hidden state after each update."""
         self._check(image1, image2, num_flow_updates)
         features = self.feature_encoder(torch.cat([image1, image2]))
         count = image1.shape[0]
@@ -469,14 +491,12 @@ class RAFT(nn.Module):
 
         start = _pixel_grid(hidden)  # (1, 2, H/8, W/8)
         coords = start.expand(image1.shape[0], -1, -1, -1)
-        flows = []
         for _ in range(num_flow_updates):
             coords = coords.detach()  # gradients do not flow back through earlier updates' coordinates
             corr = self.corr_block.look_up(pyramid, coords)
             hidden, change = self.update_block(hidden, context, corr, coords - start)
             coords = coords + change
-            flows.append(self._upsample(coords - start, hidden))
-        return flows
+            yield coords - start, hidden
 
     def _split_context(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         hidden_size = self.update_block.hidden_size

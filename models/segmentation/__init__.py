@@ -1,5 +1,6 @@
 """Semantic segmentation models: images in, logits for every pixel out."""
 
+from zoofleet.models.segmentation._segmenter import Segmenter
 from zoofleet.models.segmentation.deeplabv3 import (
     DeepLabV3,
     DeepLabV3_MobileNet_V3_Large_Weights,
@@ -32,6 +33,7 @@ __all__ = [
     "FCN_ResNet50_Weights",
     "FCN_ResNet101_Weights",
     "LRASPP_MobileNet_V3_Large_Weights",
+    "Segmenter",
     "deeplabv3_mobilenet_v3_large",
     "deeplabv3_resnet50",
     "deeplabv3_resnet101",

@@ -20,6 +20,7 @@ from zoofleet.models.ops import (
     paste_masks_to_rle,
     resize_normalize,
     roi_align,
+    upsampled_argmax,
 )
 
 EMULATED = os.environ.get(emulated.LIBRARY)
@@ -121,6 +122,16 @@ def test_resize_normalize(
         expected = resize_normalize(pixels, *arguments)
         with device.active():
             assert torch.equal(resize_normalize(device.put(pixels), *arguments).cpu(), expected)
+
+
+@pytest.mark.parametrize("size", [(375, 500), (37, 53), (1, 1), (0, 5)])
+def test_upsampled_argmax(size: tuple[int, int], device: Device, generator: torch.Generator) -> None:
+    logits = torch.randn(21, 65, 98, generator=generator)
+    logits[5, 3, 4], logits[6:8, 9] = float("nan"), 7
+    for each in (logits, logits.permute(1, 2, 0).contiguous().permute(2, 0, 1), logits.half()):
+        expected = upsampled_argmax(each, size)
+        with device.active():
+            assert torch.equal(upsampled_argmax(device.put(each), size).cpu(), expected)
 
 
 @pytest.mark.parametrize("radius", [0, 4])

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from zoofleet.errors import InternalError, KernelLibraryError
-from zoofleet.models.ops import _cuda, _library, correlation_lookup, paste_masks_to_rle, resize_normalize, roi_align
+from zoofleet.models.ops import (
+    _cuda,
+    _library,
+    correlation_lookup,
+    paste_masks_to_rle,
+    resize_normalize,
+    roi_align,
+    upsampled_argmax,
+)
 from zoofleet.models.ops import nms as suppress
 
 
@@ -40,6 +48,7 @@ CALLS: dict[str, Callable[[], Tensor | list[bytes]]] = {
     "resize_normalize": lambda: resize_normalize(
         torch.arange(192, dtype=torch.uint8).reshape(8, 8, 3), (4, 4), (0, 0, 4, 4), (0.5,) * 3, (0.2,) * 3
     ),
+    "upsampled_argmax": lambda: upsampled_argmax(FEATURES[0], (20, 24)),
     "correlation_lookup": lambda: correlation_lookup(MAPS, MAPS, torch.ones(1, 2, 3, 4), 1),
 }
 

@@ -20,9 +20,9 @@ from zoofleet._media.videos import sampled
 from zoofleet._values.results import Classification, Detections, Flow, Segmentation
 from zoofleet._wire.kinds import TaskKind
 from zoofleet.models import get_model, transforms
+from zoofleet.models.ops import upsampled_argmax
 from zoofleet.v1 import vision_pb2
 from zoofleet.worker import Worker
-from zoofleet.worker.runners import upsampled_argmax
 
 
 def direct(builder: str, **options: Any) -> tuple[Any, Callable[..., Any]]:

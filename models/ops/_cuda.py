@@ -129,7 +129,8 @@ def built_ahead(index: int) -> Kernels:
     causes = []
     for path in _library.built(_FATBIN):
         try:
-            return _driver().load(path.read_bytes(), f"nvcc ({path.name})", index)
+            code = path.read_bytes()
+            return _driver().load(code, f"nvcc ({path.name})", index)
         except OSError as error:
             causes.append(f"{path}: {error.strerror}")
         except KernelLibraryError as error:

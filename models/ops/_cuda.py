@@ -181,11 +181,16 @@ def describe(device: torch.device) -> str:
 
 
 def _of_device(device: torch.device) -> Kernels | str:
-    index = torch.cuda.current_device() if device.index is None else device.index
+    index = _index(device)
     with _lock:
         if index not in _found:
             _found[index] = _find(index)
         return _found[index]
+
+
+def _index(device: torch.device) -> int:
+    index: int | None = device.index  # which torch's types take for a number
+    return torch.cuda.current_device() if index is None else index
 
 
 def _find(index: int) -> Kernels | str:
@@ -214,7 +219,7 @@ def verify(device: torch.device) -> str:
         except Exception as error:  # noqa: BLE001 - whatever goes wrong, the CPU's kernels may serve
             _log.warning("the kernels of %s are not used: %s", device, error)
             with _lock:
-                _found[torch.cuda.current_device() if device.index is None else device.index] = str(error)
+                _found[_index(device)] = str(error)
     if device.type == "cuda" and kernels(device) is None:
         try:
             _compare(device)

@@ -171,8 +171,8 @@ def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, idxs: Tensor | Non
     dtype = _dtype_code(boxes)
     if (kernels := _cuda.kernels(boxes.device)) is not None:
         workspace = order.new_empty(_library.cpu.zoofleet_nms_cuda_workspace(count, dtype), dtype=torch.uint8)
-        outputs = (workspace.data_ptr(), keep.data_ptr(), kept.data_ptr())
-        kernels.enqueue("zoofleet_nms_cuda", *pointers, count, iou_threshold, dtype, *outputs)
+        targets = (workspace.data_ptr(), keep.data_ptr(), kept.data_ptr())
+        kernels.enqueue("zoofleet_nms_cuda", *pointers, count, iou_threshold, dtype, *targets)
     else:
         threads = torch.get_num_threads()
         outputs = (keep.data_ptr(), kept.data_ptr())

@@ -33,7 +33,7 @@ def build(target: Path, source: Path = ROOT / "csrc" / "kernels.cu") -> Path:
     """Build the kernels of a .cu file for the host, with sanitizers."""
     options = ["-x", "c++", "-std=c++17", "-O1", "-g1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
     sanitize = [f"-fsanitize={_SANITIZERS}", "-fno-sanitize-recover=all", "-fPIC", "-shared"]
-    include = ["-include", HERE / "emulation.h", "-I", source.parent, "-I", HERE]
+    include: list[str | Path] = ["-include", HERE / "emulation.h", "-I", source.parent, "-I", HERE]
     subprocess.run(["g++", *options, *sanitize, *include, "-o", target, source, HERE / "emulation.cpp"], check=True)
     return target
 

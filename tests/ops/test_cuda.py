@@ -55,7 +55,7 @@ def device(request: pytest.FixtureRequest) -> Device:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-@pytest.mark.parametrize("count", [0, 1, 64, 2048, 2049, 2500 if EMULATED else 20_000])
+@pytest.mark.parametrize("count", [0, 1, 64, 2049] if EMULATED else [0, 1, 64, 2048, 2049, 20_000])
 def test_nms(count: int, dtype: torch.dtype, device: Device, generator: torch.Generator) -> None:
     corner = torch.rand(count, 2, generator=generator) * 900
     boxes = torch.cat([corner, corner + torch.rand(count, 2, generator=generator) * 90], dim=1).to(dtype)
@@ -65,9 +65,9 @@ def test_nms(count: int, dtype: torch.dtype, device: Device, generator: torch.Ge
     for threshold in (0.0, 0.3, 0.7):
         of_all, by_class = nms(boxes, scores, threshold), batched_nms(boxes, scores, idxs, threshold)
         with device.active():
-            there = [device.put(tensor) for tensor in (boxes, scores, idxs)]
-            assert torch.equal(nms(*there[:2], threshold).cpu(), of_all)
-            assert torch.equal(batched_nms(*there, threshold).cpu(), by_class)
+            at, scored, classes = (device.put(tensor) for tensor in (boxes, scores, idxs))
+            assert torch.equal(nms(at, scored, threshold).cpu(), of_all)
+            assert torch.equal(batched_nms(at, scored, classes, threshold).cpu(), by_class)
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -145,7 +145,7 @@ def test_correlation_lookup(radius: int, device: Device, generator: torch.Genera
     weights = torch.randn(on_cpu.shape, generator=generator, dtype=torch.float64)
     expected = torch.autograd.grad(on_cpu, inputs, weights)
     with device.active():
-        there = correlation_lookup(*(device.put(tensor) for tensor in inputs), radius)
+        there = correlation_lookup(device.put(features1), device.put(features2), device.put(coords), radius)
         gradients = torch.autograd.grad(there, inputs, device.put(weights))
     torch.testing.assert_close(there.cpu(), on_cpu)
     for gradient, other in zip(gradients, expected, strict=True):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,14 +20,17 @@ from pycocotools import mask as coco
 from torch import Tensor
 from torch.nn import functional
 
+from zoofleet._media.images import decode_image
 from zoofleet.models.detection import paste_masks
-from zoofleet.models.ops import box_iou, nms, paste_masks_to_rle, roi_align
+from zoofleet.models.ops import _reference, box_iou, nms, paste_masks_to_rle, roi_align, upsampled_argmax
 from zoofleet.models.transforms import ImageClassification
 from zoofleet.models.transforms._image import Interpolation, center_crop, normalize, resize, to_float
 
 HEIGHT, WIDTH = 720, 1280
 ROUNDS = 30
 SLOW_ROUNDS = 3
+MAX_PIXELS = 50_000_000
+PHOTOGRAPH = Path(__file__).parent.parent / "tests/data/media/rocket.jpg"
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -162,6 +167,42 @@ def measure_preprocessing() -> None:
         compare(f"preprocessing, {mode}, {WIDTH} x {HEIGHT} to 224 x 224", ours, plain)
 
 
+def measure_argmax(generator: torch.Generator) -> None:
+    batch = torch.randn(1, 21, 520, 693, generator=generator).to(memory_format=torch.channels_last)
+    for layout, logits in (("channels last", batch[0]), ("contiguous", batch[0].contiguous())):
+        assert torch.equal(upsampled_argmax(logits, (375, 500)), _reference.upsampled_argmax(logits, (375, 500)))
+        ours, plain = (partial(f, logits, (375, 500)) for f in (upsampled_argmax, _reference.upsampled_argmax))
+        compare(f"upsampled_argmax, 21 x 520 x 693, {layout}, to 375 x 500", ours, plain)
+
+
+def measure_jpegs() -> None:
+    """Decode photographs to arrays, in the calling thread and in two at once."""
+    for width, height, rounds in ((256, 256, 200), (512, 512, 100), (4000, 3000, 5)):
+        buffer = io.BytesIO()
+        Image.open(PHOTOGRAPH).resize((width, height)).save(buffer, "JPEG", quality=90)
+        data = buffer.getvalue()
+        assert np.array_equal(decoded_array(data), pillow_array(data))
+        compare(f"JPEG to array, {width} x {height}", partial(decoded_array, data), partial(pillow_array, data), rounds)
+        ours, plain = (partial(in_two_threads, partial(f, data)) for f in (decoded_array, pillow_array))
+        compare("the same, in two threads at once", ours, plain, rounds)
+
+
+def decoded_array(data: bytes) -> np.ndarray:
+    return np.asarray(decode_image(data, MAX_PIXELS))
+
+
+def pillow_array(data: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(data)))
+
+
+def in_two_threads(call: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peak", choices=PASTES, help=argparse.SUPPRESS)
@@ -177,6 +218,8 @@ def main() -> None:
         measure_roi_align(generator)
         measure_masks()
         measure_preprocessing()
+        measure_argmax(generator)
+    measure_jpegs()
 
 
 if __name__ == "__main__":

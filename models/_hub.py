@@ -8,21 +8,47 @@ left there unless it was there before. Weights that come with the repository are
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch import Tensor, nn
 
 from zoofleet._catalog import download
 from zoofleet.errors import InvalidWeightsError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from zoofleet.models._weights import WeightsEnum
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    state: Mapping[str, Any]
+    assign: bool
+
+
+_given: Final[ContextVar[_Given | None]] = ContextVar("_given", default=None)
+
+
+@contextmanager
+def given_state(state: Mapping[str, Any], *, assign: bool) -> Iterator[None]:
+    """Have `load_weights` take a state dict in this thread instead of reading the file.
+
+    Args:
+        state: what the file holds. It must not be used again where `assign` is set.
+        assign: whether its tensors become the model's own; otherwise they are copied into the model's.
+    """
+    token = _given.set(_Given(state, assign))
+    try:
+        yield
+    finally:
+        _given.reset(token)
 
 
 def load_weights(model: nn.Module, weights: WeightsEnum, progress: bool = True) -> None:
@@ -37,23 +63,29 @@ def load_weights(model: nn.Module, weights: WeightsEnum, progress: bool = True) 
         WeightsUnavailableError: neither the cache nor the URL, checkout or mirror has the file.
         InvalidWeightsError: the file is not the published one, holds code, or does not fit the model to the letter.
     """
+    given = _given.get()
+    if given is not None:
+        assign_weights(model, weights, given.state, assign=given.assign)
+        return
     with cached_if_valid(weights.url):
         assign_weights(model, weights, weights.get_state_dict(progress=progress))
 
 
-def assign_weights(model: nn.Module, weights: WeightsEnum, state: Mapping[str, Any]) -> None:
+def assign_weights(model: nn.Module, weights: WeightsEnum, state: Mapping[str, Any], *, assign: bool = False) -> None:
     """Put a state dict into a model.
 
     Args:
         model: its parameters and buffers are overwritten, in their own dtypes; unusable if this raises.
         weights: where the state comes from, named in the error.
         state: must have the model's keys and shapes.
+        assign: whether its tensors become the model's own where they can, rather than being copied.
 
     Raises:
         InvalidWeightsError: it does not; the message names the first differences.
     """
+    dtypes = [tensor.dtype for tensor in _tensors(model)]
     try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
+        missing, unexpected = model.load_state_dict(state, strict=False, assign=assign)
     except (RuntimeError, KeyError, TypeError, ValueError) as error:  # all but the first come from INT8 layers
         raise InvalidWeightsError(f"{weights!r} does not fit {type(model).__name__}: {error}"[:2000]) from error
     if missing or unexpected:
@@ -65,6 +97,24 @@ def assign_weights(model: nn.Module, weights: WeightsEnum, state: Mapping[str, A
                 if keys
             )
         )
+    if assign:
+        _own(model, dtypes)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    return itertools.chain(model.parameters(), model.buffers())
+
+
+def _own(model: nn.Module, dtypes: list[torch.dtype]) -> None:
+    """Give each tensor that was assigned the dtype, and memory of its own, as it would have had it been copied."""
+    seen = set()
+    for tensor, dtype in zip(_tensors(model), dtypes, strict=True):
+        memory = tensor.untyped_storage()
+        data = tensor.data.to(dtype)
+        if data.untyped_storage().nbytes() != data.nbytes or memory.data_ptr() in seen or not data.is_contiguous():
+            data = data.clone(memory_format=torch.contiguous_format)
+        seen.add(memory.data_ptr())
+        tensor.data = data
 
 
 def load_state_dict(url: str, *, progress: bool, check_hash: bool) -> dict[str, Any]:

@@ -43,6 +43,14 @@ class SchedulerConfig(Settings):
     default_ttl: float = setting(
         24 * _HOUR, "How long a finished job is kept where it does not say.", unit="seconds", more_than=0
     )
+    default_precision: str = setting(
+        "exact",
+        "Precision of tasks that ask for none: exact, or fast for the fastest way of running a model that was found to "
+        "give nearly the same.",
+        metavar="PRECISION",
+        matches=re.compile("exact|fast").fullmatch,
+        accepts="exact or fast",
+    )
     max_tenant_bytes: int = setting(
         2048 * _MIB,
         "Most bytes of items and results that Redis holds for a tenant. No job is taken beyond, and a job whose "

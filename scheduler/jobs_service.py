@@ -14,13 +14,14 @@ from google.protobuf import empty_pb2
 from zoofleet._catalog import ModelName
 from zoofleet._serving.handlers import aborting, check_first
 from zoofleet._wire import pages
+from zoofleet._wire.limits import BATCHES_KEY
 from zoofleet._wire.names import parse_job_name
-from zoofleet._wire.parts import cut
+from zoofleet._wire.parts import completed, cut, pack
 from zoofleet._wire.status import to_status
 from zoofleet.errors import InvalidArgumentError, UnavailableError, ZoofleetError
 from zoofleet.scheduler.config import SchedulerConfig
 from zoofleet.scheduler.fleet import Fleet
-from zoofleet.scheduler.queue import Queue
+from zoofleet.scheduler.queue import Queue, reach_end
 from zoofleet.scheduler.records import JobRecord, StoredResult
 from zoofleet.scheduler.store import Store
 from zoofleet.scheduler.upload import Upload, check_tenant
@@ -69,11 +70,17 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
             upload = Upload(self._queue, self._config, first.spec)
             try:
                 await upload.begin()
-                async for request in requests:
-                    await upload.add(request)
-                # The requests of a call that broke off end like those of a complete one. Only a complete one can still
-                # be answered: for the other this raises CancelledError.
-                await context.send_initial_metadata(())
+                if first.accepts_batches:
+                    await context.send_initial_metadata(((BATCHES_KEY, "1"),))
+                last = first
+                async for last in requests:
+                    await upload.add(last)
+                # The requests of a call that broke off end like those of a complete one.
+                if not first.accepts_batches:
+                    # Only a complete call can still be answered: for the other this raises CancelledError.
+                    await context.send_initial_metadata(())
+                elif last is not first and not last.last:
+                    raise InvalidArgumentError("the upload ends with a message that does not set 'last'")
                 job_id = await upload.finish()
             finally:
                 with suppress(UnavailableError):  # then it expires
@@ -146,21 +153,23 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
                 with self._following(job_id) as change:
                     while True:
                         results = await self._queue.read_results(job, after)
-                        for result in results:
-                            for response in _responses(result, pages.encode(scope, str(result.position))):
-                                yield response
-                            after = result.position
-                        if not results and (job.finished or not request.follow):
+                        for response in _responses(results, scope, "", in_batches=request.accepts_batches):
+                            yield response
+                        after = results[-1].position if results else after
+                        is_end = reach_end(results)
+                        if is_end and (job.finished or not request.follow):
                             break
-                        if not results:
+                        if is_end:
                             await self._wait(change)
                         job = await self._queue.get(job_id)
                 cursor = f"{_MISSING_PREFIX}0"
             if job.state in (jobs_pb2.Job.STATE_CANCELLED, jobs_pb2.Job.STATE_FAILED):
-                async for response in self._read_missing(job_id, cursor):
+                async for response in self._read_missing(job_id, cursor, in_batches=request.accepts_batches):
                     yield response
 
-    async def _read_missing(self, job_id: str, cursor: str) -> AsyncIterator[jobs_pb2.ReadResultsResponse]:
+    async def _read_missing(
+        self, job_id: str, cursor: str, *, in_batches: bool
+    ) -> AsyncIterator[jobs_pb2.ReadResultsResponse]:
         scope = f"results {job_id}"
         job = await self._queue.get(job_id)
         position = cursor.removeprefix(_MISSING_PREFIX)
@@ -169,10 +178,8 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
         after: int | None = int(position)
         while after is not None and after < job.results:
             results, after = await self._queue.read_missing(job, after)
-            for result in results:
-                end = pages.encode(scope, f"{_MISSING_PREFIX}{result.position}")
-                for response in _responses(result, end):
-                    yield response
+            for response in _responses(results, scope, _MISSING_PREFIX, in_batches=in_batches):
+                yield response
 
     async def _to_proto(self, job: JobRecord) -> jobs_pb2.Job:
         (message,) = await self._to_protos([job])
@@ -227,8 +234,18 @@ class JobsService(jobs_pb2_grpc.JobsServicer):
             raise UnavailableError("the scheduler is shutting down; try again")
 
 
-def _responses(result: StoredResult, cursor: str) -> Iterator[jobs_pb2.ReadResultsResponse]:
-    for response in cut(jobs_pb2.ReadResultsResponse, vision_pb2.Result.FromString(result.data)):
-        if response.HasField("result") or response.part.last:
-            response.cursor = cursor
+def _responses(
+    results: Sequence[StoredResult], scope: str, prefix: str, *, in_batches: bool
+) -> Iterator[jobs_pb2.ReadResultsResponse]:
+    """Yield results with cursors, whose positions begin with `prefix`."""
+    wholes = (vision_pb2.Result.FromString(result.data) for result in results)
+    if in_batches:
+        responses = pack(jobs_pb2.ReadResultsResponse, wholes)
+    else:
+        responses = (response for whole in wholes for response in cut(jobs_pb2.ReadResultsResponse, whole))
+    done = 0
+    for response in responses:
+        if count := completed(response):
+            done += count
+            response.cursor = pages.encode(scope, f"{prefix}{results[done - 1].position}")
         yield response

@@ -423,6 +423,12 @@ class Queue:
         )
 
 
+def reach_end(results: Sequence[StoredResult]) -> bool:
+    """Return whether there were no further ones when `Queue.read_results` returned these."""
+    # What is returned for an error is larger than what is stored, so that this errs to the safe side.
+    return len(results) < _READ_RESULTS and sum(len(result.data) for result in results) < _READ_BYTES
+
+
 def _not_found(job_id: str) -> JobNotFoundError:
     return JobNotFoundError(f"no job is named '{job_name(job_id)}', or it has expired")
 

@@ -50,7 +50,7 @@ class Scheduler:
         self._jobs = JobsService(queue, self._fleet, self._store, config)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=(RequestCheck(),), options=SERVER_OPTIONS)
-        self._server.add_generic_rpc_handlers((vision_proxy.handler(self._fleet),))
+        self._server.add_generic_rpc_handlers((vision_proxy.handler(self._fleet, config),))
         jobs_pb2_grpc.add_JobsServicer_to_server(self._jobs, self._server)
         models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(self._fleet), self._server)
         fleet_pb2_grpc.add_FleetServicer_to_server(FleetService(self._fleet, config), self._server)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -16,9 +16,12 @@ from google.protobuf.message import DecodeError
 from zoofleet._catalog import ModelName
 from zoofleet._wire.calls import Ending
 from zoofleet._wire.kinds import TaskKind
-from zoofleet._wire.limits import MAX_ITEM_ID_BYTES, STREAM_WINDOW, STREAM_WINDOW_BYTES
+from zoofleet._wire.limits import BATCH_ITEMS, MAX_ITEM_ID_BYTES, STREAM_WINDOW, STREAM_WINDOW_BYTES
+from zoofleet._wire.parts import cut, pack
+from zoofleet._wire.traffic import traffic_metadata
 from zoofleet.scheduler.fleet import WorkerRecord
 from zoofleet.scheduler.routing import Router, Share, WorkerLostError, losing
+from zoofleet.v1 import vision_pb2
 
 _log: Final = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class _Lane:
         outgoing: the messages to write; None half-closes the call. It is short, so that the worker's flow control
             reaches the client.
         unanswered: the items without a result by id, with their messages where those are kept.
+        takes_batches: whether the worker has shown that it knows batches.
         is_closed: whether the call is half-closed.
         is_torn: whether the client has the beginning of a result and not its end.
     """
@@ -61,6 +65,7 @@ class _Lane:
     keeps: bool
     outgoing: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(maxsize=2))
     unanswered: dict[str, list[bytes]] = field(default_factory=dict)
+    takes_batches: bool = False
     is_closed: bool = False
     is_torn: bool = False
 
@@ -130,7 +135,10 @@ class SpreadStream:
         """Open a call to a worker. All that belongs to it ends with this stream at the latest."""
         share = self._stack.enter_context(self._router.share(worker))
         channel, timeout = self._router.channel(worker), self._context.time_remaining()
-        call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(self._kind.path)(timeout=timeout)
+        metadata = traffic_metadata(self._context.invocation_metadata())
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(self._kind.path)(
+            timeout=timeout, metadata=metadata
+        )
         self._stack.callback(call.cancel)
         lane = _Lane(worker, share, call, Ending(call), keeps=bool(self._lanes))
         self._lanes.append(lane)
@@ -143,7 +151,13 @@ class SpreadStream:
     async def _send(self, requests: AsyncIterator[bytes]) -> None:
         position = 0
         async for message in requests:
-            item_id, is_last, message = self._identify(message, position)
+            request = self._parse(message)
+            batch = [] if request is None or self._begun is not None else request.batch.items
+            if 1 <= len(batch) <= BATCH_ITEMS:
+                await self._send_batch(batch, position)
+                position += len(batch)
+                continue
+            item_id, is_last, message = self._identify(request, message, position)
             if self._begun is None:
                 await self._sending.acquire()
                 # A message that is no item goes to the first worker, which refuses it.
@@ -167,17 +181,52 @@ class SpreadStream:
             await asyncio.wait(self._further)
         await self._lanes[0].outgoing.put(None)
 
-    def _identify(self, message: bytes, position: int) -> tuple[str | None, bool, bytes]:
+    def _parse(self, message: bytes) -> Any:
+        """Return the request, or None where the message is none."""
+        try:
+            return self._kind.request.FromString(message)
+        except DecodeError:
+            return None
+
+    async def _send_batch(self, items: Sequence[vision_pb2.Item], position: int) -> None:
+        """Give each item of a batch to the least loaded lane, and to each lane what it gets in as few messages."""
+        async with self._sending:
+            shares: dict[_Lane, list[vision_pb2.Item]] = {}
+            for number, item in enumerate(items, position):
+                lane = self._free_lane()
+                if lane is None:
+                    await self._send_shares(shares)
+                    lane = await self._roomy_lane()
+                item.item_id = item.item_id or str(number)
+                if len(item.item_id) > MAX_ITEM_ID_BYTES:
+                    lane = self._lanes[0]  # which refuses it
+                else:
+                    lane.begin(item.item_id)
+                if lane.keeps:
+                    for message in cut(self._kind.request, item):
+                        self._remember(lane, item.item_id, message.SerializeToString())
+                shares.setdefault(lane, []).append(item)
+            await self._send_shares(shares)
+
+    async def _send_shares(self, shares: dict[_Lane, list[vision_pb2.Item]]) -> None:
+        for lane, items in shares.items():
+            request = self._kind.request
+            if lane.takes_batches:
+                messages = pack(request, items)
+            else:
+                messages = (message for item in items for message in cut(request, item))
+            for message in messages:
+                if lane in self._lanes:  # else it is lost, and the first worker gets what it had
+                    await lane.outgoing.put(message.SerializeToString())
+        shares.clear()
+
+    def _identify(self, request: Any, message: bytes, position: int) -> tuple[str | None, bool, bytes]:
         """Return the id of a message's item, whether it is the item's last message, and the message with the id in it.
 
         The id is None where the message is no item that a worker would take. An item without an id gets its position in
         the client's stream, since a worker would number the items of its own stream instead.
         """
-        try:
-            request = self._kind.request.FromString(message)
-        except DecodeError:
-            return None, True, message
-        which = request.WhichOneof("message")
+        which = None if request is None else request.WhichOneof("message")
         if which not in ("item", "part"):
             return None, True, message
         named = getattr(request, which)
@@ -189,13 +238,18 @@ class SpreadStream:
 
     async def _roomy_lane(self) -> _Lane:
         """Wait until a lane takes an item, and return the least loaded one of those that do."""
-        while True:
-            self._look_further()
-            roomy = [lane for lane in self._lanes if self._has_room(lane)]
-            if roomy:
-                return min(roomy, key=lambda lane: self._router.load(lane.worker))
+        while (lane := self._free_lane()) is None:
             self._changed.clear()
             await self._changed.wait()
+        return lane
+
+    def _free_lane(self) -> _Lane | None:
+        """Return the least loaded lane of those that take an item without waiting, None where there is none."""
+        self._look_further()
+        roomy = [lane for lane in self._lanes if self._has_room(lane)]
+        if len(roomy) == 1:
+            return roomy[0]
+        return min(roomy, key=lambda lane: self._router.load(lane.worker), default=None)
 
     def _has_room(self, lane: _Lane) -> bool:
         """Return whether a lane takes an item without waiting."""
@@ -266,11 +320,12 @@ class SpreadStream:
             async for message in responses:
                 async with self._writing:
                     lane.is_torn = True
-                    item_id = await self._pass_on(message)
-                    while item_id is None:  # the parts of one result follow each other
-                        item_id = await self._pass_on(await anext(responses))
+                    item_ids = await self._pass_on(lane, message)
+                    while not item_ids:  # the parts of one result follow each other
+                        item_ids = await self._pass_on(lane, await anext(responses))
                     lane.is_torn = False
-                self._answered(lane, item_id)
+                for item_id in item_ids:
+                    self._answered(lane, item_id)
         if lane.unanswered or not lane.is_closed:
             raise WorkerLostError(lane.worker, None)
 
@@ -281,14 +336,17 @@ class SpreadStream:
             lane.share.add(-1)
         self._changed.set()
 
-    async def _pass_on(self, message: bytes) -> str | None:
-        """Give the client a message, and return the id of the result that it completes, None before the last part."""
+    async def _pass_on(self, lane: _Lane, message: bytes) -> list[str]:
+        """Give the client a message, and return the ids of the results that it completes: none before the last part."""
         response = self._kind.response.FromString(message)
         await self._context.write(message)
-        if response.WhichOneof("message") == "part":
-            return response.part.item_id if response.part.last else None
-        item_id: str = response.result.item_id
-        return item_id
+        which = response.WhichOneof("message")
+        if which == "batch":
+            lane.takes_batches = True
+            return [result.item_id for result in response.batch.results]
+        if which == "part":
+            return [response.part.item_id] if response.part.last else []
+        return [response.result.item_id]
 
     async def _replace(self, lane: _Lane) -> None:
         """Give the first worker the items that a further worker has left unanswered."""

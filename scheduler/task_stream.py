@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,8 +18,9 @@ from zoofleet._catalog import ModelName
 from zoofleet._serving.faults import fault
 from zoofleet._wire.calls import Ending
 from zoofleet._wire.kinds import kind_of
-from zoofleet._wire.parts import Joiner, cut
+from zoofleet._wire.parts import Joiner, cut, pack
 from zoofleet._wire.status import DETAILS_KEY, error_result, from_rpc_error
+from zoofleet._wire.traffic import BULK_METADATA
 from zoofleet.errors import InternalError, ItemTooLargeError, UnavailableError, ZoofleetError
 from zoofleet.scheduler.records import Lease, LeasedItem, ReadyResult
 from zoofleet.v1 import vision_pb2
@@ -42,6 +44,8 @@ class Chunk:
         lease: the chunk's lease.
         model: the model of its task.
         waiting: its items that have no result yet, by index.
+        waiting_bytes: the size of those items together.
+        committed: the number of results that are committed.
         ready: the results to commit.
         ready_bytes: the size of those results together.
         sent: whether the worker may have seen an item of it.
@@ -51,6 +55,8 @@ class Chunk:
     lease: Lease
     model: str = field(init=False)
     waiting: dict[int, LeasedItem] = field(init=False)
+    waiting_bytes: int = field(init=False)
+    committed: int = 0
     ready: list[ReadyResult] = field(default_factory=list)
     ready_bytes: int = 0
     sent: bool = False
@@ -59,10 +65,12 @@ class Chunk:
     def __post_init__(self) -> None:
         self.model = vision_pb2.Task.FromString(self.lease.task).model
         self.waiting = {item.index: item for item in self.lease.items}
+        self.waiting_bytes = sum(len(item.data) for item in self.lease.items)
 
     def settle(self, item: LeasedItem, result: vision_pb2.Result) -> None:
         """Note an item's result, and give it the item's own id."""
         del self.waiting[item.index]
+        self.waiting_bytes -= len(item.data)
         result.item_id = item.item_id
         outcome = ReadyResult(item.index, result.HasField("error"), result.SerializeToString())
         self.ready.append(outcome)
@@ -107,7 +115,13 @@ class TaskStream:
         self._kind = kind_of(ModelName.parse(self.task.model))
         self._on_result = on_result
         self._on_end = on_end
-        self._outgoing: asyncio.Queue[tuple[Chunk, LeasedItem] | None] = asyncio.Queue()
+        self._outgoing: deque[tuple[Chunk, LeasedItem]] = deque()
+        self._is_half_closed = False
+        self._takes_batches = False
+        """Whether the worker has shown that it knows batches."""
+        self._changed = asyncio.Event()
+        """Set when there is more to send, or nothing more will come."""
+        self._numbers = itertools.count()
         self._expected: dict[str, tuple[Chunk, LeasedItem]] = {}
         self._fault: InternalError | None = None
         """What kept the writer from sending, which the reader reports when the call has ended."""
@@ -115,7 +129,7 @@ class TaskStream:
             self._kind.path,
             request_serializer=self._kind.request.SerializeToString,
             response_deserializer=self._kind.response.FromString,
-        )()
+        )(metadata=BULK_METADATA)
         self._ending = Ending(self._call)
         self._writer = asyncio.create_task(self._write())
         self._reader = asyncio.create_task(self._read())
@@ -123,8 +137,8 @@ class TaskStream:
     def send(self, chunk: Chunk) -> None:
         """Send a chunk's items, as fast as the worker takes them. Returns at once."""
         self.chunks[chunk.lease.token] = chunk
-        for item in chunk.lease.items:
-            self._outgoing.put_nowait((chunk, item))
+        self._outgoing.extend((chunk, item) for item in chunk.lease.items)
+        self._changed.set()
 
     def forget(self, chunk: Chunk) -> None:
         """Send no more of a chunk, and ignore its results."""
@@ -135,7 +149,8 @@ class TaskStream:
 
     def half_close(self) -> None:
         """End the stream once all that was sent is answered."""
-        self._outgoing.put_nowait(None)
+        self._is_half_closed = True
+        self._changed.set()
 
     async def cancel(self) -> None:
         """End the stream at once, without a call of `on_end`."""
@@ -147,38 +162,45 @@ class TaskStream:
     async def _write(self) -> None:
         try:
             await self._call.wait_for_connection()
-            await self._call.write(self._kind.request(task=self.task))
-            for number in itertools.count():
-                outgoing = await self._outgoing.get()
-                if outgoing is None:
-                    await self._call.done_writing()
-                    return
-                chunk, item = outgoing
-                if chunk.lease.token not in self.chunks:
-                    continue
-                # Several chunks share the stream, and item ids are unique in their job only.
-                self._expected[str(number)] = outgoing
-                chunk.sent = True
-                for request in self._requests(str(number), item):
+            await self._call.write(self._kind.request(task=self.task, accepts_batches=True))
+            while self._outgoing or not self._is_half_closed:
+                self._changed.clear()
+                for request in self._requests():
                     await self._call.write(request)
+                if not self._is_half_closed:
+                    await self._changed.wait()
+            await self._call.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the stream has ended; the reader learns why
         except Exception:  # noqa: BLE001 - what cannot be sent must come back
             self._fault = fault(f"sending a chunk of {self.task.model}")
             self._call.cancel()
 
-    def _requests(self, wire_id: str, leased: LeasedItem) -> Iterator[Any]:
-        item = vision_pb2.Item.FromString(leased.data)
-        item.item_id = wire_id
-        return cut(self._kind.request, item)
+    def _requests(self) -> Iterator[Any]:
+        """Yield the messages for all that is to be sent, also for what comes to that meanwhile."""
+        if self._takes_batches:
+            return pack(self._kind.request, self._items())
+        return (request for item in self._items() for request in cut(self._kind.request, item))
+
+    def _items(self) -> Iterator[vision_pb2.Item]:
+        while self._outgoing:
+            chunk, leased = self._outgoing.popleft()
+            if chunk.lease.token not in self.chunks:
+                continue
+            item = vision_pb2.Item.FromString(leased.data)
+            # Several chunks share the stream, and item ids are unique in their job only.
+            item.item_id = str(next(self._numbers))
+            self._expected[item.item_id] = chunk, leased
+            chunk.sent = True
+            yield item
 
     async def _read(self) -> None:
         joiner = Joiner(vision_pb2.Result, _MAX_RESULT_BYTES)
         try:
             async for response in self._call:
-                joined = joiner.add(response)
-                if joined is not None:
-                    self._settle(*joined)
+                self._takes_batches |= response.HasField("batch")
+                for wire_id, result in joiner.take(response):
+                    self._settle(wire_id, result)
             end = StreamEnd(None)
         except grpc.aio.AioRpcError as raised:
             error = self._ending.restore(raised)

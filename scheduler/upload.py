@@ -7,7 +7,7 @@ import re
 import uuid
 from typing import Final
 
-from zoofleet._wire.kinds import resolve_all
+from zoofleet._wire.kinds import precision_of, resolve_all
 from zoofleet._wire.limits import MAX_ITEM_ID_BYTES
 from zoofleet._wire.parts import Joiner
 from zoofleet._wire.status import to_status
@@ -50,14 +50,13 @@ class Upload:
     Raises:
         InvalidArgumentError: a field of the spec is malformed or out of range.
         NotFoundError: a task names an unknown model or weight set.
-        UnimplementedError: a task asks for a precision that this version does not serve.
     """
 
     def __init__(self, queue: Queue, config: SchedulerConfig, spec: jobs_pb2.JobSpec) -> None:
         self._queue = queue
         self._config = config
         job = spec.job
-        self._tasks = tuple(task for task, _, _ in resolve_all(job.tasks))
+        self._tasks = tuple(task for task, _, _ in resolve_all(job.tasks, precision_of(config.default_precision)))
         self._tenant = check_tenant(job.tenant or "default")
         self._priority = job.priority
         if not -_MAX_PRIORITY <= job.priority <= _MAX_PRIORITY:
@@ -103,9 +102,8 @@ class Upload:
         """
         if request.HasField("manifest_uri"):
             raise UnimplementedError("manifest_uri is not served yet; accepted: items")
-        joined = self._joiner.add(request)
-        if joined is not None:
-            await self._add_item(*joined)
+        for item_id, item in self._joiner.take(request):
+            await self._add_item(item_id, item)
 
     async def finish(self) -> str:
         """Publish the job, and return its id.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -16,7 +16,9 @@ from zoofleet._wire import kinds
 from zoofleet._wire.calls import Ending
 from zoofleet._wire.kinds import TaskKind
 from zoofleet._wire.status import DETAILS_KEY
+from zoofleet._wire.traffic import traffic_metadata
 from zoofleet.errors import InvalidArgumentError, UnavailableError
+from zoofleet.scheduler.config import SchedulerConfig
 from zoofleet.scheduler.fleet import Fleet
 from zoofleet.scheduler.routing import Router, WorkerLostError, losing
 from zoofleet.scheduler.spread import Context, SpreadStream
@@ -30,8 +32,14 @@ _VIDEO_ITEMS: Final = 8
 _Serve: TypeAlias = Callable[[bytes, AsyncIterator[bytes], Context], Awaitable[None]]
 
 
-def handler(fleet: Fleet) -> grpc.GenericRpcHandler:
-    """Return the service as a handler of bytes."""
+def handler(fleet: Fleet, config: SchedulerConfig) -> grpc.GenericRpcHandler:
+    """Return the service as a handler of bytes.
+
+    Args:
+        fleet: the live workers.
+        config: the operator's choice of a precision.
+    """
+    precision = kinds.precision_of(config.default_precision)
     router = Router(fleet)
 
     def method(serve: _Serve) -> grpc.RpcMethodHandler[Any, Any]:
@@ -47,8 +55,8 @@ def handler(fleet: Fleet) -> grpc.GenericRpcHandler:
 
         return grpc.stream_stream_rpc_method_handler(behavior)
 
-    methods = {kind.method: method(functools.partial(_serve_items, router, kind)) for kind in TaskKind}
-    methods["AnalyzeVideo"] = method(functools.partial(_analyze_video, router))
+    methods = {kind.method: method(functools.partial(_serve_items, router, precision, kind)) for kind in TaskKind}
+    methods["AnalyzeVideo"] = method(functools.partial(_analyze_video, router, precision))
     return grpc.method_handlers_generic_handler(SERVICE, methods)
 
 
@@ -61,22 +69,52 @@ def _parse(message: Any, data: bytes, field: str) -> Any:
     return request
 
 
+def _with_precision(
+    request: Any, tasks: Sequence[vision_pb2.Task], precision: vision_pb2.Precision.ValueType, data: bytes
+) -> bytes:
+    """Return a first message whose tasks all say their precision, since workers may have another default."""
+    if all(task.precision for task in tasks):
+        return data
+    for task in tasks:
+        task.precision = task.precision or precision
+    serialized: bytes = request.SerializeToString()
+    return serialized
+
+
 async def _serve_items(
-    router: Router, kind: TaskKind, first: bytes, requests: AsyncIterator[bytes], context: Context
+    router: Router,
+    precision: vision_pb2.Precision.ValueType,
+    kind: TaskKind,
+    first: bytes,
+    requests: AsyncIterator[bytes],
+    context: Context,
 ) -> None:
-    _, model, found = kinds.resolve(_parse(kind.request, first, "task").task)
+    request = _parse(kind.request, first, "task")
+    _, model, found = kinds.resolve(request.task)
     if found is not kind:
         raise InvalidArgumentError(f"{model} is served by {found.method}, not {kind.method}")
+    first = _with_precision(request, [request.task], precision, first)
     await SpreadStream(router, kind, model, first, context).run(requests)
 
 
-async def _analyze_video(router: Router, first: bytes, requests: AsyncIterator[bytes], context: Context) -> None:
-    header = _parse(vision_pb2.AnalyzeVideoRequest, first, "header").header
-    worker = router.choose([model for _, model, _ in kinds.resolve_all(header.tasks)])
+async def _analyze_video(
+    router: Router,
+    precision: vision_pb2.Precision.ValueType,
+    first: bytes,
+    requests: AsyncIterator[bytes],
+    context: Context,
+) -> None:
+    request = _parse(vision_pb2.AnalyzeVideoRequest, first, "header")
+    tasks = request.header.tasks
+    worker = router.choose([model for _, model, _ in kinds.resolve_all(tasks)])
+    first = _with_precision(request, tasks, precision, first)
     with router.share(worker) as share:
         share.add(_VIDEO_ITEMS)
         path, timeout = f"/{SERVICE}/AnalyzeVideo", context.time_remaining()
-        call: grpc.aio.StreamStreamCall[bytes, bytes] = router.channel(worker).stream_stream(path)(timeout=timeout)
+        metadata = traffic_metadata(context.invocation_metadata())
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = router.channel(worker).stream_stream(path)(
+            timeout=timeout, metadata=metadata
+        )
         ending = Ending(call)
         sender = asyncio.create_task(_send(call, first, requests))
         try:

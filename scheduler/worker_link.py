@@ -234,14 +234,15 @@ class WorkerLink:
 
         It is 0 until a whole chunk or half the window fits, so that chunks do not crumble into small ones.
 
-        The script that claims checks the window as well, against what other replicas have given the worker.
+        The script that claims checks the window as well, against what other replicas have given the worker. For it, too,
+        the worker holds an item until its result is committed.
         """
         window = self.worker.window
-        waiting = [item for chunk in self._chunks.values() for item in chunk.waiting.values()]
-        room = window - len(waiting)
+        chunks = self._chunks.values()
+        room = window - sum(len(chunk.lease.items) - chunk.committed for chunk in chunks)
         if room < min(self._config.chunk_items, (window + 1) // 2):
             return 0
-        if sum(len(item.data) for item in waiting) >= self._config.inflight_bytes:
+        if sum(chunk.waiting_bytes for chunk in chunks) >= self._config.inflight_bytes:
             return 0
         return min(room, self._config.chunk_items)
 
@@ -347,6 +348,7 @@ class WorkerLink:
             try:
                 if outcomes:
                     await self._persist(chunk, lambda: self._queue.commit(chunk.lease, outcomes))
+                    chunk.committed += len(outcomes)
             except LeaseLostError as error:
                 _log.info("results of jobs/%s come too late: %s", chunk.lease.job_id, error)
                 self.drop([token])

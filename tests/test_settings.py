@@ -43,6 +43,8 @@ TEXTS = {
     "TARGET": "a:1 b:2",
     "PREFIX": "file:///a/ https://b/",
     "KIND=ITEMS": "detect=9 classify=33",
+    "PRECISION": "fast",
+    "FOLDER": "/plans",
 }
 VALUES = {
     "TARGET": ("a:1", "b:2"),

@@ -26,6 +26,16 @@ _BATCH_SIZES: Final = MappingProxyType(
     {"classify": 16, "segment": 4, "detect": 4, "classify_clip": 2, "estimate_flow": 2}
 )
 
+_CUDA_BATCH_SIZES: Final = MappingProxyType(
+    {"classify": 64, "segment": 16, "detect": 8, "classify_clip": 8, "estimate_flow": 4}
+)
+
+_INFLIGHT_ITEMS: Final = 64
+_CUDA_INFLIGHT_ITEMS: Final = 256
+"""Four full batches: two in flight, one prepared, one being decoded."""
+_CUDA_STREAM_ITEMS: Final = 192
+"""As much of the worker's items as `WORKER_STREAM_ITEMS` is of a CPU worker's."""
+
 
 def _targets(values: Sequence[str]) -> tuple[str, ...]:
     """Return gRPC targets, also those that one value lists with commas; `ipv4:` and `ipv6:` targets have commas."""
@@ -98,8 +108,9 @@ class WorkerConfig(Settings):
 
     batch_sizes: Mapping[str, int] = setting(
         _BATCH_SIZES,
-        "Most items of a kind of task in one forward pass. Repeatable; values may also list several kinds with commas. "
-        "Kinds that are left out keep their default.",
+        "Most items of a kind of task in one forward pass; batches grow up to it while that makes the device faster. "
+        "Repeatable; values may also list several kinds with commas. Kinds that are left out keep their default, which "
+        f"is another on a CUDA device: {' '.join(f'{kind}={size}' for kind, size in _CUDA_BATCH_SIZES.items())}.",
         unit="items",
         minimum=1,
         metavar="KIND=ITEMS",
@@ -129,7 +140,43 @@ class WorkerConfig(Settings):
         "Most bytes that the parameters and buffers of all loaded models may take.",
         unit="bytes",
         minimum=1,
-        unset="60 % of what is free at the start: on a CUDA device, or in memory or the cgroup if that is less",
+        unset="60 % of what is free at the start, divided by device_sharers: on a CUDA device, or in memory or the "
+        "cgroup if that is less",
+        panel=_DEVICE,
+    )
+    device_sharers: int = setting(
+        1,
+        "Workers that start on this device, or on this machine's CPU, at about the same time, this one among them: the "
+        "default memory budget is divided by it. 'zoofleet up' sets it.",
+        unit="workers",
+        minimum=1,
+        panel=_DEVICE,
+    )
+    default_precision: str = setting(
+        "exact",
+        "Precision of tasks that reach this worker directly and ask for none. A scheduler has its own setting for its "
+        "clients.",
+        metavar="PRECISION",
+        matches=re.compile("exact|fast").fullmatch,
+        accepts="exact or fast",
+        variable="ZOOFLEET_WORKER_DEFAULT_PRECISION",
+        panel=_DEVICE,
+    )
+    plan_cache: str | None = setting(
+        None,
+        "Folder of what was found about the fastest ways of running models, and of compiled models. They are programs: "
+        "only this user may be able to write to it. Workers may share it.",
+        metavar="FOLDER",
+        accepts="a folder",
+        unset="zoofleet-plans beside torch.hub's weight files",
+        panel=_DEVICE,
+    )
+    plan_timeout: float = setting(
+        900.0,
+        "How long the search for the fastest way of running a model may take, in the background, before it ends with "
+        "what it has found.",
+        unit="seconds",
+        more_than=0,
         panel=_DEVICE,
     )
     max_prepared_bytes: int = setting(
@@ -140,18 +187,21 @@ class WorkerConfig(Settings):
         panel=_DEVICE,
     )
 
-    max_inflight_items: int = setting(
-        64,
-        "Most items that are worked on at once over all streams; reading pauses beyond.",
+    max_inflight_items: int | None = setting(
+        None,
+        "Most items that are worked on at once over all streams; reading pauses beyond. Those of jobs leave an eighth "
+        "of them to others.",
         unit="items",
         minimum=1,
+        unset=f"{_INFLIGHT_ITEMS}, on a CUDA device {_CUDA_INFLIGHT_ITEMS}",
         panel=_LIMITS,
     )
-    max_stream_items: int = setting(
-        WORKER_STREAM_ITEMS,
+    max_stream_items: int | None = setting(
+        None,
         "Most items of one stream that are worked on at once.",
         unit="items",
         minimum=1,
+        unset=f"{WORKER_STREAM_ITEMS}, on a CUDA device {_CUDA_STREAM_ITEMS}",
         panel=_LIMITS,
     )
     max_streams: int = setting(
@@ -190,9 +240,25 @@ class WorkerConfig(Settings):
         panel=_ENDING,
     )
 
+    @property
+    def on_cuda(self) -> bool:
+        """Whether the device is a CUDA device. False while it is still `auto`; `Worker` says which one that is."""
+        return self.device.startswith("cuda")
+
     def batch_size(self, kind: str) -> int:
         """Return the most items of a kind of task, such as `detect`, in one forward pass."""
-        return self.batch_sizes.get(kind, _BATCH_SIZES[kind])
+        if not self.on_cuda:
+            return self.batch_sizes.get(kind, _BATCH_SIZES[kind])
+        given = {} if self.batch_sizes is _BATCH_SIZES else self.batch_sizes
+        return given.get(kind, _CUDA_BATCH_SIZES[kind])
+
+    def resolved_inflight_items(self) -> int:
+        """Return the most items that are worked on at once over all streams."""
+        return self.max_inflight_items or (_CUDA_INFLIGHT_ITEMS if self.on_cuda else _INFLIGHT_ITEMS)
+
+    def resolved_stream_items(self) -> int:
+        """Return the most items of one stream that are worked on at once."""
+        return self.max_stream_items or (_CUDA_STREAM_ITEMS if self.on_cuda else WORKER_STREAM_ITEMS)
 
     def resolved_threads(self) -> int:
         """Return the number of CPU threads of a forward pass."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -36,12 +37,46 @@ def find_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def default_memory_budget(device: torch.device) -> int:
-    """Return the bytes that the models' parameters and buffers may take on the device where no setting says it."""
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on the device, on a CPU in the machine or the process's cgroup if that is less."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(_BUDGET_SHARE * free)
-    return int(_BUDGET_SHARE * min(psutil.virtual_memory().available, _cgroup_available()))
+        return int(free)
+    return int(min(psutil.virtual_memory().available, _cgroup_available()))
+
+
+def default_memory_budget(free: int, sharers: int) -> int:
+    """Return the bytes that the models' parameters and buffers may take where no setting says it.
+
+    Args:
+        free: bytes that are free on the device.
+        sharers: number of workers that start on the device at once, of which this is one.
+    """
+    return int(_BUDGET_SHARE * free / sharers)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """The memory of a device, in bytes.
+
+    Attributes:
+        used: what is in use, by whatever process; on a CPU, in the machine.
+        total: all there is.
+        reserved: what this process has taken: on a CUDA device through torch's allocator, else its resident memory.
+    """
+
+    used: int
+    total: int
+    reserved: int
+
+
+def device_memory(device: torch.device) -> DeviceMemory:
+    """Return how the device's memory is used now."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return DeviceMemory(total - free, total, torch.cuda.memory_reserved(device))
+    machine = psutil.virtual_memory()
+    return DeviceMemory(machine.total - machine.available, machine.total, psutil.Process().memory_info().rss)
 
 
 def _cgroup_available() -> float:

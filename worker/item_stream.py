@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc.aio
 
 from zoofleet._serving.faults import fault
 from zoofleet._wire.limits import MAX_ITEM_ID_BYTES
-from zoofleet._wire.parts import Joiner, cut
+from zoofleet._wire.parts import Joiner, completed, cut, pack
 from zoofleet.errors import InvalidArgumentError, ItemTooLargeError, UnavailableError, ZoofleetError
 from zoofleet.v1 import vision_pb2
 from zoofleet.worker.config import WorkerConfig
@@ -31,19 +32,29 @@ class ItemStream:
         pipeline: does the work; items of all streams share it.
         task: what to do with each item.
         context: the call that results are written to.
+        takes_batches: whether the client takes several results in one message.
     """
 
     def __init__(
-        self, config: WorkerConfig, pipeline: Pipeline, task: VisionTask, context: grpc.aio.ServicerContext[Any, Any]
+        self,
+        config: WorkerConfig,
+        pipeline: Pipeline,
+        task: VisionTask,
+        context: grpc.aio.ServicerContext[Any, Any],
+        *,
+        takes_batches: bool,
     ) -> None:
         self._config = config
         self._pipeline = pipeline
         self._task = task
         self._context = context
-        # None wakes the writer to look at what else has changed.
-        self._results: asyncio.Queue[vision_pb2.Result | None] = asyncio.Queue()
+        self._takes_batches = takes_batches
+        self._results: deque[vision_pb2.Result] = deque()
+        """Results that are not written yet."""
+        self._changed = asyncio.Event()
+        """Set when there are results, or nothing more is read."""
         # Taken when an item is read, given back when its result is written; they end with the stream.
-        self._slots = asyncio.Semaphore(config.max_stream_items)
+        self._slots = asyncio.Semaphore(config.resolved_stream_items())
         self._items: set[asyncio.Task[None]] = set()
         self._open_count = 0
         """Items read and not answered yet."""
@@ -61,14 +72,14 @@ class ItemStream:
         """
         reader = asyncio.create_task(self._read(requests))
         drained = asyncio.create_task(draining.wait())
-        reader.add_done_callback(lambda _: self._results.put_nowait(None))
+        reader.add_done_callback(lambda _: self._changed.set())
         drained.add_done_callback(lambda _: reader.cancel())
         try:
             while not reader.done() or self._open_count:
-                result = await self._results.get()
-                if result is not None:
-                    await self._write(result)
-                elif not reader.cancelled():
+                await self._changed.wait()
+                self._changed.clear()
+                await self._write_results()
+                if reader.done() and not reader.cancelled():
                     reader.result()
             if reader.cancelled():
                 raise UnavailableError("the worker is draining")
@@ -81,16 +92,15 @@ class ItemStream:
         joiner = Joiner(vision_pb2.Item, self._config.max_item_bytes)
         position = 0
         async for message in requests:
-            joined = joiner.add(message)
-            if joined is None:
-                continue
-            item_id, item = joined
-            await self._slots.acquire()
-            work = await self._pipeline.start(functools.partial(self._answer, item_id or str(position), item))
-            self._open_count += 1
-            self._items.add(work)
-            work.add_done_callback(self._items.discard)
-            position += 1
+            for item_id, item in joiner.take(message):
+                await self._slots.acquire()
+                work = await self._pipeline.start(
+                    functools.partial(self._answer, item_id or str(position), item), bulk=self._task.bulk
+                )
+                self._open_count += 1
+                self._items.add(work)
+                work.add_done_callback(self._items.discard)
+                position += 1
         joiner.finish()
 
     async def _answer(self, item_id: str, item: vision_pb2.Item | ItemTooLargeError) -> None:
@@ -106,7 +116,8 @@ class ItemStream:
             result = self._task.failed(item_id, error)
         except Exception:  # noqa: BLE001 - one item must not end the others
             result = self._task.failed(item_id, fault("an item"))
-        self._results.put_nowait(result)
+        self._results.append(result)
+        self._changed.set()
 
     async def _encoded(self, item: vision_pb2.Item) -> EncodedItem:
         """Check an item, and fetch those of its media that are given by URI."""
@@ -126,8 +137,20 @@ class ItemStream:
             raise ItemTooLargeError(f"{len(media.data)} bytes; accepted: at most {limit} bytes an item")
         return media.data
 
-    async def _write(self, result: vision_pb2.Result) -> None:
-        for message in cut(self._task.kind.response, result):
+    async def _write_results(self) -> None:
+        """Write the results that are ready, several in a message where the client takes that."""
+        response = self._task.kind.response
+        if self._takes_batches:
+            messages = pack(response, self._ready())
+        else:
+            messages = (message for result in self._ready() for message in cut(response, result))
+        for message in messages:
             await self._context.write(message)
-        self._open_count -= 1
-        self._slots.release()
+            for _ in range(completed(message)):
+                self._open_count -= 1
+                self._slots.release()
+
+    def _ready(self) -> Iterator[vision_pb2.Result]:
+        """Take the results that are ready out one by one, also those that become ready meanwhile."""
+        while self._results:
+            yield self._results.popleft()

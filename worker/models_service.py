@@ -11,6 +11,7 @@ from zoofleet._serving.handlers import aborting
 from zoofleet._serving.model_messages import get_model, list_models
 from zoofleet.errors import WorkerNotFoundError
 from zoofleet.v1 import models_pb2, models_pb2_grpc
+from zoofleet.worker.plan import PlanStatus
 from zoofleet.worker.residency import Residency, Resident
 
 __all__ = ["ModelsService", "loaded_model"]
@@ -21,7 +22,24 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 def loaded_model(resident: Resident, worker: str) -> models_pb2.LoadedModel:
     """A resident model as a message."""
     return models_pb2.LoadedModel(
-        model=str(resident.name), worker=worker, memory_bytes=resident.memory_bytes, pinned=resident.pinned
+        model=str(resident.name),
+        worker=worker,
+        memory_bytes=resident.memory_bytes,
+        pinned=resident.pinned,
+        plans=[_plan(status) for status in resident.plans],
+    )
+
+
+def _plan(status: PlanStatus) -> models_pb2.Plan:
+    return models_pb2.Plan(
+        name=status.plan.name,
+        precision=status.plan.precision.value,
+        state=models_pb2.Plan.State.Value(f"STATE_{status.state.name}"),
+        shape_class=status.shape_class,
+        milliseconds=status.milliseconds,
+        exact_milliseconds=status.exact_milliseconds,
+        deviation=status.deviation,
+        message=status.message,
     )
 
 

@@ -6,10 +6,10 @@ Each step hands on to the next: a decoding thread, the device's thread, an encod
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar
 
 from zoofleet._catalog import ModelName
 from zoofleet._serving.faults import fault
@@ -18,16 +18,23 @@ from zoofleet._values.tasks import Precision
 from zoofleet.errors import CancelledError, ResourceExhaustedError, ZoofleetError
 from zoofleet.worker.batcher import Batcher, Entry, use_threads
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.decoders import Decoders
+from zoofleet.worker.devices import find_device
+from zoofleet.worker.encoders import Encoders
 from zoofleet.worker.items import Item
-from zoofleet.worker.plan import Plan
+from zoofleet.worker.plans.planner import Planner
 from zoofleet.worker.residency import ModelUse, Residency
-from zoofleet.worker.runner import Prepared, Raw
+from zoofleet.worker.runner import Raw
+from zoofleet.worker.transfer import transfer_for
 
 __all__ = ["Encode", "Pipeline", "Spec"]
 
 _T = TypeVar("_T")
 _Answer = TypeVar("_Answer")
 
+
+_RESERVED_SHARE: Final = 8
+"""One in so many slots, and at least one of several, is never taken by bulk items: interactive ones need not wait."""
 
 Encode: TypeAlias = Callable[[Outcome | ZoofleetError, Precision], _Answer]
 """Makes the caller's answer of an item's outcome, or of the error in its place, and of the precision that it ran at."""
@@ -41,11 +48,13 @@ class Spec:
         model: the model.
         options: the task's options, of the class that the model's runner names.
         precision: what the client asks for.
+        bulk: whether the item yields to those that somebody waits for.
     """
 
     model: ModelName
     options: Any
     precision: Precision
+    bulk: bool = False
 
 
 class _Work(Generic[_Answer]):
@@ -78,6 +87,12 @@ class _Work(Generic[_Answer]):
         if self._cancelled:
             entry.cancelled = True
 
+    @property
+    def entry(self) -> Entry:
+        """The item in the device's queue, from `enter` until `resolve`."""
+        assert self._entry is not None  # noqa: S101 - it is asked for by what the entry calls
+        return self._entry
+
     def resolve(self, answer: _Answer) -> None:
         """Give back what the item held, and the answer to whoever waits for it. Called in the event loop."""
         self.use.release()
@@ -95,15 +110,22 @@ class Pipeline:
     Args:
         config: the worker's settings, for threads and limits.
         residency: the models of the device.
+        lost: called in the device's thread where the device is lost with all that it was given. Must end the process.
     """
 
-    def __init__(self, config: WorkerConfig, residency: Residency) -> None:
+    def __init__(self, config: WorkerConfig, residency: Residency, lost: Callable[[BaseException], NoReturn]) -> None:
         threads = config.resolved_decode_threads()
-        self.batcher = Batcher(config.resolved_threads(), config.max_prepared_bytes)
-        self._slots = asyncio.Semaphore(config.max_inflight_items)
-        self.decoders = ThreadPoolExecutor(threads, "decode", initializer=use_threads, initargs=(1,))
+        transfer = transfer_for(find_device(config.device))
+        self.batcher = Batcher(config.resolved_threads(), config.max_prepared_bytes, transfer, lost)
+        self.batcher.measured = residency.activations.measured
+        slots = config.resolved_inflight_items()
+        self._slots = asyncio.Semaphore(slots)
+        self._bulk_slots = asyncio.Semaphore(slots - max(slots // _RESERVED_SHARE, min(slots - 1, 1)))
+        self.decoders = Decoders(threads, functools.partial(use_threads, 1), lambda: self.batcher.has_bulk_room)
         """The threads that decode, for the decoding of whole videos too."""
-        self._encoders = ThreadPoolExecutor(threads, "encode", initializer=use_threads, initargs=(1,))
+        self.batcher.has_taken = self.decoders.wake
+        self._encoders: Encoders[Callable[[], None]] = Encoders(threads, lambda hand_over: hand_over())
+        self._planner = Planner(config)
         self._residency = residency
         self._loop = asyncio.get_running_loop()
         self.inflight_count = 0
@@ -113,15 +135,28 @@ class Pipeline:
         self.error_count = 0
         """Items answered with an error."""
 
-    async def start(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> asyncio.Task[_T]:
+    async def start(self, work: Callable[[], Coroutine[Any, Any, _T]], *, bulk: bool = False) -> asyncio.Task[_T]:
         """Start a task that works on one item, and calls `run` for it, once one of the slots is free.
 
-        The slot is free again when the task is done, also where the task was cancelled before its first step.
+        The slot is free again when the task is done, also where the task was cancelled before its first step. Bulk
+        items never take the last slots.
         """
-        await self._slots.acquire()
+        if bulk:
+            await self._bulk_slots.acquire()
+        try:
+            await self._slots.acquire()
+        except BaseException:
+            if bulk:
+                self._bulk_slots.release()
+            raise
         task = asyncio.create_task(work())
-        task.add_done_callback(lambda _: self._slots.release())
+        task.add_done_callback(lambda _: self._free_slot(bulk))
         return task
+
+    def _free_slot(self, bulk: bool) -> None:
+        self._slots.release()
+        if bulk:
+            self._bulk_slots.release()
 
     async def run(self, spec: Spec, item: Item, encode: Encode[_Answer]) -> _Answer:
         """Run a model on one item. If the caller is cancelled, the item is dropped unless the device has begun with it.
@@ -142,7 +177,7 @@ class Pipeline:
         # The use is the work's from here on: the device may need the model longer than the caller waits for the answer.
         work: _Work[_Answer] = _Work(use, spec, encode, self._loop.create_future())
         self.inflight_count += 1
-        self.decoders.submit(self._prepare, work, item)
+        self.decoders.post(functools.partial(self._prepare, work, item), bulk=spec.bulk)
         try:
             return await work.answer
         except asyncio.CancelledError:
@@ -151,9 +186,10 @@ class Pipeline:
 
     def close(self) -> None:
         """Drop what waits, and finish what runs unless the device has been abandoned. Blocks until that is done."""
+        self._planner.close()
         self.batcher.close()
-        for threads in (self.decoders, self._encoders):
-            threads.shutdown(wait=not self.batcher.is_abandoned, cancel_futures=True)
+        self.decoders.shutdown(wait=not self.batcher.is_abandoned, cancel_futures=True)
+        self._encoders.close(wait=not self.batcher.is_abandoned)
 
     def _prepare(self, work: _Work[Any], item: Item) -> None:
         """Make the model's input, in a decoding thread, and hand it to the device."""
@@ -162,9 +198,14 @@ class Pipeline:
                 raise CancelledError("cancelled before it was decoded")
             runner = work.use.runner
             prepared = item.prepare(runner, work.spec.options)
-            plan = runner.plan(work.spec.precision, prepared)
+            if work.spec.precision is Precision.FAST:
+                self._planner.ask(runner, runner.shape_class(prepared))
             entry = Entry(
-                runner, plan, prepared, lambda raw: self._encoders.submit(self._finish, work, plan, prepared, raw)
+                runner,
+                runner.plan(work.spec.precision, prepared),
+                prepared,
+                lambda raw: self._encoders.post(functools.partial(self._finish, work, raw)),
+                bulk=work.spec.bulk,
             )
             work.enter(entry)
             self.batcher.add(entry)
@@ -175,22 +216,25 @@ class Pipeline:
         except Exception:  # noqa: BLE001 - one item must not end the others
             self._fail(work, fault("preprocessing"))
 
-    def _finish(self, work: _Work[Any], plan: Plan, prepared: Prepared, raw: Raw | ZoofleetError) -> None:
-        """Make the caller's answer of what the device gave, in an encoding thread."""
+    def _finish(self, work: _Work[Any], raw: Raw | ZoofleetError) -> Callable[[], None]:
+        """Make the caller's answer of what the device gave, in an encoding thread, and return what hands it over."""
         try:
             if isinstance(raw, ZoofleetError):
                 raise raw
-            outcome = work.use.runner.finish(prepared, raw, work.spec.options)
-            answer = work.encode(outcome, plan.precision)
+            entry = work.entry
+            outcome = work.use.runner.finish(entry.prepared, raw, work.spec.options)
+            answer = work.encode(outcome, entry.plan.precision)
         except ZoofleetError as error:
-            self._fail(work, error)
+            return self._failure(work, error)
         except Exception:  # noqa: BLE001 - one item must not end the others
-            self._fail(work, fault("postprocessing"))
-        else:
-            self._loop.call_soon_threadsafe(self._answered, work, answer)
+            return self._failure(work, fault("postprocessing"))
+        return functools.partial(self._answered, work, answer)
 
     def _fail(self, work: _Work[Any], error: ZoofleetError) -> None:
-        self._loop.call_soon_threadsafe(self._failed, work, work.encode(error, work.spec.precision))
+        self._loop.call_soon_threadsafe(self._failure(work, error))
+
+    def _failure(self, work: _Work[Any], error: ZoofleetError) -> Callable[[], None]:
+        return functools.partial(self._failed, work, work.encode(error, work.spec.precision))
 
     def _failed(self, work: _Work[Any], answer: Any) -> None:
         self.error_count += 1

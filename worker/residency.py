@@ -18,9 +18,12 @@ import torch
 from zoofleet._catalog import ModelName
 from zoofleet._serving.faults import fault
 from zoofleet.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError, ZoofleetError
+from zoofleet.worker.activations import Activations
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.host_tier import HostTier, move_to_host
+from zoofleet.worker.loading import make_runner, memory_bytes, runner_of
+from zoofleet.worker.plan import PlanStatus
 from zoofleet.worker.runner import Runner
-from zoofleet.worker.runners import make_runner, memory_bytes
 
 __all__ = ["ModelUse", "Residency", "Resident"]
 
@@ -37,8 +40,7 @@ class Resident:
     Attributes:
         name: the model's name.
         runner: the model itself. The attribute is gone once the model is unloaded.
-        memory_bytes: bytes of its parameters and buffers, measured. What a forward pass takes beside them is not
-            counted; the default budget leaves room for it.
+        model_bytes: bytes of its parameters and buffers, measured.
         pinned: whether it is never unloaded to make room.
         use_count: number of uses at the moment. It is not unloaded before the last one ends.
         idle: set while there are no uses.
@@ -47,11 +49,21 @@ class Resident:
 
     name: ModelName
     runner: Runner[Any]
-    memory_bytes: int
+    model_bytes: int
     pinned: bool = False
     use_count: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     unloading: asyncio.Task[int] | None = None
+
+    @property
+    def plans(self) -> list[PlanStatus]:
+        """What serves FAST; nothing once the model is unloaded."""
+        return list(self.runner.plans.values()) if hasattr(self, "runner") else []
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the model, and of what its plans take beside it."""
+        return self.model_bytes + sum(status.memory_bytes for status in self.plans)
 
     @property
     def is_retiring(self) -> bool:
@@ -88,14 +100,32 @@ class Residency:
     A model that has to leave gets no new uses and is unloaded when its last one ends, so that a model in constant use
     cannot keep another one out. All methods must be called in the event loop; loading runs in threads.
 
+    What forward passes take beside the models is measured. One runs at a time, so that the most that one of the present
+    models takes is kept free: beyond the budget, and where that is too little, within it.
+
     Args:
         device: the device that models are loaded to.
         budget: bytes that the parameters and buffers of all models may take.
         config: the worker's settings, which runners need.
+        spare: bytes of the device beyond the budget, for forward passes.
+        tier: keeps the models that left the device to make room; None where the device's memory is the host's.
     """
 
-    def __init__(self, device: torch.device, budget: int, config: WorkerConfig) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        budget: int,
+        config: WorkerConfig,
+        *,
+        spare: int = 0,
+        tier: HostTier | None = None,
+    ) -> None:
         self.budget = budget
+        self.activations = Activations(device)
+        self.activations.on_growth = self._grown
+        self._loop = asyncio.get_running_loop()
+        self._spare = max(spare, 0)
+        self._tier = tier
         self._device = device
         self._config = config
         self._residents: OrderedDict[ModelName, Resident] = OrderedDict()  # least recently used first
@@ -180,7 +210,10 @@ class Residency:
         resident = self._loaded(name)
         if resident.pinned:
             raise FailedPreconditionError(f"{name} is pinned; unpin it first")
-        return await asyncio.shield(self._retire(resident))  # once begun it goes on, whoever waits for it
+        freed = await asyncio.shield(self._retire(resident))  # once begun it goes on, whoever waits for it
+        if self._tier is not None and self._tier.take(name) is not None:
+            await asyncio.to_thread(_release_memory)
+        return freed
 
     def _loaded(self, name: ModelName) -> Resident:
         resident = self._residents.get(name)
@@ -210,7 +243,12 @@ class Residency:
     async def _load(self, name: ModelName) -> None:
         await self._make_room(name, self._measured.get(name, _FLOAT_BYTES * name.info.num_params))
         try:
-            runner = await asyncio.to_thread(make_runner, name, self._device, self._config)
+            kept = self._tier.take(name) if self._tier is not None else None
+            if kept is None:
+                runner = await asyncio.to_thread(make_runner, name, self._device, self._config)
+            else:
+                runner = await asyncio.to_thread(runner_of, name, kept, self._device, self._config)
+            del kept
             size = memory_bytes(runner)
         except ZoofleetError:
             raise
@@ -232,7 +270,7 @@ class Residency:
         self._reserved.pop(name, None)
         while True:
             async with self._room:  # or two loads would count on the same model's memory
-                victims = self._victims(size)
+                victims = self._victims(size, name)
                 if victims is not None:
                     self._reserved[name] = size
                     await asyncio.gather(*(asyncio.shield(self._retire(resident)) for resident in victims))
@@ -245,17 +283,35 @@ class Residency:
                 )
             await asyncio.wait(loading, return_when=asyncio.FIRST_COMPLETED)
 
-    def _victims(self, size: int) -> list[Resident] | None:
-        """Return what to unload for `size` bytes to fit; None where pinned and loading models leave too little."""
-        free = self.budget - sum(self._reserved.values()) - sum(r.memory_bytes for r in self._residents.values())
-        victims = []
-        for resident in self._residents.values():
-            if free >= size:
-                break
-            if not resident.pinned:
+    def _victims(self, size: int, *coming: ModelName) -> list[Resident] | None:
+        """Return what to unload for `size` bytes more to fit; None where pinned and loading models leave too little.
+
+        Room for forward passes is made as far as it can be made by unloading. No model is refused for want of it, since
+        a smaller item may need less.
+        """
+        staying = list(self._residents.values())
+        victims: list[Resident] = []
+        for resident in (None, *(r for r in self._residents.values() if not r.pinned)):
+            if resident is not None:
                 victims.append(resident)
-                free += resident.memory_bytes
+                staying.remove(resident)
+            free = self.budget - sum(self._reserved.values()) - sum(r.memory_bytes for r in staying)
+            if free - self._activation_bytes(*(r.name for r in staying), *coming) >= size:
+                return victims
         return victims if free >= size else None
+
+    def _activation_bytes(self, *models: ModelName) -> int:
+        """Return the bytes that must be kept within the budget for the largest forward pass of these models."""
+        return max(max(map(self.activations.most, models), default=0) - self._spare, 0)
+
+    def _grown(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: a batch has outlived the worker
+            self._loop.call_soon_threadsafe(self._make_room_for_activations)
+
+    def _make_room_for_activations(self) -> None:
+        """Unload the least recently used models where a forward pass has turned out to need their memory."""
+        for resident in (self._victims(0) or [])[: len(self._residents) - 1]:  # the last one is what ran
+            self._retire(resident)
 
     def _retire(self, resident: Resident) -> asyncio.Task[int]:
         if resident.unloading is None:
@@ -266,6 +322,10 @@ class Residency:
         if resident.use_count:
             await resident.idle.wait()
         before = _used_bytes(self._device)
+        if self._tier is not None and self._tier.make_room(resident.memory_bytes):
+            module = await asyncio.to_thread(move_to_host, resident.runner.module)
+            self._tier.put(resident.name, module, resident.memory_bytes)
+            del module
         del self._residents[resident.name]
         del resident.runner  # whoever still holds the record must not hold the model
         await asyncio.to_thread(_release_memory)

@@ -1,4 +1,4 @@
-"""The runners of the five kinds of task, and how a model is loaded into one.
+"""The runners of the five kinds of task.
 
 Shapes: N items in a batch, C categories, T frames of a clip, H x W pixels of the original picture, h x w of what a
 model takes or gives.
@@ -7,7 +7,6 @@ model takes or gives.
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,24 +16,21 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional
 
 from zoofleet import _catalog
 from zoofleet._catalog import ModelName
 from zoofleet._media.videos import sampled
 from zoofleet._values.results import Classification, Detections, Flow, Outcome, Segmentation, categories_of
 from zoofleet._wire.kinds import TaskKind, kind_of
-from zoofleet.errors import InternalError, InvalidArgumentError, ItemTooLargeError, UnimplementedError
-from zoofleet.models import get_model, get_model_weights, transforms
+from zoofleet.errors import InternalError, InvalidArgumentError, ItemTooLargeError
 from zoofleet.models.detection import Detector, Limits
 from zoofleet.models.ops import paste_masks_to_rle, upsampled_argmax
 from zoofleet.models.optical_flow import RAFT
 from zoofleet.models.segmentation import Segmenter
-from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.plan import Plan
 from zoofleet.worker.runner import FrameWindow, Prepared, Raw, Runner
 
-__all__ = ["make_runner", "memory_bytes", "runner_type"]
+__all__ = ["published", "runner_type"]
 
 _WITHOUT_BACKBONE: Final = MappingProxyType({"weights_backbone": None})
 """Builders that take weights for the backbone alone would fetch its default ones."""
@@ -81,8 +77,12 @@ _Ranking = TypeVar("_Ranking", bound=_ClassifyOptions)
 class _RankingRunner(Runner[_Ranking]):
     """What classifiers of images and of clips have in common."""
 
+    def outputs(self, batch: Sequence[Prepared], plan: Plan) -> Tensor:
+        logits: Tensor = self.form(plan)(self._collate(batch))  # (N, C)
+        return logits
+
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
-        scores = self.module(self._collate(batch)).softmax(dim=1).cpu()  # (N, C)
+        scores = self.outputs(batch, plan).softmax(dim=1)  # (N, C)
         return [{"scores": row} for row in scores]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _Ranking) -> Outcome:
@@ -100,7 +100,7 @@ class _ClassifyRunner(_RankingRunner[_ClassifyOptions]):
     def prepare(self, images: Iterable[Image.Image], options: _ClassifyOptions) -> Prepared:
         (image,) = images
         self._check_resized(image)
-        return Prepared((self._preset(image),), (image.height, image.width), (), self._batch_size)
+        return Prepared((self._picture(image),), (image.height, image.width), (), self._batch_size, table=self._table)
 
 
 class _ClipRunner(_RankingRunner[_ClipOptions]):
@@ -122,6 +122,9 @@ class _ClipRunner(_RankingRunner[_ClipOptions]):
 
     def join(self, parts: Sequence[Prepared]) -> Prepared:
         return self._prepared([part.inputs[0] for part in parts])
+
+    def shape_class(self, prepared: Prepared) -> tuple[int, ...]:
+        return (prepared.inputs[0].shape[1],)  # frames
 
     def _frame(self, image: Image.Image) -> Tensor:
         """Preprocess a frame to (3, 1, h, w)."""
@@ -149,14 +152,18 @@ class _SegmentRunner(Runner[_SegmentOptions]):
     def prepare(self, images: Iterable[Image.Image], options: _SegmentOptions) -> Prepared:
         (image,) = images
         self._check_resized(image)
-        pixels: Tensor = self._preset(image)
-        return Prepared((pixels,), (image.height, image.width), pixels.shape, self._batch_size)
+        pixels = self._picture(image)
+        return Prepared((pixels,), (image.height, image.width), pixels.shape, self._batch_size, table=self._table)
+
+    def outputs(self, batch: Sequence[Prepared], plan: Plan) -> Mapping[str, Tensor]:
+        maps: Mapping[str, Tensor] = self.form(plan)(self._collate(batch))  # each (N, C, h, w)
+        return maps
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
-        logits = self.module(self._collate(batch))["out"]  # (N, C, h, w)
+        logits = self.outputs(batch, plan)["out"]  # (N, C, h, w)
         # On the device: the logits of an image take a hundred times the memory of its labels.
         label_maps = [upsampled_argmax(x, item.image_size) for x, item in zip(logits, batch, strict=True)]  # (H, W)
-        return [{"label_map": label_map.cpu()} for label_map in label_maps]
+        return [{"label_map": label_map} for label_map in label_maps]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _SegmentOptions) -> Outcome:
         return Segmentation(raw["label_map"].numpy(), self.categories)
@@ -176,17 +183,24 @@ class _DetectRunner(Runner[_DetectOptions]):
 
     def prepare(self, images: Iterable[Image.Image], options: _DetectOptions) -> Prepared:
         (image,) = images
-        pixels: Tensor = self._preset(image)
+        pixels = self._picture(image)
         # An image that is padded further than it would be alone has other features near its edges.
         key = self.module.batch_key(image.height, image.width)
         limits = Limits(options.score_threshold, options.max_detections)
-        return Prepared((pixels,), (image.height, image.width), key, self._batch_size, limits)
+        return Prepared((pixels,), (image.height, image.width), key, self._batch_size, limits, self._table)
+
+    def form(self, plan: Plan) -> Detector:
+        form = super().form(plan)
+        assert isinstance(form, Detector)  # noqa: S101 - plans replace parts of a detector
+        return form
+
+    def outputs(self, batch: Sequence[Prepared], plan: Plan) -> Sequence[Raw]:
+        images = [self._to_device(item) for item in batch]
+        limits = [item.limits for item in batch]
+        return self.form(plan).predict(images, paste_masks=False, limits=limits)
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
-        images = [self._to_device(item.inputs[0]) for item in batch]
-        limits = [item.limits for item in batch]
-        found = self.module.predict(images, paste_masks=False, limits=limits)
-        return [{name: values.cpu() for name, values in detection.items()} for detection in found]
+        return list(self.outputs(batch, plan))
 
     def finish(self, prepared: Prepared, raw: Raw, options: _DetectOptions) -> Outcome:
         labels = raw["labels"].numpy()
@@ -207,7 +221,7 @@ class _DetectRunner(Runner[_DetectOptions]):
 
 
 def _keypoint_names(name: ModelName) -> tuple[str, ...]:
-    return tuple(_published(name).meta["keypoint_names"])
+    return tuple(published(name).meta["keypoint_names"])
 
 
 class _FlowRunner(Runner[_FlowOptions]):
@@ -234,21 +248,27 @@ class _FlowRunner(Runner[_FlowOptions]):
                 f"a pair of {first.width} x {first.height} pixels; accepted: at most {self._config.max_flow_pixels} "
                 "pixels for optical flow"
             )
-        one, two = (self._padded(image) for image in self._preset(first, second))
+        pair = self._preset(first, second) if self._table is None else map(self._preset.pixels, (first, second))
+        one, two = (self._padded(image) for image in pair)
         key = (*one.shape, options.num_flow_updates)
         most = min(self._batch_size, max(_FLOW_BATCH_PIXELS // pixels, 1))
-        return Prepared((one, two), (first.height, first.width), key, most)
+        return Prepared((one, two), (first.height, first.width), key, most, table=self._table)
 
     @staticmethod
     def _padded(image: Tensor) -> Tensor:
         """Repeat the last row and column of an image (3, H, W) up to the sides that RAFT takes: (3, h, w)."""
         height, width = (max(-(-side // _FLOW_STEP) * _FLOW_STEP, _FLOW_MIN_SIDE) for side in image.shape[1:])
-        margin = (0, width - image.shape[2], 0, height - image.shape[1])
-        return functional.pad(image[None], margin, mode="replicate")[0]
+        rows = torch.arange(height).clamp(max=image.shape[1] - 1)
+        columns = torch.arange(width).clamp(max=image.shape[2] - 1)
+        return image[:, rows][:, :, columns]
+
+    def outputs(self, batch: Sequence[Prepared], plan: Plan) -> Tensor:
+        num_flow_updates = batch[0].key[-1]
+        flows: Tensor = self.form(plan).predict(self._collate(batch, 0), self._collate(batch, 1), num_flow_updates)
+        return flows  # (N, 2, h, w)
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
-        num_flow_updates = batch[0].key[-1]
-        flows = self.module.predict(self._collate(batch, 0), self._collate(batch, 1), num_flow_updates).cpu()
+        flows = self.outputs(batch, plan)
         return [{"flow": flow} for flow in flows]
 
     def finish(self, prepared: Prepared, raw: Raw, options: _FlowOptions) -> Outcome:
@@ -270,45 +290,9 @@ def runner_type(name: ModelName) -> type[Runner[Any]]:
     return _RUNNERS[kind_of(name)]
 
 
-def _published(name: ModelName) -> _catalog.WeightsInfo:
+def published(name: ModelName) -> _catalog.WeightsInfo:
     """Return the model's weight set; for random weights the builder's default set, in whose place they stand."""
     info = name.weights_info or next((w for w in _catalog.weights(name.builder) if w.default), None)
     if info is None:
         raise InternalError(f"{name.builder} has no published weights, which say how its input is made")
     return info
-
-
-_build_lock: Final = threading.Lock()
-
-
-def make_runner(name: ModelName, device: torch.device, config: WorkerConfig) -> Runner[Any]:
-    """Build a model and make it ready to run. Takes seconds, or minutes where its weights have to be downloaded.
-
-    Random weights are drawn from seed 0, so that all workers host the same model.
-
-    Raises:
-        WeightsUnavailableError, InvalidWeightsError: the published weights cannot be fetched, or are not the model's.
-        UnimplementedError: the model is an INT8 model and the device is not the CPU.
-    """
-    kind = runner_type(name)
-    arguments = {**kind.builder_arguments, "weights": None if name.weights == _catalog.RANDOM else name.weights}
-    if name.info.task == "quantization":
-        if device.type != "cpu":
-            raise UnimplementedError(f"{name} is an INT8 model, which runs on the CPU only, not on {device}")
-        arguments["quantize"] = True
-    if name.weights_info is not None:
-        # Into the cache first: what may take minutes must not happen under the lock.
-        get_model_weights(name.builder).named(name.weights).get_state_dict(progress=False)
-    # Random weights are drawn from the process's one generator.
-    with _build_lock, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = get_model(name.builder, **arguments, progress=False)
-    module = module.eval().requires_grad_(False).to(device)
-    preset = transforms.preset(_published(name).transforms)()
-    return kind(name, module, preset, device, config)
-
-
-def memory_bytes(runner: Runner[Any]) -> int:
-    """Return the bytes of a model's parameters and buffers, packed INT8 weights among them."""
-    state = runner.module.state_dict()
-    return sum(value.numel() * value.element_size() for value in state.values() if isinstance(value, Tensor))

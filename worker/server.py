@@ -1,18 +1,20 @@
 """The worker process: its parts, the order in which they start, and the order in which they stop.
 
 A batch that hangs cannot be ended, nor can its thread: the process ends its streams with an error and itself with
-`HUNG_EXIT_CODE`, so that its supervisor starts a fresh one.
+`HUNG_EXIT_CODE`, so that its supervisor starts a fresh one. A CUDA context that fails at everything once it has failed
+ends the process with `POISONED_EXIT_CODE`, without an answer to anybody.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import secrets
 import socket
-from typing import Final
+from typing import Final, NoReturn
 
 import grpc.aio
 import psutil
@@ -28,14 +30,15 @@ from zoofleet.errors import DeviceHungError, InternalError, InvalidArgumentError
 from zoofleet.models.ops import verify_kernels
 from zoofleet.v1 import fleet_pb2, models_pb2_grpc
 from zoofleet.worker.config import WorkerConfig
-from zoofleet.worker.devices import default_memory_budget, find_device
+from zoofleet.worker.devices import default_memory_budget, device_memory, find_device, free_memory
+from zoofleet.worker.host_tier import HostTier
 from zoofleet.worker.models_service import ModelsService, loaded_model
 from zoofleet.worker.pipeline import Pipeline
 from zoofleet.worker.registration import Registration
 from zoofleet.worker.residency import Residency
 from zoofleet.worker.vision_service import VisionService
 
-__all__ = ["HUNG_EXIT_CODE", "Worker", "serve"]
+__all__ = ["HUNG_EXIT_CODE", "POISONED_EXIT_CODE", "Worker", "serve"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -47,6 +50,9 @@ _WATCH_SECONDS: Final = 1.0
 
 HUNG_EXIT_CODE: Final = os.EX_SOFTWARE
 """The exit code of a worker whose device hung, 70."""
+
+POISONED_EXIT_CODE: Final = os.EX_OSERR
+"""The exit code of a worker whose CUDA context is poisoned, so that every later call would fail, 71."""
 
 _WILDCARDS: Final = ("0.0.0.0", "[::]", "")  # noqa: S104 - they are listened on, and cannot be dialled
 
@@ -71,15 +77,20 @@ class Worker:
             raise InvalidArgumentError(
                 f"address is {config.address!r}, which schedulers cannot dial; set advertise_address too"
             )
-        self._config = config
         self._device = find_device(config.device)
         self._kernels = verify_kernels(self._device)
+        self._config = config = dataclasses.replace(config, device=str(self._device))
         self.name = worker_name(config.name or f"{_host_id()}-{os.getpid()}-{secrets.token_hex(3)}")
         self._instance_id = secrets.token_hex(16)
         self._draining = asyncio.Event()  # set once no further work is taken
-        budget = config.memory_budget_bytes or default_memory_budget(self._device)
-        self._residency = Residency(self._device, budget, config)
-        self._pipeline = Pipeline(config, self._residency)
+        free = free_memory(self._device)
+        budget = config.memory_budget_bytes or default_memory_budget(free, config.device_sharers)
+        spare = free // config.device_sharers - budget
+        tier = None
+        if self._device.type == "cuda":
+            tier = HostTier.of_free(free_memory(torch.device("cpu")), config.device_sharers)
+        self._residency = Residency(self._device, budget, config, spare=spare, tier=tier)
+        self._pipeline = Pipeline(config, self._residency, self._end_poisoned)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=(RequestCheck(),), options=SERVER_OPTIONS)
         self._vision = VisionService(config, self._pipeline, self._residency, self._draining)
@@ -147,12 +158,16 @@ class Worker:
 
     def status(self) -> fleet_pb2.WorkerStatus:
         """Return what a heartbeat says: the loaded models, and the items in flight and answered."""
+        memory = device_memory(self._device)
         status = fleet_pb2.WorkerStatus(
             loaded_models=[loaded_model(resident, self.name) for resident in self._residency.residents],
             inflight_items=self._pipeline.inflight_count,
             item_count=self._pipeline.item_count,
             error_count=self._pipeline.error_count,
             resident_bytes=psutil.Process().memory_info().rss,
+            device_bytes_used=memory.used,
+            device_bytes_total=memory.total,
+            device_bytes_reserved=memory.reserved,
             draining=self._draining.is_set(),
         )
         if (batch := self._pipeline.batcher.running) is not None:
@@ -195,6 +210,15 @@ class Worker:
                 )
         return InternalError("the device's thread has ended")
 
+    def _end_poisoned(self, error: BaseException) -> NoReturn:
+        """End the process at once, before anything is answered: what is in flight runs on another worker.
+
+        Everything that the device computes from now on would be an error, and errors are final.
+        """
+        _log.critical("%s fails whatever it is given, after: %s; ending the process", self._device, error)
+        logging.shutdown()
+        os._exit(POISONED_EXIT_CODE)
+
     def _present(self) -> fleet_pb2.Worker:
         """Return how the worker presents itself to schedulers."""
         on_cpu = self._device.type == "cpu"
@@ -205,7 +229,7 @@ class Worker:
             version=zoofleet.__version__,
             builders=sorted(name for name, b in _catalog.builders().items() if on_cpu or b.task != "quantization"),
             instance_id=self._instance_id,
-            max_inflight_items=self._config.max_inflight_items,
+            max_inflight_items=self._config.resolved_inflight_items(),
             memory_budget_bytes=self._residency.budget,
             kernels=self._kernels,
         )

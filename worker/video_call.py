@@ -22,6 +22,7 @@ from zoofleet._media.videos import Frame, VideoReader
 from zoofleet._wire import kinds
 from zoofleet._wire.parts import cut
 from zoofleet._wire.status import to_status
+from zoofleet._wire.traffic import is_bulk
 from zoofleet.errors import (
     InvalidArgumentError,
     InvalidMediaError,
@@ -112,7 +113,6 @@ class VideoCall:
         InvalidArgumentError: there are not 1 to 8 tasks, or one is not valid.
         UnknownModelError: no such builder.
         UnknownWeightsError: the builder has no such weight set.
-        UnimplementedError: a precision that is not served.
     """
 
     def __init__(
@@ -127,7 +127,10 @@ class VideoCall:
         self._pipeline = pipeline
         self._residency = residency
         self._context = context
-        tasks = [VisionTask.from_resolved(*resolved) for resolved in kinds.resolve_all(header.tasks)]
+        precision = kinds.precision_of(config.default_precision)
+        bulk = is_bulk(context.invocation_metadata())
+        resolved = kinds.resolve_all(header.tasks, precision)
+        tasks = [VisionTask.from_resolved(*each, bulk=bulk) for each in resolved]
         self._tasks = [_TaskState(task, runner_type(task.model).window(task.options)) for task in tasks]
         self._step = header.frame_step or 1
         self._max_frames = header.max_frames or None
@@ -233,7 +236,7 @@ class VideoCall:
                 item = await self._item(state, image)
                 if item is not None:
                     run = functools.partial(state.task.run, self._pipeline, str(frame.index), item)
-                    work.results.append(await self._pipeline.start(run))
+                    work.results.append(await self._pipeline.start(run, bulk=state.task.bulk))
         except BaseException:
             work.cancel()
             raise

@@ -14,6 +14,7 @@ import grpc.aio
 from zoofleet._serving.handlers import aborting, check_first
 from zoofleet._wire import kinds
 from zoofleet._wire.kinds import TaskKind
+from zoofleet._wire.traffic import is_bulk
 from zoofleet.errors import InvalidArgumentError, ResourceExhaustedError, UnavailableError, ZoofleetError
 from zoofleet.v1 import vision_pb2
 from zoofleet.worker.config import WorkerConfig
@@ -79,12 +80,15 @@ class VisionService:
         async with aborting(context):
             with self._admitted():
                 first = await self._first(requests, "task")
-                task = VisionTask.from_resolved(*kinds.resolve(first.task))
+                precision = kinds.precision_of(self._config.default_precision)
+                bulk = is_bulk(context.invocation_metadata())
+                task = VisionTask.from_resolved(*kinds.resolve(first.task, precision), bulk=bulk)
                 if task.kind is not kind:
                     raise InvalidArgumentError(f"{task.model} is served by {task.kind.method}, not by {kind.method}")
                 # What keeps the model from loading concerns the whole stream.
                 await unless_draining(self._draining, self._residency.load(task.model))
-                await ItemStream(self._config, self._pipeline, task, context).run(requests, self._draining)
+                stream = ItemStream(self._config, self._pipeline, task, context, takes_batches=first.accepts_batches)
+                await stream.run(requests, self._draining)
 
     async def _analyze_video(self, requests: AsyncIterator[Any], context: _Context) -> None:
         async with aborting(context):

@@ -31,6 +31,7 @@ class VisionTask:
         kind: the model's kind of task.
         options: the task's options, of the class that the model's runner takes.
         precision: what the client asks for.
+        bulk: whether its items yield to those of other streams.
         message: the task as a message, for the encodings that results travel in.
     """
 
@@ -38,20 +39,23 @@ class VisionTask:
     kind: TaskKind
     options: Any
     precision: Precision
+    bulk: bool
     message: vision_pb2.Task
 
     @classmethod
-    def from_resolved(cls, message: vision_pb2.Task, model: ModelName, kind: TaskKind) -> VisionTask:
-        """Make a task of what `kinds.resolve` returned for it."""
+    def from_resolved(
+        cls, message: vision_pb2.Task, model: ModelName, kind: TaskKind, *, bulk: bool = False
+    ) -> VisionTask:
+        """Make a task of what `kinds.resolve` returned for it, and of what its stream says of its traffic."""
         given = getattr(message, kind.field)
         options = runner_type(model).options
         values = {field.name: getattr(given, field.name) for field in dataclasses.fields(options)}
-        return cls(model, kind, options(**values), Precision(message.precision), message)
+        return cls(model, kind, options(**values), Precision(message.precision), bulk, message)
 
     async def run(self, pipeline: Pipeline, item_id: str, item: Item) -> vision_pb2.Result:
         """Run the task on one item, and return its result, which may carry an error."""
         encode = functools.partial(self._result, item_id, time.monotonic())
-        return await pipeline.run(Spec(self.model, self.options, self.precision), item, encode)
+        return await pipeline.run(Spec(self.model, self.options, self.precision, self.bulk), item, encode)
 
     def failed(self, item_id: str, error: ZoofleetError) -> vision_pb2.Result:
         """Return the result of an item that has none but this error."""

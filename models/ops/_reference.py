@@ -161,7 +161,7 @@ def _filter_taps(full: int, out: int, bicubic: bool) -> list[dict[int, int]]:
 
 def upsampled_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Compute `zoofleet::upsampled_argmax` by torch's own operators: uint8 (height, width) from (C, H, W)."""
-    height, width = size
+    height, _ = size
     rows = logits.shape[1]
     source = ((torch.arange(height) + 0.5) * (rows / height) - 0.5).clamp(min=0)  # row in `logits` of each output row
     above = source.long().clamp(max=rows - 1)

@@ -79,7 +79,7 @@ def resize_normalize(
         rows, columns = _plan(full_size, size, crop, bicubic)
         origin = (rows.begin, columns.begin)
         part = image.crop((columns.begin, rows.begin, columns.end, rows.end))
-        image = torch.from_numpy(np.array(part))  # (h, w, 3)
+        image = torch.from_numpy(np.require(part, np.uint8, "W"))  # (h, w, 3), copied only where it is read-only
     done: Tensor = torch.ops.zoofleet.resize_normalize(image, origin, full_size, size, crop, bicubic, table)
     return done
 

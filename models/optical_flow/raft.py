@@ -446,6 +446,7 @@ class RAFT(nn.Module):
         self.corr_block = corr_block
         self.update_block = update_block
         self.mask_predictor = mask_predictor
+        self.hidden_size = update_block.hidden_size
 
     def forward(self, image1: Tensor, image2: Tensor, num_flow_updates: int = 12) -> list[Tensor]:
         """Estimate where the pixels of `image1` are in `image2`.
@@ -499,8 +500,7 @@ class RAFT(nn.Module):
             yield coords - start, hidden
 
     def _split_context(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
-        hidden_size = self.update_block.hidden_size
-        return torch.tanh(encoded[:, :hidden_size]), F.relu(encoded[:, hidden_size:])
+        return torch.tanh(encoded[:, : self.hidden_size]), F.relu(encoded[:, self.hidden_size :])
 
     def _upsample(self, flow: Tensor, hidden: Tensor) -> Tensor:
         if self.mask_predictor is None:

@@ -98,10 +98,16 @@ def crop_origin(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[int
     return top, left
 
 
+def to_bytes(image: Picture) -> Tensor:
+    """uint8 tensor (C, H, W), channels last in memory, of a Pillow image; a tensor as it is."""
+    if isinstance(image, Image.Image):
+        return torch.from_numpy(np.require(image, np.uint8, "W")).permute(2, 0, 1)
+    return image
+
+
 def to_float(image: Picture) -> Tensor:
     """Float tensor (..., C, H, W) in [0, 1]; a floating-point tensor is taken to be in that range already."""
-    if isinstance(image, Image.Image):
-        image = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (C, H, W)
+    image = to_bytes(image)
     if image.dtype == torch.uint8:
         return image.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     return image

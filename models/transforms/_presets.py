@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from zoofleet.errors import InvalidArgumentError
@@ -17,6 +19,7 @@ from zoofleet.models.transforms._image import (
     normalize,
     resize,
     resize_crop_normalize,
+    to_bytes,
     to_float,
 )
 
@@ -24,6 +27,11 @@ IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 _KINETICS_MEAN: Final = (0.43216, 0.394666, 0.37645)
 _KINETICS_STD: Final = (0.22803, 0.22145, 0.216989)
+
+
+def _levels(mean: Sequence[float] = (0.0,) * 3, std: Sequence[float] = (1.0,) * 3) -> Tensor:
+    """Return the normalised value of each byte in each channel, float32 (3, 256)."""
+    return normalize(to_float(torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)), mean, std)[:, 0]
 
 
 class _Preset(nn.Module):
@@ -73,6 +81,15 @@ class ImageClassification(_Preset):
             self.antialias,
         )
 
+    def pixels(self, image: Image.Image) -> Tensor:
+        """PIL image to the bytes, uint8 (3, crop_size, crop_size), whose `levels` are what `forward` gives."""
+        resized = resize(checked(image), (self.resize_size,), self.interpolation)
+        return to_bytes(center_crop(resized, (self.crop_size, self.crop_size)))
+
+    def levels(self) -> Tensor:
+        """Return what `forward` makes of each byte in each channel, float32 (3, 256)."""
+        return _levels(self.mean, self.std)
+
 
 class SemanticSegmentation(_Preset):
     """Resize the shorter side and normalise; nothing is cropped.
@@ -103,10 +120,21 @@ class SemanticSegmentation(_Preset):
 
     def forward(self, image: Picture) -> Tensor:
         """PIL image, or uint8 or float tensor (..., 3, H, W), to a normalised float tensor (..., 3, H', W')."""
+        return normalize(to_float(self._resized(image)), self.mean, self.std)
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """PIL image to the bytes, uint8 (3, H', W'), whose `levels` are what `forward` gives."""
+        return to_bytes(self._resized(image))
+
+    def levels(self) -> Tensor:
+        """Return what `forward` makes of each byte in each channel, float32 (3, 256)."""
+        return _levels(self.mean, self.std)
+
+    def _resized(self, image: Picture) -> Picture:
         image = checked(image)
-        if self.resize_size is not None:
-            image = resize(image, (self.resize_size,), self.interpolation, self.antialias)
-        return normalize(to_float(image), self.mean, self.std)
+        if self.resize_size is None:
+            return image
+        return resize(image, (self.resize_size,), self.interpolation, self.antialias)
 
 
 class ObjectDetection(_Preset):
@@ -115,6 +143,14 @@ class ObjectDetection(_Preset):
     def forward(self, image: Picture) -> Tensor:
         """PIL image, or uint8 or float tensor (..., 3, H, W), to a float tensor (..., 3, H, W) in [0, 1]."""
         return to_float(checked(image))
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """PIL image to the bytes, uint8 (3, H, W), whose `levels` are what `forward` gives."""
+        return to_bytes(checked(image))
+
+    def levels(self) -> Tensor:
+        """Return what `forward` makes of each byte in each channel, float32 (3, 256)."""
+        return _levels()
 
 
 class VideoClassification(_Preset):
@@ -166,6 +202,14 @@ class OpticalFlow(_Preset):
         """Two PIL images, or uint8 or float tensors (..., 3, H, W), to two float tensors (..., 3, H, W) in [-1, 1]."""
         one, two = (normalize(to_float(checked(i)), (0.5,) * 3, (0.5,) * 3).contiguous() for i in (first, second))
         return one, two
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """One of the two PIL images to the bytes, uint8 (3, H, W), whose `levels` are what `forward` gives."""
+        return to_bytes(checked(image))
+
+    def levels(self) -> Tensor:
+        """Return what `forward` makes of each byte in each channel, float32 (3, 256)."""
+        return _levels((0.5,) * 3, (0.5,) * 3)
 
 
 _PRESETS: Final[Mapping[str, type[_Preset]]] = {

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from zoofleet._client.client import Client, VideoAnalysis
     from zoofleet._client.items import Item, ItemSource, MediaSource, Uri
     from zoofleet._client.video_analysis import AsyncVideoAnalysis, VideoSource
-    from zoofleet._values.resources import Job, JobState, LoadedModel, Model, TaskName, WeightSet, Worker, WorkerState
+    from zoofleet._values.resources import (
+        Job,
+        JobState,
+        LoadedModel,
+        Model,
+        Plan,
+        PlanState,
+        TaskName,
+        WeightSet,
+        Worker,
+        WorkerState,
+    )
     from zoofleet._values.results import Classification, Detections, Flow, Outcome, Result, Segmentation
     from zoofleet._values.tasks import (
         Classify,
@@ -29,6 +40,7 @@ if TYPE_CHECKING:
         EstimateFlow,
         FlowEncoding,
         MaskEncoding,
+        Precision,
         Segment,
         Task,
     )
@@ -57,6 +69,9 @@ __all__ = [
     "MediaSource",
     "Model",
     "Outcome",
+    "Plan",
+    "PlanState",
+    "Precision",
     "Result",
     "Segment",
     "Segmentation",
@@ -78,7 +93,18 @@ _HOMES: Final = {
     "_client.async_client": ("AsyncClient",),
     "_client.client": ("Client", "VideoAnalysis"),
     "_client.items": ("Item", "ItemSource", "MediaSource", "Uri"),
-    "_values.resources": ("Job", "JobState", "LoadedModel", "Model", "TaskName", "WeightSet", "Worker", "WorkerState"),
+    "_values.resources": (
+        "Job",
+        "JobState",
+        "LoadedModel",
+        "Model",
+        "Plan",
+        "PlanState",
+        "TaskName",
+        "WeightSet",
+        "Worker",
+        "WorkerState",
+    ),
     "_values.results": ("Classification", "Detections", "Flow", "Outcome", "Result", "Segmentation"),
     "_values.tasks": (
         "Classify",
@@ -87,6 +113,7 @@ _HOMES: Final = {
         "EstimateFlow",
         "FlowEncoding",
         "MaskEncoding",
+        "Precision",
         "Segment",
         "Task",
     ),

@@ -110,7 +110,7 @@ async def test_tasks_are_checked_first(cluster: Cluster) -> None:
         ([vision_pb2.Task(model="resnet50@V9")], errors.UnknownWeightsError),
         ([vision_pb2.Task(model="@")], errors.InvalidModelNameError),
         ([vision_pb2.Task(model=MODEL, detect=vision_pb2.DetectOptions())], errors.InvalidArgumentError),
-        ([vision_pb2.Task(model=MODEL, precision=vision_pb2.PRECISION_FAST)], errors.UnimplementedError),
+        ([vision_pb2.Task(model=MODEL, precision=7)], errors.InvalidArgumentError),
         ([], errors.InvalidArgumentError),
         ([vision_pb2.Task(model=MODEL)] * 9, errors.InvalidArgumentError),
     ):

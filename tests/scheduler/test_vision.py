@@ -63,6 +63,18 @@ async def see(cluster: Cluster, model: str = MODEL) -> None:
     await until(answered)
 
 
+async def test_a_task_that_asks_for_no_precision_gets_the_operators(cluster: Cluster) -> None:
+    """Whatever the default of the worker that it comes to."""
+    await cluster.start(default_precision="fast")
+    await cluster.start_worker("a")
+    await see(cluster)
+    (result,) = await ask(cluster, task(), item(b"x"))
+    assert result.precision == vision_pb2.PRECISION_FAST
+    exact = vision_pb2.ClassifyRequest(task=vision_pb2.Task(model=MODEL, precision=vision_pb2.PRECISION_EXACT))
+    (result,) = await ask(cluster, exact, item(b"x"))
+    assert result.precision == vision_pb2.PRECISION_EXACT
+
+
 async def test_a_stream_goes_to_a_worker_and_back(cluster: Cluster) -> None:
     await cluster.start()
     await cluster.start_worker("a")
@@ -501,7 +513,7 @@ async def test_a_client_that_vanishes_at_any_moment_leaves_nothing(
     await cluster.start_worker("a", "--loaded", MODEL)
     await cluster.start_worker("b", "--loaded", MODEL)
     await see(cluster)
-    handler: Any = vision_proxy.handler(scheduler._fleet)
+    handler: Any = vision_proxy.handler(scheduler._fleet, scheduler._config)
     serve = handler.service(SimpleNamespace(method="/zoofleet.v1.Vision/Classify")).stream_stream
 
     async def requests() -> AsyncIterator[bytes]:

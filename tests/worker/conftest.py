@@ -9,7 +9,8 @@ import pytest
 from tests.worker.calls import small_clip
 
 from zoofleet.worker import Worker, WorkerConfig
-from zoofleet.worker.batcher import Batcher, Entry
+from zoofleet.worker.batcher import Batcher
+from zoofleet.worker.turns import Taken
 
 
 @pytest.fixture
@@ -25,13 +26,13 @@ async def worker() -> AsyncIterator[Worker]:
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of all forward passes from here on, in order; those of a batch's items that run alone too."""
     sizes: list[int] = []
-    forward = Batcher._forward
+    launch = Batcher._launch
 
-    def counted(self: Batcher, batch: list[Entry]) -> None:
-        sizes.append(len(batch))
-        forward(self, batch)
+    def counted(self: Batcher, taken: Taken) -> None:
+        sizes.append(len(taken.batch))
+        launch(self, taken)
 
-    monkeypatch.setattr(Batcher, "_forward", counted)
+    monkeypatch.setattr(Batcher, "_launch", counted)
     return sizes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import sys
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from zoofleet.worker import Worker, WorkerConfig, batcher, residency, runners, serve
+from zoofleet.worker import Worker, WorkerConfig, batcher, loading, residency, runners, serve, transfer
 from zoofleet.worker.plan import Plan
 from zoofleet.worker.runner import Prepared, Raw, Runner
 
@@ -20,10 +21,12 @@ HANGING_SIZE: Final = (31, 17)
 
 LOADING_SECONDS: Final = 1.5
 
+POISONED_BATCH: Final = 3
+
 
 def hang() -> None:
     """Models take a while to load, and never come back from an image of `HANGING_SIZE`."""
-    forward, make_runner = runners._ClassifyRunner.forward, runners.make_runner
+    forward, make_runner = runners._ClassifyRunner.forward, loading.make_runner
 
     def hanging(self: Any, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         if any(prepared.image_size == HANGING_SIZE for prepared in batch):
@@ -56,7 +59,27 @@ def end_device() -> None:
     batcher.Batcher._take = take  # type: ignore[method-assign,assignment]
 
 
-FAULTS: Final[dict[str, Callable[[], None]]] = {each.__name__: each for each in (hang, fail_status, end_device)}
+def poison() -> None:
+    """The device fails at its `POISONED_BATCH`th batch, and at everything from then on."""
+    forward = runners._ClassifyRunner.forward
+    batches = itertools.count(1)
+
+    def failing(self: Any, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
+        if next(batches) >= POISONED_BATCH:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return forward(self, batch, plan)
+
+    runners._ClassifyRunner.forward = failing  # type: ignore[method-assign]
+    transfer.HostTransfer.is_lost = lambda _: True  # type: ignore[method-assign,assignment]
+
+
+def nothing() -> None:
+    """The worker has no fault."""
+
+
+FAULTS: Final[dict[str, Callable[[], None]]] = {
+    each.__name__: each for each in (hang, fail_status, end_device, poison, nothing)
+}
 
 
 if __name__ == "__main__":

@@ -8,14 +8,16 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
+from tests.worker.fake_runner import never
 
 from zoofleet._catalog import ModelName
-from zoofleet.errors import CancelledError, InternalError, UnavailableError, ZoofleetError
+from zoofleet.errors import CancelledError, UnavailableError, ZoofleetError
 from zoofleet.worker import WorkerConfig
 from zoofleet.worker.batcher import Batcher, Entry
+from zoofleet.worker.loading import make_runner
 from zoofleet.worker.plan import EXACT
 from zoofleet.worker.runner import Prepared, Raw, Runner
-from zoofleet.worker.runners import make_runner
+from zoofleet.worker.transfer import HostTransfer
 
 AnyRunner: TypeAlias = Runner[Any]
 
@@ -30,7 +32,7 @@ def runners() -> list[AnyRunner]:
 
 @pytest.fixture
 def batcher() -> Iterator[Batcher]:
-    batcher = Batcher(threads=1, max_bytes=1 << 30)
+    batcher = Batcher(1, 1 << 30, HostTransfer(), never)
     yield batcher
     batcher.close()
 
@@ -75,21 +77,6 @@ class Held:
         return "".join(name for name, _ in self.done)
 
 
-def test_models_and_then_shapes_take_turns_in_full_batches(
-    batcher: Batcher, runners: list[AnyRunner], batches: list[int]
-) -> None:
-    first, second = runners
-    held = Held(batcher, first)
-    for _ in range(6):
-        held.add("a", first, image())
-    for _ in range(3):
-        held.add("b", first, image(64, key=(64,)))
-    for _ in range(5):
-        held.add("c", second, image())
-    assert held.release() == "aaaa" + "cccc" + "bbb" + "c" + "aa"
-    assert (len(batches), sum(batches)) == (6, 15)
-
-
 def test_cancelled_items_do_not_run(batcher: Batcher, runners: list[AnyRunner], batches: list[int]) -> None:
     held = Held(batcher, runners[0])
     entries = [held.add(str(i), runners[0], image()) for i in range(6)]
@@ -102,17 +89,8 @@ def test_cancelled_items_do_not_run(batcher: Batcher, runners: list[AnyRunner], 
     assert sum(batches) == 2
 
 
-def test_only_the_item_at_fault_fails(batcher: Batcher, runners: list[AnyRunner]) -> None:
-    held = Held(batcher, runners[0])
-    bad = Prepared((torch.zeros(1, 32, 32),), (32, 32), (), 4)
-    for name, prepared in (("a", image()), ("b", bad), ("c", image())):
-        held.add(name, runners[0], prepared)
-    assert held.release() == "abc"
-    assert [isinstance(outcome, InternalError) for _, outcome in held.done] == [False, True, False]
-
-
 def test_adding_blocks_while_too_many_bytes_wait(runners: list[AnyRunner]) -> None:
-    batcher = Batcher(threads=1, max_bytes=2 * image().nbytes)
+    batcher = Batcher(1, 2 * image().nbytes, HostTransfer(), never)
     held = Held(batcher, runners[0])
     held.add("a", runners[0], image())
     held.add("b", runners[0], image())
@@ -126,7 +104,7 @@ def test_adding_blocks_while_too_many_bytes_wait(runners: list[AnyRunner]) -> No
 
 
 def test_closing_drops_what_waits(runners: list[AnyRunner]) -> None:
-    batcher = Batcher(threads=1, max_bytes=1 << 30)
+    batcher = Batcher(1, 1 << 30, HostTransfer(), never)
     held = Held(batcher, runners[0])
     held.add("a", runners[0], image())
     closing = threading.Thread(target=batcher.close)

@@ -13,6 +13,7 @@ import grpc.aio
 import torch
 from tests.worker import cancel_streams
 from tests.worker.calls import item, png, run, until
+from tests.worker.fake_runner import never
 
 from zoofleet._catalog import ModelName
 from zoofleet._wire.kinds import TaskKind
@@ -57,6 +58,9 @@ class Context:
         await asyncio.sleep(0)
         self.responses.append(response)
 
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
     async def abort(self, code: grpc.StatusCode, details: str, _: object) -> None:
         raise grpc.aio.AbortError(f"{code}: {details}")
 
@@ -67,7 +71,7 @@ class Service:
     def __init__(self) -> None:
         config = WorkerConfig(schedulers=(), device="cpu", threads=1, max_inflight_items=1, max_streams=1)
         self.residency = Residency(torch.device("cpu"), 1 << 30, config)
-        self.pipeline = Pipeline(config, self.residency)
+        self.pipeline = Pipeline(config, self.residency, never)
         self._vision = VisionService(config, self.pipeline, self.residency, asyncio.Event())
 
     def call(self, method: str, requests: Iterable[Any], context: Context) -> Coroutine[Any, Any, None]:
@@ -182,4 +186,4 @@ async def test_hundreds_of_streams_hung_up_at_random_moments_cost_no_slot() -> N
 
 async def test_all_slots_of_a_process_can_be_filled_after_cancelled_streams() -> None:
     filled, slots = await cancel_streams.check(300)
-    assert filled == slots == WorkerConfig().max_inflight_items
+    assert filled == slots == WorkerConfig().resolved_inflight_items()

@@ -23,7 +23,7 @@ from zoofleet.errors import DeviceHungError, InternalError
 from zoofleet.scheduler import Scheduler, SchedulerConfig
 from zoofleet.v1 import vision_pb2, vision_pb2_grpc
 from zoofleet.worker import Worker, WorkerConfig
-from zoofleet.worker.server import HUNG_EXIT_CODE
+from zoofleet.worker.server import HUNG_EXIT_CODE, POISONED_EXIT_CODE
 
 TASK = vision_pb2.Task(model="shufflenet_v2_x0_5@random")
 HANGING = png(HANGING_SIZE[1], HANGING_SIZE[0], [bytes(HANGING_SIZE[1])] * HANGING_SIZE[0])
@@ -140,3 +140,33 @@ async def test_a_job_with_an_item_that_hangs_comes_to_its_end(redis_server: Redi
     (error,) = (result.error for result in results if result.error)
     assert isinstance(error, InternalError)
     assert codes == [HUNG_EXIT_CODE] * 3
+
+
+async def test_a_poisoned_device_ends_the_process_and_no_item_of_its_job_as_an_error(redis_server: RedisServer) -> None:
+    config = SchedulerConfig(
+        address="127.0.0.1:0", redis_url=redis_server.url, heartbeat_interval=0.2, refusal_backoff=0.05
+    )
+    scheduler = Scheduler(config)
+    await scheduler.start()
+    ended: list[tuple[int | None, str]] = []
+
+    async def supervise() -> None:
+        for fault in ("poison", "nothing"):
+            async with faulty_worker(fault, scheduler.address) as worker:
+                log = await log_of(worker)
+                ended.append((worker.returncode, log))
+
+    supervisor = asyncio.create_task(supervise())
+    async with AsyncClient(scheduler.address) as client:
+        job = await client.create_job([GOOD] * 60, [Task(TASK.model)])
+        state = (await client.wait_job(job.name, timeout=100)).state
+        results = [result async for result in client.read_results(job.name)]
+    supervisor.cancel()
+    await asyncio.wait([supervisor])
+    await scheduler.stop()
+    assert state is JobState.SUCCEEDED
+    assert len(results) == 60
+    assert not [result.error for result in results if result.error]
+    ((code, log),) = ended
+    assert code == POISONED_EXIT_CODE == 71
+    assert "illegal memory access" in log and "ending the process" in log

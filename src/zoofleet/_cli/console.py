@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TextIO, TypeAlias
 
@@ -127,20 +128,39 @@ _OPTION_USES: Final = {
 }
 
 
-def tasks_of(models: Sequence[str], **options: Any) -> list[Task]:
+class PrecisionName(Enum):
+    """The members of `Precision` by name, which help must not load."""
+
+    EXACT = "exact"
+    FAST = "fast"
+
+
+PrecisionOption: TypeAlias = Annotated[
+    PrecisionName | None,
+    typer.Option(
+        "--precision",
+        help="How closely results must follow the reference: exact, or fast for whatever way of running the models was "
+        "found to be fast and to give nearly the same. By default, the operator's choice.",
+    ),
+]
+
+
+def tasks_of(models: Sequence[str], precision: PrecisionName | None = None, **options: Any) -> list[Task]:
     """Return a task for each model, with those of the options that its kind of task has.
 
     Args:
         models: the models' names.
+        precision: the precision of all tasks. None for the operator's choice.
         options: options of any kind of task by name, such as `top_k`. None where the user has not given one.
 
     Raises:
         BadParameter: there is no such model or weight set, or none of the models has an option that was given.
     """
     from zoofleet._catalog import ModelName
-    from zoofleet._values.tasks import TASK_CLASSES, option_names
+    from zoofleet._values.tasks import TASK_CLASSES, Precision, option_names
     from zoofleet._wire.kinds import kind_of
 
+    wanted = Precision[precision.name] if precision else None
     given = {name: value for name, value in options.items() if value is not None}
     tasks: list[Task] = []
     for model in models:
@@ -148,7 +168,8 @@ def tasks_of(models: Sequence[str], **options: Any) -> list[Task]:
             cls = TASK_CLASSES[kind_of(ModelName.parse(model))]
         except ZoofleetError as error:
             raise typer.BadParameter(str(error)) from None
-        tasks.append(cls(model, **{name: given[name] for name in option_names(cls) if name in given}))
+        values = {name: given[name] for name in option_names(cls) if name in given}
+        tasks.append(cls(model, precision=wanted, **values))
     for name in given:
         if not any(name in option_names(type(task)) for task in tasks):
             raise typer.BadParameter(f"--{name.replace('_', '-')} is for {_OPTION_USES[name]}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoofleet._cli.console import Address, Bar, connect, progress, stderr, stdout, table
+from zoofleet._cli.console import Address, Bar, PrecisionOption, connect, progress, stderr, stdout, table
 from zoofleet._wire.address import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def evaluate(
     num_flow_updates: Annotated[
         int | None, typer.Option(min=1, max=32, help="Number of times that optical flow is refined. 12 by default.")
     ] = None,
+    precision: PrecisionOption = None,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Measure the accuracy of a model on annotated images or clips, through the cluster.
@@ -47,6 +48,7 @@ def evaluate(
     The exit code is 1 where some items failed and the metrics are those of the
     others, and 130 after Ctrl-C.
     """
+    from zoofleet import Precision
     from zoofleet._catalog import ModelName
     from zoofleet._evaluate import Evaluation, open_dataset, require_task
     from zoofleet._wire.kinds import TaskKind, kind_of
@@ -59,7 +61,14 @@ def evaluate(
     before = Evaluation.from_json(baseline) if baseline is not None else None
     if before is not None:
         require_task(before, kind.field)
-    dataset = open_dataset(model, images, annotations, limit=limit, num_flow_updates=num_flow_updates)
+    dataset = open_dataset(
+        model,
+        images,
+        annotations,
+        limit=limit,
+        num_flow_updates=num_flow_updates,
+        precision=Precision[precision.name] if precision else None,
+    )
     evaluation = _run(dataset, address)
     _print(evaluation, before)
     if json_file is not None:

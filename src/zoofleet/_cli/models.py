@@ -19,6 +19,7 @@ from zoofleet.errors import InvalidArgumentError, NotFoundError
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from zoofleet import Plan
     from zoofleet._catalog import ModelName, WeightsInfo
 
 app = typer.Typer(no_args_is_help=True, help="List models, fetch their weights, load them on workers and unload them.")
@@ -96,15 +97,29 @@ def _list_loaded(patterns: Sequence[str] | None, kind: _Kind | None, address: st
 
     from zoofleet import TaskName
 
-    listing = table("model", "task", ">memory", "worker", "pinned")
+    listing = table("model", "task", ">memory", "worker", "pinned", "fast")
     with connect(address) as client:
         for model in client.list_models(task=TaskName[kind.name] if kind else None):
             if _wanted(model.name.removeprefix("models/"), patterns):
                 for place in model.loaded_models:
                     task = _Kind[model.task.name].value
                     pinned = "pinned" if place.pinned else ""
-                    listing.add_row(escape(place.model), task, gib(place.memory_bytes), escape(place.worker), pinned)
+                    fast = "\n".join(_plan(plan) for plan in place.plans)
+                    listing.add_row(
+                        escape(place.model), task, gib(place.memory_bytes), escape(place.worker), pinned, escape(fast)
+                    )
     stdout().print(listing)
+
+
+def _plan(plan: Plan) -> str:
+    """Return what serves FAST in words, such as `compiled bfloat16, 11.2 ms (67.7), deviation 3e-05`."""
+    from zoofleet import PlanState
+
+    frames = f"{plan.shape_class[0]} frames: " if plan.shape_class else ""
+    if plan.state is not PlanState.READY:
+        return f"{frames}{plan.state.name.lower()}" + (f": {plan.message}" if plan.message else "")
+    times = f"{plan.milliseconds:.3g} ms ({plan.exact_milliseconds:.3g} exact)"
+    return f"{frames}{plan.name}, {times}, deviation {plan.deviation:.1g}"
 
 
 @app.command()

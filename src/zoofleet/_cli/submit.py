@@ -16,6 +16,7 @@ from zoofleet._cli.console import (
     Bar,
     MaxDetections,
     Models,
+    PrecisionOption,
     ScoreThreshold,
     TopK,
     connect,
@@ -57,6 +58,7 @@ def submit(
             help="How optical flow travels: float16, the default; flo, exact and twice as large; kitti-png, 1/64 pixel."
         ),
     ] = None,
+    precision: PrecisionOption = None,
     tenant: Annotated[str, typer.Option(help="The name that quotas count the job under.")] = "",
     priority: Annotated[
         int, typer.Option(min=-100, max=100, help="The job runs before the tenant's jobs with a lower priority.")
@@ -80,6 +82,7 @@ def submit(
 
     tasks = tasks_of(
         model,
+        precision,
         top_k=top_k,
         score_threshold=score_threshold,
         max_detections=max_detections,

@@ -17,6 +17,7 @@ from zoofleet._cli.console import (
     Bar,
     MaxDetections,
     Models,
+    PrecisionOption,
     ScoreThreshold,
     TopK,
     connect,
@@ -46,6 +47,7 @@ def video(
         int, typer.Option(min=1, help="Analyse every N-th frame, beginning with the first.", metavar="N")
     ] = 1,
     max_frames: Annotated[int, typer.Option(min=0, help="Stop after N analysed frames. 0 for all.", metavar="N")] = 0,
+    precision: PrecisionOption = None,
     top_k: TopK = None,
     score_threshold: ScoreThreshold = None,
     max_detections: MaxDetections = None,
@@ -58,7 +60,7 @@ def video(
     and flows in short) and NAME.mp4, which shows the original beside a panel
     for each model.
     """
-    tasks = tasks_of(model, top_k=top_k, score_threshold=score_threshold, max_detections=max_detections)
+    tasks = tasks_of(model, precision, top_k=top_k, score_threshold=score_threshold, max_detections=max_detections)
     out.mkdir(parents=True, exist_ok=True)
     lines, picture = out / f"{file.stem}.jsonl", out / f"{file.stem}.mp4"
     if picture.exists() and picture.samefile(file):

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from zoofleet._cli.console import Address, ago, connect, gib, state, stderr, stdout, table
+from zoofleet._values.resources import Worker
 from zoofleet._wire.address import DEFAULT_ADDRESS
 from zoofleet._wire.names import worker_name
 
@@ -19,7 +20,17 @@ def list_(address: Address = DEFAULT_ADDRESS) -> None:
     from rich.markup import escape
 
     listing = table(
-        "worker", "state", "device", ">active", ">items", ">errors", ">memory", "loaded", ">in batch since", ">beat"
+        "worker",
+        "state",
+        "device",
+        ">active",
+        ">items",
+        ">errors",
+        ">memory",
+        ">device",
+        "loaded",
+        ">in batch since",
+        ">beat",
     )
     listing.columns[0].no_wrap = True  # names are there to be copied
     with connect(address) as client:
@@ -32,6 +43,7 @@ def list_(address: Address = DEFAULT_ADDRESS) -> None:
                 str(worker.item_count),
                 f"[red]{worker.error_count}[/]" if worker.error_count else "0",
                 gib(worker.resident_bytes),
+                _of_device(worker),
                 escape("\n".join(loaded.model for loaded in worker.loaded_models)),
                 ago(worker.batch_start_time),
                 ago(worker.heartbeat_time),
@@ -40,6 +52,20 @@ def list_(address: Address = DEFAULT_ADDRESS) -> None:
         stdout().print(listing)
     else:
         stderr().print("No workers.")
+
+
+def _of_device(worker: Worker) -> str:
+    """Return what a worker has taken of its device's memory and what is in use, such as `2.1 of 80.0 GiB, 5.0 used`.
+
+    Empty for a worker that does not say.
+    """
+    if not worker.device_bytes_total:
+        return ""
+    taken, total, used = (
+        f"{count / 2**30:.1f}"
+        for count in (worker.device_bytes_reserved, worker.device_bytes_total, worker.device_bytes_used)
+    )
+    return f"{taken} of {total} GiB, {used} used"
 
 
 @app.command()

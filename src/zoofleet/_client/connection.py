@@ -98,20 +98,19 @@ async def responses(call: grpc.aio.UnaryStreamCall[Any, _R]) -> AsyncGenerator[_
         call.cancel()
 
 
-def joined(joiner: Joiner[_W], response: Any) -> _W | None:
-    """Take the next response of a stream whose results may come in parts.
+def taken(joiner: Joiner[_W], response: Any) -> list[_W]:
+    """Take the next response of a stream whose results may come in parts or in batches.
 
     Returns:
-        The result that the response completes. None where further parts must come.
+        The results that the response completes.
 
     Raises:
-        ItemTooLargeError: the result has more bytes than the joiner accepts.
+        ItemTooLargeError: a result has more bytes than the joiner accepts.
         InvalidArgumentError: the parts do not fit together.
     """
-    taken = joiner.add(response)
-    if taken is None:
-        return None
-    _, whole = taken
-    if isinstance(whole, ZoofleetError):
-        raise whole
-    return whole
+    wholes: list[_W] = []
+    for _, whole in joiner.take(response):
+        if isinstance(whole, ZoofleetError):
+            raise whole
+        wholes.append(whole)
+    return wholes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -15,7 +16,7 @@ from PIL import Image
 
 from zoofleet._media.png import encode_png
 from zoofleet._media.sources import read_error
-from zoofleet._wire.limits import MAX_ITEM_ID_BYTES
+from zoofleet._wire.limits import MAX_ITEM_ID_BYTES, PART_BYTES
 from zoofleet.errors import InvalidArgumentError, InvalidMediaError, ItemTooLargeError, ZoofleetError
 from zoofleet.v1 import vision_pb2
 
@@ -139,35 +140,114 @@ def _png(image: Image.Image) -> bytes:
         raise InvalidMediaError(f"a PIL image of mode {image.mode} does not save as PNG: {error}") from None
 
 
-async def read_items(
-    sources: Iterable[ItemSource] | AsyncIterable[ItemSource],
-) -> AsyncGenerator[tuple[str, vision_pb2.Item | ZoofleetError]]:
-    """Read items one at a time, as they are asked for. Iterables that are not asynchronous run in a thread.
+class ItemReader:
+    """Reads a caller's items: no further ahead than is asked for, and hands each on as soon as it is read.
 
-    Yields:
-        The item's id, and its message or the error that says why it cannot be sent.
+    Iterables that are not asynchronous run in a thread, which reads several items where it may, since each visit to a
+    thread costs more than a small item does.
+
+    Args:
+        sources: the items.
 
     Raises:
-        InvalidArgumentError: `sources` is a single item, or an id is no text of at most 256 bytes.
+        InvalidArgumentError: `sources` is a single item.
     """
-    if isinstance(sources, str | bytes | os.PathLike | Image.Image | np.ndarray | Item):
-        raise InvalidArgumentError(f"a single {type(sources).__name__}; accepted: an iterable of items")
-    position = 0
-    if isinstance(sources, AsyncIterable):
-        async for source in sources:
-            yield await asyncio.to_thread(_read_one, source, position)
-            position += 1
-        return
-    iterator = iter(sources)
-    while (read := await asyncio.to_thread(_read_next, iterator, position)) is not None:
-        yield read
-        position += 1
+
+    def __init__(self, sources: Iterable[ItemSource] | AsyncIterable[ItemSource]) -> None:
+        if isinstance(sources, str | bytes | os.PathLike | Image.Image | np.ndarray | Item):
+            raise InvalidArgumentError(f"a single {type(sources).__name__}; accepted: an iterable of items")
+        self.ready: deque[tuple[str, vision_pb2.Item | ZoofleetError]] = deque()
+        """Items that are read and not taken yet: the id, and the message or the error that says why there is none."""
+        self._source = aiter(sources) if isinstance(sources, AsyncIterable) else iter(sources)
+        self._loop = asyncio.get_running_loop()
+        self._position = 0
+        self._is_closed = False
+        self._is_exhausted = False
+        self._filling: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._is_waking = False
+
+    async def wait(self, most: int) -> bool:
+        """Wait until an item is ready.
+
+        What is read meanwhile is not lost where the waiting is cancelled.
+
+        Args:
+            most: how many items may be read ahead, 1 or more.
+
+        Returns:
+            Whether there is one; else all were taken.
+
+        Raises:
+            InvalidArgumentError: an id is no text of at most 256 bytes.
+            Exception: whatever the caller's iterator raises.
+        """
+        while not self.ready:
+            if self._filling is None:
+                if self._is_exhausted:
+                    return False
+                self._filling = asyncio.create_task(self._fill(most))
+                self._filling.add_done_callback(lambda _: self._changed.set())
+            elif self._filling.done():
+                filled, self._filling = self._filling, None
+                filled.result()
+            else:
+                self._changed.clear()
+                await self._changed.wait()
+        return True
+
+    async def close(self) -> None:
+        """Read no more."""
+        self._is_closed = True
+        if self._filling is not None:
+            self._filling.cancel()
+            await asyncio.gather(self._filling, return_exceptions=True)
+
+    async def _fill(self, most: int) -> None:
+        if isinstance(self._source, AsyncIterator):
+            try:
+                source = await anext(self._source)
+            except StopAsyncIteration:
+                self._is_exhausted = True
+                return
+            self.ready.append(await asyncio.to_thread(_read_one, source, self._position))
+            self._position += 1
+        else:
+            await asyncio.to_thread(self._read, self._source, most)
+
+    def _read(self, source: Iterator[ItemSource], most: int) -> None:
+        """Read up to `most` items and 2 MiB, in a thread."""
+        size = 0
+        while most > 0 and size < PART_BYTES and not self._is_closed:
+            try:
+                item_source = next(source)
+            except StopIteration:
+                self._is_exhausted = True
+                return
+            read = _read_one(item_source, self._position)
+            self._position += 1
+            self.ready.append(read)
+            if not self._is_waking:
+                self._is_waking = True
+                self._loop.call_soon_threadsafe(self._wake)
+            most -= 1
+            size += 0 if isinstance(read[1], ZoofleetError) else read[1].ByteSize()
+
+    def _wake(self) -> None:
+        self._is_waking = False
+        self._changed.set()
 
 
-def _read_next(iterator: Iterator[ItemSource], position: int) -> tuple[str, vision_pb2.Item | ZoofleetError] | None:
-    for source in iterator:
-        return _read_one(source, position)
-    return None
+async def read_item(source: ItemSource) -> vision_pb2.Item:
+    """Return the message for a single item.
+
+    Raises:
+        ZoofleetError: whatever `item_to_proto` raises.
+    """
+    media = source.media if isinstance(source, Item) else source
+    if isinstance(media, bytes | Uri):  # nothing that would keep the event loop waiting
+        return item_to_proto(source, 0)
+    return await asyncio.to_thread(item_to_proto, source, 0)
 
 
 def _read_one(source: ItemSource, position: int) -> tuple[str, vision_pb2.Item | ZoofleetError]:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Self, TypeAlias
 
 import grpc
 
-from zoofleet._client.connection import joined
+from zoofleet._client.connection import taken
 from zoofleet._media.sources import read_error
 from zoofleet._values.video import FrameResults, VideoInfo, VideoSummary
 from zoofleet._wire.calls import Ending, typed_errors
@@ -96,7 +96,7 @@ class AsyncVideoAnalysis:
         elif which == "summary":
             self.summary = VideoSummary.from_proto(response.summary)
         else:
-            return joined(joiner, response)
+            return next(iter(taken(joiner, response)), None)
         return None
 
 

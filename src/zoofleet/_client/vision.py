@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from typing import TypeVar
 
 from zoofleet._client.connection import Connection
-from zoofleet._client.items import Item, ItemSource, MediaSource
+from zoofleet._client.items import Item, ItemSource, MediaSource, read_item
+from zoofleet._client.single_calls import SingleCalls
 from zoofleet._client.video_analysis import AsyncVideoAnalysis, VideoSource
-from zoofleet._client.vision_stream import VisionStream, run_one
+from zoofleet._client.vision_stream import VisionStream
 from zoofleet._values.results import Classification, Detections, Flow, Outcome, Result, Segmentation
 from zoofleet._values.tasks import (
     Classify,
@@ -18,9 +19,11 @@ from zoofleet._values.tasks import (
     EstimateFlow,
     FlowEncoding,
     MaskEncoding,
+    Precision,
     Segment,
     Task,
 )
+from zoofleet._wire.kinds import TaskKind
 from zoofleet.errors import DataLossError, DeadlineExceededError, InvalidArgumentError, ZoofleetError
 from zoofleet.v1 import vision_pb2, vision_pb2_grpc
 
@@ -37,9 +40,21 @@ class VisionCalls(Connection):
     def __init__(self, address: str | None = None, *, retry_timeout: float = 30.0) -> None:
         super().__init__(address, retry_timeout=retry_timeout)
         self._vision: vision_pb2_grpc.VisionAsyncStub = vision_pb2_grpc.VisionStub(self._channel)
+        self._single_calls = SingleCalls(self._vision, retry_timeout)
+
+    async def close(self) -> None:
+        """End all calls and close the connection."""
+        self._single_calls.close()
+        await super().close()
 
     async def classify(
-        self, image: MediaSource | Item, *, model: str, top_k: int | None = None, timeout: float | None = None
+        self,
+        image: MediaSource | Item,
+        *,
+        model: str,
+        top_k: int | None = None,
+        precision: Precision | None = None,
+        timeout: float | None = None,
     ) -> Classification:
         """Rank the categories of an image.
 
@@ -47,6 +62,7 @@ class VisionCalls(Connection):
             image: a path, encoded bytes, a PIL image, a uint8 array (H, W, 3) or (H, W), or a `Uri`.
             model: the model's name, such as `resnet50` or `resnet50@IMAGENET1K_V2`.
             top_k: number of categories to return, 1 to 1000. None for 5.
+            precision: how closely the result must follow the reference. None for the operator's choice.
             timeout: seconds to wait for the result at most. None for no limit.
 
         Returns:
@@ -62,14 +78,17 @@ class VisionCalls(Connection):
             DeadlineExceededError: there was no result within `timeout` seconds.
             UnavailableError: the server cannot be reached, or no worker can run the model.
         """
-        return await self._one(Classify(model, top_k), image, Classification, timeout)
+        return await self._one(Classify(model, top_k, precision=precision), image, Classification, timeout)
 
-    async def segment(self, image: MediaSource | Item, *, model: str, timeout: float | None = None) -> Segmentation:
+    async def segment(
+        self, image: MediaSource | Item, *, model: str, precision: Precision | None = None, timeout: float | None = None
+    ) -> Segmentation:
         """Label each pixel of an image.
 
         Args:
             image: a path, encoded bytes, a PIL image, a uint8 array (H, W, 3) or (H, W), or a `Uri`.
             model: the model's name, such as `deeplabv3_resnet50`.
+            precision: how closely the result must follow the reference. None for the operator's choice.
             timeout: seconds to wait for the result at most. None for no limit.
 
         Returns:
@@ -85,7 +104,7 @@ class VisionCalls(Connection):
             DeadlineExceededError: there was no result within `timeout` seconds.
             UnavailableError: the server cannot be reached, or no worker can run the model.
         """
-        return await self._one(Segment(model), image, Segmentation, timeout)
+        return await self._one(Segment(model, precision=precision), image, Segmentation, timeout)
 
     async def detect(
         self,
@@ -95,6 +114,7 @@ class VisionCalls(Connection):
         score_threshold: float | None = None,
         max_detections: int | None = None,
         mask_encoding: MaskEncoding | None = None,
+        precision: Precision | None = None,
         timeout: float | None = None,
     ) -> Detections:
         """Find objects in an image, with masks and keypoints where the model has them.
@@ -105,6 +125,7 @@ class VisionCalls(Connection):
             score_threshold: lowest score of a detection that is returned, 0 to 1. None for 0.5.
             max_detections: number of detections to return at most, best first, 1 to 1000. None for 100.
             mask_encoding: how masks travel; the result is the same. None for COCO's run lengths.
+            precision: how closely the result must follow the reference. None for the operator's choice.
             timeout: seconds to wait for the result at most. None for no limit.
 
         Returns:
@@ -120,7 +141,7 @@ class VisionCalls(Connection):
             DeadlineExceededError: there was no result within `timeout` seconds.
             UnavailableError: the server cannot be reached, or no worker can run the model.
         """
-        task = Detect(model, score_threshold, max_detections, mask_encoding)
+        task = Detect(model, score_threshold, max_detections, mask_encoding, precision=precision)
         return await self._one(task, image, Detections, timeout)
 
     async def classify_clip(
@@ -130,6 +151,7 @@ class VisionCalls(Connection):
         model: str,
         top_k: int | None = None,
         num_frames: int | None = None,
+        precision: Precision | None = None,
         timeout: float | None = None,
     ) -> Classification:
         """Rank the categories of a video clip.
@@ -139,6 +161,7 @@ class VisionCalls(Connection):
             model: the model's name, such as `r3d_18`.
             top_k: number of categories to return, 1 to 1000. None for 5.
             num_frames: number of frames that are sampled, spread evenly over the clip, 1 to 64. None for 16.
+            precision: how closely the result must follow the reference. None for the operator's choice.
             timeout: seconds to wait for the result at most. None for no limit.
 
         Returns:
@@ -154,7 +177,9 @@ class VisionCalls(Connection):
             DeadlineExceededError: there was no result within `timeout` seconds.
             UnavailableError: the server cannot be reached, or no worker can run the model.
         """
-        return await self._one(ClassifyClip(model, top_k, num_frames), clip, Classification, timeout)
+        return await self._one(
+            ClassifyClip(model, top_k, num_frames, precision=precision), clip, Classification, timeout
+        )
 
     async def estimate_flow(
         self,
@@ -164,6 +189,7 @@ class VisionCalls(Connection):
         model: str,
         num_flow_updates: int | None = None,
         flow_encoding: FlowEncoding | None = None,
+        precision: Precision | None = None,
         timeout: float | None = None,
     ) -> Flow:
         """Estimate the optical flow from one image to another of the same size.
@@ -174,6 +200,7 @@ class VisionCalls(Connection):
             model: the model's name, such as `raft_small`.
             num_flow_updates: number of times that the model refines the flow, 1 to 32. None for 12.
             flow_encoding: how the flow travels, which decides how exact it is. None for 16-bit floating point.
+            precision: how closely the result must follow the reference. None for the operator's choice.
             timeout: seconds to wait for the result at most. None for no limit.
 
         Returns:
@@ -190,12 +217,14 @@ class VisionCalls(Connection):
             DeadlineExceededError: there was no result within `timeout` seconds.
             UnavailableError: the server cannot be reached, or no worker can run the model.
         """
-        return await self._one(EstimateFlow(model, num_flow_updates, flow_encoding), (first, second), Flow, timeout)
+        return await self._one(
+            EstimateFlow(model, num_flow_updates, flow_encoding, precision=precision), (first, second), Flow, timeout
+        )
 
     async def _one(self, task: Task, source: ItemSource, outcome: type[_O], timeout: float | None) -> _O:
         try:
             async with asyncio.timeout(timeout):
-                result = await run_one(self._open_stream(task, [source]))
+                result = await self._single_calls.run(_kind_of(task), task.to_proto(), await read_item(source))
         except TimeoutError as error:
             if isinstance(error, ZoofleetError):
                 raise
@@ -224,12 +253,8 @@ class VisionCalls(Connection):
         Raises:
             InvalidArgumentError: `task` is a plain `Task`, whose method is not known.
         """
-        return self._open_stream(task, items).results()
-
-    def _open_stream(self, task: Task, items: Iterable[ItemSource] | AsyncIterable[ItemSource]) -> VisionStream:
-        if task.kind is None:
-            raise InvalidArgumentError(f"{task}; accepted: Classify, Segment, Detect, ClassifyClip or EstimateFlow")
-        return VisionStream(getattr(self._vision, task.kind.method), task.kind, task, items, self._retry_timeout)
+        kind = _kind_of(task)
+        return VisionStream(getattr(self._vision, kind.method), kind, task, items, self._retry_timeout).results()
 
     def analyze_video(
         self, video: VideoSource, tasks: Iterable[Task], *, frame_step: int = 1, max_frames: int = 0
@@ -258,3 +283,9 @@ class VisionCalls(Connection):
         except ValueError as error:
             raise InvalidArgumentError(f"frame_step {frame_step}, max_frames {max_frames}: {error}") from None
         return AsyncVideoAnalysis(self._vision.AnalyzeVideo, header, video)
+
+
+def _kind_of(task: Task) -> TaskKind:
+    if task.kind is None:
+        raise InvalidArgumentError(f"{task}; accepted: Classify, Segment, Detect, ClassifyClip or EstimateFlow")
+    return task.kind

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import grpc
 
-from zoofleet._client.connection import joined
-from zoofleet._client.items import ItemSource, read_items
+from zoofleet._client.connection import taken
+from zoofleet._client.items import ItemReader, ItemSource
 from zoofleet._client.retry import Backoff
 from zoofleet._values.results import Result
 from zoofleet._values.tasks import Task
 from zoofleet._wire.calls import Ending, typed_errors
 from zoofleet._wire.kinds import TaskKind
 from zoofleet._wire.limits import MAX_RESULT_BYTES, STREAM_WINDOW, STREAM_WINDOW_BYTES
-from zoofleet._wire.parts import Joiner, cut
+from zoofleet._wire.parts import Joiner, cut, pack
 from zoofleet.errors import InvalidArgumentError, UnavailableError, ZoofleetError
 from zoofleet.v1 import vision_pb2
 
@@ -47,15 +46,15 @@ class VisionStream:
         self._open_call = open_call
         self._kind = kind
         self._task = task.to_proto()
-        self._items = read_items(sources)
+        self._sources = sources
         self._backoff = Backoff(retry_timeout)
-        # Survives the cancellation of the session that began it: what it reads must not get lost.
-        self._reading: asyncio.Task[tuple[str, vision_pb2.Item | ZoofleetError] | None] | None = None
         self._exhausted = False
         self._outstanding: dict[str, vision_pb2.Item] = {}
         self._outstanding_bytes = 0
         self._room = asyncio.Event()
         self._results: asyncio.Queue[Result | None] = asyncio.Queue(maxsize=16)
+        self._takes_batches = False
+        """Whether the server of the present call has shown that it knows batches."""
 
     async def results(self) -> AsyncGenerator[Result]:
         """Yield the results, one for each item, as they become ready.
@@ -63,6 +62,7 @@ class VisionStream:
         Raises:
             ZoofleetError: the stream as a whole failed.
         """
+        self._items = ItemReader(self._sources)
         driver = asyncio.create_task(self._drive())
         try:
             while (result := await self._results.get()) is not None:
@@ -71,10 +71,9 @@ class VisionStream:
         finally:
             while not self._results.empty():  # makes room for what the driver puts last
                 self._results.get_nowait()
-            await _cancel(driver)
-            if self._reading is not None:
-                await _cancel(self._reading)
-            await self._items.aclose()
+            driver.cancel()
+            await asyncio.gather(driver, return_exceptions=True)
+            await self._items.close()
 
     async def _drive(self) -> None:
         try:
@@ -90,6 +89,7 @@ class VisionStream:
     async def _session(self) -> ZoofleetError | None:
         """Run one call until it ends, and return its error. Raise what reading the caller's items raises."""
         call = self._open_call()
+        self._takes_batches = False
         writer, reader = asyncio.create_task(self._write(call)), asyncio.create_task(self._read(call))
         try:
             done, _ = await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
@@ -108,52 +108,59 @@ class VisionStream:
 
     async def _write(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         try:
-            await call.write(self._kind.request(task=self._task))
-            for item in list(self._outstanding.values()):
-                for request in cut(self._kind.request, item):
+            await call.write(self._kind.request(task=self._task, accepts_batches=True))
+            items = list(self._outstanding.values())
+            while items or (items := await self._next()):
+                for request in self._requests(items):
                     await call.write(request)
-            while (item_or_none := await self._next()) is not None:
-                for request in cut(self._kind.request, item_or_none):
-                    await call.write(request)
+                items = []
             await call.done_writing()
         except (grpc.RpcError, asyncio.InvalidStateError):
             return  # the call has ended: the reader says why
 
-    async def _next(self) -> vision_pb2.Item | None:
-        """Wait for room, and return the next item, which then counts as outstanding. Return None after the last."""
+    def _requests(self, items: Sequence[vision_pb2.Item]) -> Iterator[Any]:
+        if self._takes_batches:
+            yield from pack(self._kind.request, items)
+        else:
+            for item in items:
+                yield from cut(self._kind.request, item)
+
+    async def _next(self) -> list[vision_pb2.Item]:
+        """Wait for room, and return the next items, which then count as outstanding. Return none after the last."""
         while not self._exhausted:
-            while self._outstanding and (
-                len(self._outstanding) >= STREAM_WINDOW or self._outstanding_bytes >= STREAM_WINDOW_BYTES
-            ):
+            while self._is_full:
                 self._room.clear()
                 await self._room.wait()
-            if self._reading is None:
-                self._reading = asyncio.create_task(self._read_source())
-            read = await asyncio.shield(self._reading)
-            if read is None:
-                self._exhausted = True
-                return None
-            item_id, item = read
-            if isinstance(item, ZoofleetError):
-                await self._results.put(Result(item_id, self._task.model, item))
-                self._reading = None
-                continue
-            self._reading = None
-            if item_id in self._outstanding:
-                raise InvalidArgumentError(f"item_id {item_id!r} is not unique in the stream")
-            self._outstanding[item_id] = item
-            self._outstanding_bytes += item.ByteSize()
-            return item
-        return None
+            self._exhausted = not await self._items.wait(STREAM_WINDOW - len(self._outstanding))
+            items = []
+            while self._items.ready and not self._is_full:
+                item_id, item = self._items.ready[0]
+                if isinstance(item, ZoofleetError):
+                    await self._results.put(Result(item_id, self._task.model, item))
+                elif item_id in self._outstanding:
+                    raise InvalidArgumentError(f"item_id {item_id!r} is not unique in the stream")
+                else:
+                    self._outstanding[item_id] = item
+                    self._outstanding_bytes += item.ByteSize()
+                    items.append(item)
+                self._items.ready.popleft()  # not before: a session that ends in between would lose it
+            if items:
+                return items
+        return []
 
-    async def _read_source(self) -> tuple[str, vision_pb2.Item | ZoofleetError] | None:
-        return await anext(self._items, None)
+    @property
+    def _is_full(self) -> bool:
+        """Whether no further item may be sent before one is answered."""
+        return bool(self._outstanding) and (
+            len(self._outstanding) >= STREAM_WINDOW or self._outstanding_bytes >= STREAM_WINDOW_BYTES
+        )
 
     async def _read(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         joiner = Joiner(vision_pb2.Result, MAX_RESULT_BYTES)
         with typed_errors(Ending(call)):
             async for response in call:
-                if (result := joined(joiner, response)) is not None:
+                self._takes_batches |= response.HasField("batch")
+                for result in taken(joiner, response):
                     await self._answer(result)
 
     async def _answer(self, proto: vision_pb2.Result) -> None:
@@ -167,20 +174,3 @@ class VisionStream:
         self._outstanding_bytes -= item.ByteSize()
         self._room.set()
         self._backoff.progress()
-
-
-async def _cancel(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-async def run_one(stream: VisionStream) -> Result:
-    """Return the result of a stream of one item.
-
-    Raises:
-        ZoofleetError: the stream as a whole failed.
-    """
-    async with aclosing(stream.results()) as results:
-        async for result in results:
-            return result
-    raise UnavailableError("the stream ended without a result")

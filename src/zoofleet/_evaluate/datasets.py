@@ -19,7 +19,7 @@ from zoofleet._evaluate.coco import CocoFile, read_coco
 from zoofleet._evaluate.flow_files import require_png_reader
 from zoofleet._evaluate.metrics import EndPointError, MeanIou, Metric, Sample, TopK
 from zoofleet._media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, expand
-from zoofleet._values.tasks import Classify, ClassifyClip, Detect, EstimateFlow, Segment, Task
+from zoofleet._values.tasks import Classify, ClassifyClip, Detect, EstimateFlow, Precision, Segment, Task
 from zoofleet._wire.kinds import TaskKind, kind_of
 from zoofleet.errors import InvalidArgumentError
 
@@ -65,6 +65,7 @@ def open_dataset(
     *,
     limit: int | None = None,
     num_flow_updates: int | None = None,
+    precision: Precision | None = None,
 ) -> Dataset:
     """Find the items of a dataset, and check those annotations that are in one file.
 
@@ -82,6 +83,7 @@ def open_dataset(
         annotations: the file or folder of annotations, as above. None for classification.
         limit: number of items to measure, evenly spread over the dataset. None for all.
         num_flow_updates: number of times that optical flow is refined. None for the server's default.
+        precision: how closely results must follow the reference. None for the operator's choice.
 
     Raises:
         InvalidArgumentError: the annotations are malformed, missing or not wanted, or they fit neither the images nor
@@ -101,7 +103,7 @@ def open_dataset(
         raise InvalidArgumentError(f"{str(images)!r} is no folder")
     if layout.annotations is not None and annotations is None:
         raise InvalidArgumentError(f"{name} needs annotations: {layout.annotations}")
-    task = layout.task(str(name))
+    task = replace(layout.task(str(name)), precision=precision)
     if isinstance(task, EstimateFlow):
         task = replace(task, num_flow_updates=num_flow_updates)
     found, new_metric, notes = layout.read(name, images, annotations or images)

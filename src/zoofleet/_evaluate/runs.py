@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import zoofleet
@@ -15,6 +15,7 @@ from zoofleet._evaluate.evaluation import Evaluation, Failure
 from zoofleet._evaluate.metrics import Metric
 from zoofleet._evaluate.portions import Portion, portions
 from zoofleet._values.resources import Job
+from zoofleet._values.tasks import Precision, option_names
 from zoofleet._wire.kinds import kind_of
 from zoofleet.errors import InvalidArgumentError, ResourceExhaustedError, ZoofleetError
 
@@ -60,7 +61,8 @@ def evaluate(client: Client, dataset: Dataset, on_progress: Callable[[Progress],
     run.run()
     scores = run.metric.result()
     task = dataset.task
-    options = {field.name: getattr(task, field.name) for field in fields(task) if field.name != "model"}
+    options = {name: getattr(task, name) for name in option_names(type(task))}
+    ran_fast = f"{run.fast_count} of {len(dataset.samples)} results ran at precision FAST; the others at EXACT"
     return Evaluation(
         model=task.model,
         task=kind_of(dataset.model).field,
@@ -71,7 +73,7 @@ def evaluate(client: Client, dataset: Dataset, on_progress: Callable[[Progress],
         failures=tuple(Failure(*row) for row in run.failures.items()),
         metrics=scores.metrics,
         per_category=scores.per_category,
-        notes=dataset.notes,
+        notes=(*dataset.notes, ran_fast) if task.precision is Precision.FAST else dataset.notes,
         date=datetime.now(UTC),
         version=zoofleet.__version__,
         duration=time.monotonic() - started,
@@ -84,11 +86,13 @@ class _Run:
     Attributes:
         metric: the metric over all results so far.
         failures: the reason for each item that failed.
+        fast_count: number of results that ran at precision FAST.
     """
 
     def __init__(self, client: Client, dataset: Dataset, on_progress: Callable[[Progress], None]) -> None:
         self.metric: Metric = dataset.new_metric()
         self.failures: dict[str, str] = {}
+        self.fast_count = 0
         self._client = client
         self._dataset = dataset
         self._on_progress = on_progress
@@ -136,6 +140,7 @@ class _Run:
                     raise result.outcome
                 self.metric.add(sample, result.outcome)
                 self._measured += 1
+                self.fast_count += result.precision == "PRECISION_FAST"
             except ZoofleetError as error:
                 self.failures[sample.item_id] = str(error)
             self._show()

@@ -67,8 +67,7 @@ class UpConfig:
         redis_url: the URL of an existing Redis; None to start one.
         workers: the number of workers, 1 or more; None for one worker for each device.
         device: the device of all workers; None for every CUDA device, or the CPU where there is none.
-        threads: the CPU threads of each worker's forward pass, 1 or more; None to let the workers on the CPU share the
-            cores, and to leave the others their default.
+        threads: the CPU threads of each worker's forward pass, 1 or more; None to let the workers share the cores.
         ready_file: the file that gets the address once everything is ready; None for no file.
     """
 
@@ -174,7 +173,7 @@ class _Cluster:
         address: host:port of the scheduler.
         redis_url: the URL of Redis.
         devices: the device of each worker.
-        threads: the CPU threads of each worker; None to let the workers on the CPU share the cores.
+        threads: the CPU threads of each worker; None to let the workers share the cores.
     """
 
     def __init__(self, console: Console, address: str, redis_url: str, devices: list[str], threads: int | None) -> None:
@@ -191,14 +190,12 @@ class _Cluster:
             ["scheduler", "--address", address],
             {**os.environ, _REDIS_URL: redis_url},
         )
-        share = max(1, len(os.sched_getaffinity(0)) // max(1, devices.count("cpu")))
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
         self._workers = []
         for i, device in enumerate(devices):
             name = f"worker-{i}" if len(devices) > 1 else "worker"
             arguments = ["worker", "--scheduler", address, "--address", "127.0.0.1:0", "--device", device]
-            if own_threads := threads or (share if device == "cpu" else None):
-                arguments += ["--threads", str(own_threads)]
+            arguments += _share(device, devices, threads)
             self._workers.append(Program(console, name, _COLORS[i % len(_COLORS)], arguments, environment))
 
     async def run(self, redis: RedisServer | None, config: UpConfig) -> int:
@@ -306,6 +303,25 @@ class _Cluster:
         self._console.print(examples)
         self._console.print("  Ctrl-C ends everything; unfinished jobs go on at the next start.", style="dim")
         self._console.print()
+
+
+def _share(device: str, devices: list[str], threads: int | None) -> list[str]:
+    """Return the options by which a worker takes its share of what the workers on one machine have in common.
+
+    Workers on one device share its memory. All of them share the cores: those on a CPU for forward passes, of which
+    they get all, the others for decoding and for the little that their forward passes do on the CPU.
+    """
+    cores = len(os.sched_getaffinity(0))
+    options = []
+    if threads or device == "cpu" or len(devices) > 1:
+        sharers = devices.count("cpu") if device == "cpu" else len(devices)
+        options += ["--threads", str(threads or max(1, cores // sharers))]
+    decoding = WorkerConfig.describe("decode_threads")
+    if device != "cpu" and len(devices) > 1 and decoding.variable not in os.environ:
+        options += ["--decode-threads", str(max(1, cores // len(devices)))]
+    if devices.count(device) > 1:
+        options += ["--device-sharers", str(devices.count(device))]
+    return options
 
 
 def _patience(grace: Setting) -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
+import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from zoofleet._media.quiet import quiet_pillow
@@ -53,9 +55,11 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
                 raise ItemTooLargeError(
                     f"a {image.format} of {width} x {height} pixels; accepted: at most {max_pixels} pixels"
                 )
-            image.load()
             transpose = _UPRIGHT.get(_orientation(image))
-            rgb = _to_rgb(image)
+            rgb: Image.Image | None = _plain_jpeg(image, data)
+            if rgb is None:
+                image.load()
+                rgb = _to_rgb(image)
             return rgb.transpose(transpose) if transpose is not None else rgb
     except UnidentifiedImageError:
         raise InvalidMediaError(f"{describe(data)} is no image; accepted: {', '.join(_FORMATS)}") from None
@@ -72,6 +76,56 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # noqa: BLE001 - Pillow raises nearly anything at broken EXIF data
         return 1
     return value if isinstance(value, int) else 1
+
+
+class _Picture(Image.Image):
+    """An RGB image that stays an array until Pillow is asked for more than its pixels.
+
+    Pillow keeps four bytes a pixel and copies them twice to make an array; here numpy gets the decoded array itself.
+
+    Args:
+        pixels: uint8 (H, W, 3), contiguous.
+    """
+
+    def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
+        super().__init__()
+        self._mode = "RGB"
+        self._size = (pixels.shape[1], pixels.shape[0])
+        self._pixels: npt.NDArray[np.uint8] | None = pixels
+
+    def load(self) -> Any:
+        """Become an ordinary Pillow image, which may be changed in place."""
+        pixels = self._pixels
+        if pixels is not None:
+            self.im = Image.fromarray(pixels).im
+            self._pixels = None
+        return super().load()
+
+    def crop(self, box: tuple[float, float, float, float] | None = None) -> Image.Image:
+        """Cut a box (left, top, right, bottom) out; what lies outside of the image is black."""
+        pixels = self._pixels
+        if pixels is None or box is None or min(box[:2]) < 0 or box[2] > self.width or box[3] > self.height:
+            return super().crop(box)
+        left, top, right, bottom = map(round, box)
+        return _Picture(np.ascontiguousarray(pixels[top:bottom, left:right]))
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        pixels = self._pixels
+        if pixels is None:
+            return super().__array_interface__
+        # The array itself, not its address, so that it lives as long as what numpy makes of it.
+        return {"version": 3, "shape": pixels.shape, "typestr": "|u1", "data": pixels}
+
+
+def _plain_jpeg(image: Image.Image, data: bytes) -> _Picture | None:
+    """Return the pixels of a JPEG of three or one 8-bit channels; None where Pillow has to read it."""
+    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        return None
+    try:
+        return _Picture(simplejpeg.decode_jpeg(data))
+    except ValueError:  # of all that libjpeg-turbo warns of, much of which Pillow reads
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -12,13 +12,24 @@ from typing import Any
 from google.protobuf import struct_pb2, timestamp_pb2
 
 from zoofleet._values.enums import member
-from zoofleet._values.tasks import Task
+from zoofleet._values.tasks import Precision, Task
 from zoofleet._wire.kinds import TaskKind as TaskName
 from zoofleet._wire.status import from_status
 from zoofleet.errors import DataLossError, ZoofleetError
 from zoofleet.v1 import fleet_pb2, jobs_pb2, models_pb2
 
-__all__ = ["Job", "JobState", "LoadedModel", "Model", "TaskName", "WeightSet", "Worker", "WorkerState"]
+__all__ = [
+    "Job",
+    "JobState",
+    "LoadedModel",
+    "Model",
+    "Plan",
+    "PlanState",
+    "TaskName",
+    "WeightSet",
+    "Worker",
+    "WorkerState",
+]
 
 
 class JobState(Enum):
@@ -143,6 +154,60 @@ class Job:
         )
 
 
+class PlanState(Enum):
+    """How far the search for the fastest way of running a model is."""
+
+    BUILDING = models_pb2.Plan.STATE_BUILDING
+    """Plans are being built and measured; `Precision.EXACT` serves meanwhile."""
+    READY = models_pb2.Plan.STATE_READY
+    """The fastest plan serves."""
+    FAILED = models_pb2.Plan.STATE_FAILED
+    """The search ended with an error; `Precision.EXACT` serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What serves `Precision.FAST` of a loaded model.
+
+    Attributes:
+        name: what it does, such as `compiled bfloat16`; `eager float32` where nothing faster was found.
+        precision: what its results say that they ran at.
+        state: how far the search for the fastest plan is.
+        shape_class: the inputs that it serves: the number of frames of clips. Empty where it serves all.
+        milliseconds: time of an item, measured when the plan was built.
+        exact_milliseconds: time of an item at `Precision.EXACT`, measured in the same run.
+        deviation: 1 minus the cosine of its raw outputs and those of `Precision.EXACT`.
+        message: which other plans failed, and why.
+    """
+
+    name: str
+    precision: Precision
+    state: PlanState
+    shape_class: tuple[int, ...]
+    milliseconds: float
+    exact_milliseconds: float
+    deviation: float
+    message: str
+
+    @classmethod
+    def from_proto(cls, proto: models_pb2.Plan) -> Plan:
+        """Make one from the message of the same name.
+
+        Raises:
+            DataLossError: an unknown state or precision.
+        """
+        return cls(
+            proto.name,
+            member(Precision, proto.precision),
+            member(PlanState, proto.state),
+            tuple(proto.shape_class),
+            proto.milliseconds,
+            proto.exact_milliseconds,
+            proto.deviation,
+            proto.message,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model in a worker's memory.
@@ -152,17 +217,20 @@ class LoadedModel:
         worker: `workers/{worker}`.
         memory_bytes: memory that the model takes, as measured.
         pinned: whether the model stays in memory until it is unpinned.
+        plans: what serves `Precision.FAST`, for each class of inputs that it was asked for.
     """
 
     model: str
     worker: str
     memory_bytes: int
     pinned: bool
+    plans: tuple[Plan, ...] = ()
 
     @classmethod
     def from_proto(cls, proto: models_pb2.LoadedModel) -> LoadedModel:
         """Make one from the message of the same name."""
-        return cls(proto.model, proto.worker, proto.memory_bytes, proto.pinned)
+        plans = tuple(Plan.from_proto(plan) for plan in proto.plans)
+        return cls(proto.model, proto.worker, proto.memory_bytes, proto.pinned, plans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +316,10 @@ class Worker:
         item_count: number of items answered since the process started.
         error_count: number of results that were errors since the process started.
         resident_bytes: resident memory of the process.
+        device_bytes_used: memory of the device, of the machine where that is a CPU, in use by whatever process. 0, like
+            the next two, for a worker that does not say.
+        device_bytes_total: all of that memory.
+        device_bytes_reserved: what of it the worker has taken, in use or kept for use.
         batch_start_time: when the device began its present batch, UTC. None while it has nothing to run.
         register_time: when the worker registered.
         heartbeat_time: when the scheduler last heard from the worker.
@@ -268,6 +340,9 @@ class Worker:
     item_count: int
     error_count: int
     resident_bytes: int
+    device_bytes_used: int
+    device_bytes_total: int
+    device_bytes_reserved: int
     batch_start_time: datetime | None
     register_time: datetime | None
     heartbeat_time: datetime | None
@@ -295,6 +370,9 @@ class Worker:
             item_count=status.item_count,
             error_count=status.error_count,
             resident_bytes=status.resident_bytes,
+            device_bytes_used=status.device_bytes_used,
+            device_bytes_total=status.device_bytes_total,
+            device_bytes_reserved=status.device_bytes_reserved,
             batch_start_time=_time(proto.status, "batch_start_time"),
             register_time=_time(proto, "register_time"),
             heartbeat_time=_time(proto, "heartbeat_time"),

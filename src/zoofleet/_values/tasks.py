@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import ClassVar, Final
 
@@ -62,11 +62,14 @@ class Task:
 
     Attributes:
         model: `builder`, `builder@MEMBER`, `builder@DEFAULT` or `builder@random`, such as `resnet50@IMAGENET1K_V2`.
+        precision: how closely results must follow the reference. None for the operator's choice, which is
+            `Precision.EXACT` unless they changed it. Every kind of task has it, as a keyword.
     """
 
     kind: ClassVar[TaskKind | None] = None
 
     model: str
+    precision: Precision | None = field(default=None, kw_only=True)
 
     def to_proto(self) -> vision_pb2.Task:
         """Return the message of the same name.
@@ -76,6 +79,8 @@ class Task:
         """
         try:
             task = vision_pb2.Task(model=self.model)
+            if self.precision is not None:
+                task.precision = self.precision.value
             if self.kind is not None:
                 options = getattr(task, self.kind.field)
                 options.SetInParent()
@@ -92,16 +97,18 @@ class Task:
         """Make one from the message of the same name: of the class for its options, a plain `Task` where it has none.
 
         Raises:
-            DataLossError: an option has a value that this version does not know.
+            DataLossError: the precision or an option has a value that this version does not know.
         """
+        precision = member(Precision, proto.precision) if proto.precision else None
         cls = _BY_OPTIONS.get(proto.WhichOneof("options") or "")
         if cls is None or cls.kind is None:
-            return Task(proto.model)
+            return Task(proto.model, precision=precision)
         given = {field.name: value for field, value in getattr(proto, cls.kind.field).ListFields()}
         for name, enum in _ENUMS.items():
             if name in given:
                 given[name] = member(enum, given[name])
-        return cls(proto.model, **{name: given[name] for name in option_names(cls) if name in given})
+        options = {name: given[name] for name in option_names(cls) if name in given}
+        return cls(proto.model, precision=precision, **options)
 
 
 _ENUMS: Final[Mapping[str, type[Enum]]] = {"mask_encoding": MaskEncoding, "flow_encoding": FlowEncoding}
@@ -110,7 +117,7 @@ _ENUMS: Final[Mapping[str, type[Enum]]] = {"mask_encoding": MaskEncoding, "flow_
 
 def option_names(cls: type[Task]) -> list[str]:
     """Return the names of the options of a class of tasks, such as `top_k`."""
-    return [field.name for field in fields(cls) if field.name != "model"]
+    return [field.name for field in fields(cls) if field.name not in ("model", "precision")]
 
 
 @dataclass(frozen=True, slots=True)

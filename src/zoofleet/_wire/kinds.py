@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 from zoofleet._catalog import ModelName
 from zoofleet._wire.limits import MAX_TASKS
-from zoofleet.errors import InvalidArgumentError, UnimplementedError
+from zoofleet.errors import InvalidArgumentError
 from zoofleet.v1 import models_pb2, vision_pb2
 
 
@@ -156,13 +156,24 @@ class TaskKind(Enum):
 _BY_CATALOG_TASK: Final = {task: kind for kind in TaskKind for task in kind.catalog_tasks}
 
 
+def precision_of(name: str) -> vision_pb2.Precision.ValueType:
+    """Return the value of the enum `Precision` of a setting's `exact` or `fast`."""
+    return vision_pb2.Precision.Value(f"PRECISION_{name.upper()}")
+
+
 def kind_of(model: ModelName) -> TaskKind:
     """Return the kind of task that a model serves."""
     return _BY_CATALOG_TASK[model.info.task]
 
 
-def resolve(task: vision_pb2.Task) -> tuple[vision_pb2.Task, ModelName, TaskKind]:
+def resolve(
+    task: vision_pb2.Task, default_precision: vision_pb2.Precision.ValueType = vision_pb2.PRECISION_EXACT
+) -> tuple[vision_pb2.Task, ModelName, TaskKind]:
     """Validate a client's task and fill in its defaults.
+
+    Args:
+        task: the task.
+        default_precision: the operator's choice for tasks that ask for no precision.
 
     Returns:
         A copy whose model name is canonical and whose precision and options are set, the model, and its kind.
@@ -172,7 +183,6 @@ def resolve(task: vision_pb2.Task) -> tuple[vision_pb2.Task, ModelName, TaskKind
         InvalidModelNameError: the model's name is malformed.
         UnknownModelError: the catalog has no such builder.
         UnknownWeightsError: the builder has no such weight set.
-        UnimplementedError: this version does not serve the precision.
     """
     model = ModelName.parse(task.model)
     kind = kind_of(model)
@@ -180,9 +190,7 @@ def resolve(task: vision_pb2.Task) -> tuple[vision_pb2.Task, ModelName, TaskKind
     if given is not None and given != kind.field:
         raise InvalidArgumentError(f"{model} takes the options {kind.field!r}, not {given!r}")
     _PRECISION.check(task.precision)
-    if task.precision == vision_pb2.PRECISION_FAST:
-        raise UnimplementedError("precision FAST is not served yet; accepted: EXACT")
-    resolved = vision_pb2.Task(model=str(model), precision=vision_pb2.PRECISION_EXACT)
+    resolved = vision_pb2.Task(model=str(model), precision=task.precision or default_precision)
     options = getattr(resolved, kind.field)
     options.SetInParent()
     options.CopyFrom(getattr(task, kind.field))
@@ -194,8 +202,14 @@ def resolve(task: vision_pb2.Task) -> tuple[vision_pb2.Task, ModelName, TaskKind
     return resolved, model, kind
 
 
-def resolve_all(tasks: Sequence[vision_pb2.Task]) -> list[tuple[vision_pb2.Task, ModelName, TaskKind]]:
+def resolve_all(
+    tasks: Sequence[vision_pb2.Task], default_precision: vision_pb2.Precision.ValueType = vision_pb2.PRECISION_EXACT
+) -> list[tuple[vision_pb2.Task, ModelName, TaskKind]]:
     """Validate the tasks of a job or a video and fill in their defaults.
+
+    Args:
+        tasks: the tasks.
+        default_precision: the operator's choice for tasks that ask for no precision.
 
     Returns:
         For each task a copy whose model name is canonical and whose precision and options are set, the model, and its
@@ -206,8 +220,7 @@ def resolve_all(tasks: Sequence[vision_pb2.Task]) -> list[tuple[vision_pb2.Task,
         InvalidModelNameError: a model's name is malformed.
         UnknownModelError: the catalog has no such builder.
         UnknownWeightsError: a builder has no such weight set.
-        UnimplementedError: this version does not serve a precision.
     """
     if not 1 <= len(tasks) <= MAX_TASKS:
         raise InvalidArgumentError(f"{len(tasks)} tasks; accepted: 1 to {MAX_TASKS}")
-    return [resolve(task) for task in tasks]
+    return [resolve(task, default_precision) for task in tasks]

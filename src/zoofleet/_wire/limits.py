@@ -13,6 +13,12 @@ MAX_ITEM_ID_BYTES: Final = 256
 PART_BYTES: Final = 2 * 1024 * 1024
 """Most bytes of `data` in one `Part`. Messages up to this size travel whole, since gRPC's limit is 4 MiB a message."""
 
+BATCH_ITEMS: Final = 256
+"""Most items or results in one message, which `PART_BYTES` bounds too. It bounds how long a server looks at one."""
+
+BATCHES_KEY: Final = "zoofleet-batches"
+"""The key of the initial metadata by which a server of `CreateJob` says that it takes batches; the value says nothing."""
+
 DEFAULT_MAX_ITEM_BYTES: Final = 32 * 1024 * 1024
 """Most bytes of an encoded item that scheduler and worker accept unless their operators say otherwise."""
 

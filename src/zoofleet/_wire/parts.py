@@ -1,21 +1,22 @@
-"""Large items and results travel in parts, so that no gRPC message exceeds 4 MiB.
+"""Large items and results travel in parts, so that no gRPC message exceeds 4 MiB, and small ones together.
 
-A stream's messages have a field for the whole (`item`, `result` or `frame`) and a field `part`. `cut` makes such
+A stream's messages have a field for the whole (`item`, `result` or `frame`) and a field `part`; those with items or
+results also have a field `batch`, since a message costs more than a small item does. `cut` and `pack` make such
 messages, and a `Joiner` takes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from zoofleet._wire.limits import PART_BYTES
+from zoofleet._wire.limits import BATCH_ITEMS, PART_BYTES
 from zoofleet.errors import InvalidArgumentError, ItemTooLargeError
 from zoofleet.v1 import vision_pb2
 
-__all__ = ["Joiner", "cut", "split"]
+__all__ = ["Joiner", "completed", "cut", "pack", "split"]
 
 Whole: TypeAlias = vision_pb2.Item | vision_pb2.Result | vision_pb2.FrameResults
 """What may travel in parts."""
@@ -25,6 +26,9 @@ _FIELDS: Final[dict[type[Message], str]] = {
     vision_pb2.Result: "result",
     vision_pb2.FrameResults: "frame",
 }
+
+_BATCHES: Final[dict[type[Message], str]] = {vision_pb2.Item: "items", vision_pb2.Result: "results"}
+"""What travels in batches, and the field of the batch that it stands in."""
 
 _E = TypeVar("_E", bound=Message)
 _M = TypeVar("_M", vision_pb2.Item, vision_pb2.Result, vision_pb2.FrameResults)
@@ -47,6 +51,42 @@ def cut(envelope: type[_E], whole: Whole) -> Iterator[_E]:
         return
     for part in split(_id_of(whole), whole.SerializeToString()):
         yield make(part=part)
+
+
+def pack(envelope: type[_E], wholes: Iterable[vision_pb2.Item] | Iterable[vision_pb2.Result]) -> Iterator[_E]:
+    """Yield the messages of a stream that carry items or results: as many in a batch as fit, and large ones in parts.
+
+    Args:
+        envelope: class of the stream's messages, such as `ClassifyRequest`.
+        wholes: the items or results, in their order; they are copied.
+    """
+    make: Any = envelope
+    batch: list[Any] = []
+    batch_bytes = 0
+    for whole in wholes:
+        size = whole.ByteSize()
+        if len(batch) == BATCH_ITEMS or (batch_bytes + size > PART_BYTES and batch):
+            yield _batch(make, batch)
+            batch, batch_bytes = [], 0
+        if size > PART_BYTES:
+            yield from cut(envelope, whole)
+        else:
+            batch.append(whole)
+            batch_bytes += size
+    if batch:
+        yield _batch(make, batch)
+
+
+def _batch(make: Any, wholes: list[Any]) -> Any:
+    return make(batch={_BATCHES[type(wholes[0])]: wholes})
+
+
+def completed(message: Any) -> int:
+    """Return how many items or results are complete with a message that `cut` or `pack` has made."""
+    given = message.WhichOneof("message")
+    if given == "part":
+        return int(message.part.last)
+    return sum(len(wholes) for _, wholes in message.batch.ListFields()) if given == "batch" else 1
 
 
 def split(item_id: str, serialized: bytes) -> Iterator[vision_pb2.Part]:
@@ -87,16 +127,31 @@ class Joiner(Generic[_M]):
         if given == "part":
             joined = self._add_part(envelope.part)
             return None if joined is None else (envelope.part.item_id, joined)
-        if self._item_id is not None:
-            raise InvalidArgumentError(
-                f"{given or 'nothing'!r} came before the last part of item {self._item_id[:80]!r}; accepted: 'part'"
-            )
+        self._check_between(given)
         if given != self._field:
             raise InvalidArgumentError(
                 f"a message after the first sets {given or 'nothing'!r}; accepted: {self._field!r} or 'part'"
             )
         whole: _M = getattr(envelope, self._field)
         return _id_of(whole), whole
+
+    def take(self, envelope: Any) -> list[tuple[str, _M | ItemTooLargeError]]:
+        """Take the stream's next message, which may also be a batch.
+
+        Returns:
+            What `add` returns, for each of the items, results or frames that the message completes.
+
+        Raises:
+            InvalidArgumentError: the stream itself is broken, as `add` says, or a batch has not 1 to 256.
+        """
+        if envelope.WhichOneof("message") != "batch":
+            joined = self.add(envelope)
+            return [] if joined is None else [joined]
+        self._check_between("batch")
+        wholes = getattr(envelope.batch, _BATCHES[self._whole])
+        if not 1 <= len(wholes) <= BATCH_ITEMS:
+            raise InvalidArgumentError(f"a batch of {len(wholes)}; accepted: 1 to {BATCH_ITEMS}")
+        return [(whole.item_id, whole) for whole in wholes]
 
     def finish(self) -> None:
         """Take note of the stream's end.
@@ -106,6 +161,13 @@ class Joiner(Generic[_M]):
         """
         if self._item_id is not None:
             raise InvalidArgumentError(f"the stream ended before the last part of item {self._item_id[:80]!r}")
+
+    def _check_between(self, given: str | None) -> None:
+        """Raise InvalidArgumentError where a message that is no part comes amid the parts of an item."""
+        if self._item_id is not None:
+            raise InvalidArgumentError(
+                f"{given or 'nothing'!r} came before the last part of item {self._item_id[:80]!r}; accepted: 'part'"
+            )
 
     def _add_part(self, part: vision_pb2.Part) -> _M | ItemTooLargeError | None:
         if self._item_id is None:

@@ -138,6 +138,9 @@ class WorkerStatus(message.Message):
     RESIDENT_BYTES_FIELD_NUMBER: builtins.int
     DRAINING_FIELD_NUMBER: builtins.int
     BATCH_START_TIME_FIELD_NUMBER: builtins.int
+    DEVICE_BYTES_USED_FIELD_NUMBER: builtins.int
+    DEVICE_BYTES_TOTAL_FIELD_NUMBER: builtins.int
+    DEVICE_BYTES_RESERVED_FIELD_NUMBER: builtins.int
     inflight_items: builtins.int
     """Items received and not answered yet."""
     item_count: builtins.int
@@ -148,6 +151,16 @@ class WorkerStatus(message.Message):
     """Resident memory of the process."""
     draining: builtins.bool
     """Whether it is draining, asked to or on its way out."""
+    device_bytes_used: builtins.int
+    """Memory of the device that is in use, by whatever process: on a CPU that of the machine. 0 where a worker does not
+    say.
+    """
+    device_bytes_total: builtins.int
+    """All memory of the device, on a CPU of the machine. 0 where a worker does not say."""
+    device_bytes_reserved: builtins.int
+    """Memory of the device that this worker has taken: on a CUDA device what torch's allocator holds, used or kept for
+    use; on a CPU the process's resident memory.
+    """
     @builtins.property
     def loaded_models(self) -> containers.RepeatedCompositeFieldContainer[models_pb2.LoadedModel]:
         """In memory now."""
@@ -166,10 +179,13 @@ class WorkerStatus(message.Message):
         resident_bytes: builtins.int = ...,
         draining: builtins.bool = ...,
         batch_start_time: timestamp_pb2.Timestamp | None = ...,
+        device_bytes_used: builtins.int = ...,
+        device_bytes_total: builtins.int = ...,
+        device_bytes_reserved: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["batch_start_time", b"batch_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_start_time", b"batch_start_time", "draining", b"draining", "error_count", b"error_count", "inflight_items", b"inflight_items", "item_count", b"item_count", "loaded_models", b"loaded_models", "resident_bytes", b"resident_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_start_time", b"batch_start_time", "device_bytes_reserved", b"device_bytes_reserved", "device_bytes_total", b"device_bytes_total", "device_bytes_used", b"device_bytes_used", "draining", b"draining", "error_count", b"error_count", "inflight_items", b"inflight_items", "item_count", b"item_count", "loaded_models", b"loaded_models", "resident_bytes", b"resident_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

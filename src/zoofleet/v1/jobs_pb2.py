@@ -29,7 +29,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from zoofleet.v1 import vision_pb2 as zoofleet_dot_v1_dot_vision__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16zoofleet/v1/jobs.proto\x12\x0bzoofleet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x18zoofleet/v1/vision.proto\"\x8b\x05\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x05tasks\x18\x02 \x03(\x0b\x32\x11.zoofleet.v1.Task\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x05state\x18\x06 \x01(\x0e\x32\x16.zoofleet.v1.Job.State\x12\x12\n\nitem_count\x18\x07 \x01(\x04\x12\x14\n\x0cresult_count\x18\x08 \x01(\x04\x12\x17\n\x0f\x63ommitted_count\x18\t \x01(\x04\x12\x13\n\x0b\x65rror_count\x18\n \x01(\x04\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x05\x65rror\x18\x0f \x01(\x0b\x32\x12.google.rpc.Status\x12\'\n\x0bwait_reason\x18\x10 \x01(\x0b\x32\x12.google.rpc.Status\"\x7f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\"<\n\x07JobSpec\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.zoofleet.v1.Job\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\xa1\x01\n\x10\x43reateJobRequest\x12$\n\x04spec\x18\x01 \x01(\x0b\x32\x14.zoofleet.v1.JobSpecH\x00\x12!\n\x04item\x18\x02 \x01(\x0b\x32\x11.zoofleet.v1.ItemH\x00\x12!\n\x04part\x18\x03 \x01(\x0b\x32\x11.zoofleet.v1.PartH\x00\x12\x16\n\x0cmanifest_uri\x18\x04 \x01(\tH\x00\x42\t\n\x07message\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"H\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.zoofleet.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x10WatchJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.zoofleet.v1.Job\"B\n\x12ReadResultsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"z\n\x13ReadResultsResponse\x12%\n\x06result\x18\x01 \x01(\x0b\x32\x13.zoofleet.v1.ResultH\x00\x12!\n\x04part\x18\x02 \x01(\x0b\x32\x11.zoofleet.v1.PartH\x00\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\tB\t\n\x07message2\xe8\x03\n\x04Jobs\x12>\n\tCreateJob\x12\x1d.zoofleet.v1.CreateJobRequest\x1a\x10.zoofleet.v1.Job(\x01\x12\x36\n\x06GetJob\x12\x1a.zoofleet.v1.GetJobRequest\x1a\x10.zoofleet.v1.Job\x12G\n\x08ListJobs\x12\x1c.zoofleet.v1.ListJobsRequest\x1a\x1d.zoofleet.v1.ListJobsResponse\x12<\n\tCancelJob\x12\x1d.zoofleet.v1.CancelJobRequest\x1a\x10.zoofleet.v1.Job\x12\x42\n\tDeleteJob\x12\x1d.zoofleet.v1.DeleteJobRequest\x1a\x16.google.protobuf.Empty\x12I\n\x08WatchJob\x12\x1c.zoofleet.v1.WatchJobRequest\x1a\x1d.zoofleet.v1.WatchJobResponse0\x01\x12R\n\x0bReadResults\x12\x1f.zoofleet.v1.ReadResultsRequest\x1a .zoofleet.v1.ReadResultsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16zoofleet/v1/jobs.proto\x12\x0bzoofleet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x18zoofleet/v1/vision.proto\"\x8b\x05\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x05tasks\x18\x02 \x03(\x0b\x32\x11.zoofleet.v1.Task\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x05state\x18\x06 \x01(\x0e\x32\x16.zoofleet.v1.Job.State\x12\x12\n\nitem_count\x18\x07 \x01(\x04\x12\x14\n\x0cresult_count\x18\x08 \x01(\x04\x12\x17\n\x0f\x63ommitted_count\x18\t \x01(\x04\x12\x13\n\x0b\x65rror_count\x18\n \x01(\x04\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x05\x65rror\x18\x0f \x01(\x0b\x32\x12.google.rpc.Status\x12\'\n\x0bwait_reason\x18\x10 \x01(\x0b\x32\x12.google.rpc.Status\"\x7f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\"<\n\x07JobSpec\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.zoofleet.v1.Job\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\xf1\x01\n\x10\x43reateJobRequest\x12$\n\x04spec\x18\x01 \x01(\x0b\x32\x14.zoofleet.v1.JobSpecH\x00\x12!\n\x04item\x18\x02 \x01(\x0b\x32\x11.zoofleet.v1.ItemH\x00\x12!\n\x04part\x18\x03 \x01(\x0b\x32\x11.zoofleet.v1.PartH\x00\x12\x16\n\x0cmanifest_uri\x18\x04 \x01(\tH\x00\x12\'\n\x05\x62\x61tch\x18\x05 \x01(\x0b\x32\x16.zoofleet.v1.ItemBatchH\x00\x12\x17\n\x0f\x61\x63\x63\x65pts_batches\x18\x06 \x01(\x08\x12\x0c\n\x04last\x18\x07 \x01(\x08\x42\t\n\x07message\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"H\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.zoofleet.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x10WatchJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.zoofleet.v1.Job\"[\n\x12ReadResultsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\x17\n\x0f\x61\x63\x63\x65pts_batches\x18\x04 \x01(\x08\"\xa5\x01\n\x13ReadResultsResponse\x12%\n\x06result\x18\x01 \x01(\x0b\x32\x13.zoofleet.v1.ResultH\x00\x12!\n\x04part\x18\x02 \x01(\x0b\x32\x11.zoofleet.v1.PartH\x00\x12)\n\x05\x62\x61tch\x18\x04 \x01(\x0b\x32\x18.zoofleet.v1.ResultBatchH\x00\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\tB\t\n\x07message2\xe8\x03\n\x04Jobs\x12>\n\tCreateJob\x12\x1d.zoofleet.v1.CreateJobRequest\x1a\x10.zoofleet.v1.Job(\x01\x12\x36\n\x06GetJob\x12\x1a.zoofleet.v1.GetJobRequest\x1a\x10.zoofleet.v1.Job\x12G\n\x08ListJobs\x12\x1c.zoofleet.v1.ListJobsRequest\x1a\x1d.zoofleet.v1.ListJobsResponse\x12<\n\tCancelJob\x12\x1d.zoofleet.v1.CancelJobRequest\x1a\x10.zoofleet.v1.Job\x12\x42\n\tDeleteJob\x12\x1d.zoofleet.v1.DeleteJobRequest\x1a\x16.google.protobuf.Empty\x12I\n\x08WatchJob\x12\x1c.zoofleet.v1.WatchJobRequest\x1a\x1d.zoofleet.v1.WatchJobResponse0\x01\x12R\n\x0bReadResults\x12\x1f.zoofleet.v1.ReadResultsRequest\x1a .zoofleet.v1.ReadResultsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,25 +43,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSPEC']._serialized_start=838
   _globals['_JOBSPEC']._serialized_end=898
   _globals['_CREATEJOBREQUEST']._serialized_start=901
-  _globals['_CREATEJOBREQUEST']._serialized_end=1062
-  _globals['_GETJOBREQUEST']._serialized_start=1064
-  _globals['_GETJOBREQUEST']._serialized_end=1093
-  _globals['_LISTJOBSREQUEST']._serialized_start=1095
-  _globals['_LISTJOBSREQUEST']._serialized_end=1167
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1169
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1244
-  _globals['_CANCELJOBREQUEST']._serialized_start=1246
-  _globals['_CANCELJOBREQUEST']._serialized_end=1278
-  _globals['_DELETEJOBREQUEST']._serialized_start=1280
-  _globals['_DELETEJOBREQUEST']._serialized_end=1312
-  _globals['_WATCHJOBREQUEST']._serialized_start=1314
-  _globals['_WATCHJOBREQUEST']._serialized_end=1345
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1347
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1396
-  _globals['_READRESULTSREQUEST']._serialized_start=1398
-  _globals['_READRESULTSREQUEST']._serialized_end=1464
-  _globals['_READRESULTSRESPONSE']._serialized_start=1466
-  _globals['_READRESULTSRESPONSE']._serialized_end=1588
-  _globals['_JOBS']._serialized_start=1591
-  _globals['_JOBS']._serialized_end=2079
+  _globals['_CREATEJOBREQUEST']._serialized_end=1142
+  _globals['_GETJOBREQUEST']._serialized_start=1144
+  _globals['_GETJOBREQUEST']._serialized_end=1173
+  _globals['_LISTJOBSREQUEST']._serialized_start=1175
+  _globals['_LISTJOBSREQUEST']._serialized_end=1247
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1249
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1324
+  _globals['_CANCELJOBREQUEST']._serialized_start=1326
+  _globals['_CANCELJOBREQUEST']._serialized_end=1358
+  _globals['_DELETEJOBREQUEST']._serialized_start=1360
+  _globals['_DELETEJOBREQUEST']._serialized_end=1392
+  _globals['_WATCHJOBREQUEST']._serialized_start=1394
+  _globals['_WATCHJOBREQUEST']._serialized_end=1425
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1427
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1476
+  _globals['_READRESULTSREQUEST']._serialized_start=1478
+  _globals['_READRESULTSREQUEST']._serialized_end=1569
+  _globals['_READRESULTSRESPONSE']._serialized_start=1572
+  _globals['_READRESULTSRESPONSE']._serialized_end=1737
+  _globals['_JOBS']._serialized_start=1740
+  _globals['_JOBS']._serialized_end=2228
 # @@protoc_insertion_point(module_scope)

@@ -192,8 +192,15 @@ class CreateJobRequest(message.Message):
     ITEM_FIELD_NUMBER: builtins.int
     PART_FIELD_NUMBER: builtins.int
     MANIFEST_URI_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
+    ACCEPTS_BATCHES_FIELD_NUMBER: builtins.int
+    LAST_FIELD_NUMBER: builtins.int
     manifest_uri: builtins.str
     """In place of items: a text file with one JSON item a line."""
+    accepts_batches: builtins.bool
+    """In the first message: asks the server to send its initial metadata at once, and says that the client sets `last`."""
+    last: builtins.bool
+    """Whether the job is complete with this message, so that an upload that broke off does not look like a shorter one."""
     @builtins.property
     def spec(self) -> JobSpec:
         """First."""
@@ -206,6 +213,10 @@ class CreateJobRequest(message.Message):
     def part(self) -> vision_pb2.Part:
         """A part of a large item."""
 
+    @builtins.property
+    def batch(self) -> vision_pb2.ItemBatch:
+        """Several small items. Only for a server whose initial metadata has the key `zoofleet-batches`."""
+
     def __init__(
         self,
         *,
@@ -213,12 +224,15 @@ class CreateJobRequest(message.Message):
         item: vision_pb2.Item | None = ...,
         part: vision_pb2.Part | None = ...,
         manifest_uri: builtins.str = ...,
+        batch: vision_pb2.ItemBatch | None = ...,
+        accepts_batches: builtins.bool = ...,
+        last: builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["item", b"item", "manifest_uri", b"manifest_uri", "message", b"message", "part", b"part", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "item", b"item", "manifest_uri", b"manifest_uri", "message", b"message", "part", b"part", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["item", b"item", "manifest_uri", b"manifest_uri", "message", b"message", "part", b"part", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["accepts_batches", b"accepts_batches", "batch", b"batch", "item", b"item", "last", b"last", "manifest_uri", b"manifest_uri", "message", b"message", "part", b"part", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["spec", "item", "part", "manifest_uri"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["spec", "item", "part", "manifest_uri", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -387,36 +401,41 @@ class ReadResultsRequest(message.Message):
     NAME_FIELD_NUMBER: builtins.int
     CURSOR_FIELD_NUMBER: builtins.int
     FOLLOW_FIELD_NUMBER: builtins.int
+    ACCEPTS_BATCHES_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`jobs/{job}`."""
     cursor: builtins.str
     """Continues after the response that carried it; from the start where empty."""
     follow: builtins.bool
     """Waits for further results until the job has finished; else ends with those there are."""
+    accepts_batches: builtins.bool
+    """The client takes responses with a `batch`."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         cursor: builtins.str = ...,
         follow: builtins.bool = ...,
+        accepts_batches: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["cursor", b"cursor", "follow", b"follow", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["accepts_batches", b"accepts_batches", "cursor", b"cursor", "follow", b"follow", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class ReadResultsResponse(message.Message):
-    """A result."""
+    """A result, or several."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     RESULT_FIELD_NUMBER: builtins.int
     PART_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
     CURSOR_FIELD_NUMBER: builtins.int
     cursor: builtins.str
-    """Continues after this result. Empty on all parts but the last."""
+    """Continues after this result, of a batch after its last one. Empty on all parts but the last."""
     @builtins.property
     def result(self) -> vision_pb2.Result:
         """A whole result."""
@@ -425,17 +444,22 @@ class ReadResultsResponse(message.Message):
     def part(self) -> vision_pb2.Part:
         """A part of a large result."""
 
+    @builtins.property
+    def batch(self) -> vision_pb2.ResultBatch:
+        """One or more small results. Only where the request said `accepts_batches`."""
+
     def __init__(
         self,
         *,
         result: vision_pb2.Result | None = ...,
         part: vision_pb2.Part | None = ...,
+        batch: vision_pb2.ResultBatch | None = ...,
         cursor: builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["cursor", b"cursor", "message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "cursor", b"cursor", "message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["result", "part"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["result", "part", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...

@@ -97,7 +97,7 @@ class JobsServicer(object):
         NOT_FOUND            no such model or weight set
         ALREADY_EXISTS       the request_id was used for a different job
         RESOURCE_EXHAUSTED   over a quota in jobs, items or bytes; a `google.rpc.RetryInfo` says when to try again
-        UNIMPLEMENTED        a manifest URI or a precision that this version does not serve
+        UNIMPLEMENTED        a manifest URI, which this version does not serve
         ABORTED              the upload paused for too long, or the store has lost some of it: send it again
         An item over the size limit does not fail the job: its results carry the error.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME

@@ -23,41 +23,46 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from zoofleet.v1 import vision_pb2 as zoofleet_dot_v1_dot_vision__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18zoofleet/v1/models.proto\x12\x0bzoofleet.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xb6\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\ttask_kind\x18\x02 \x01(\x0e\x32\x15.zoofleet.v1.TaskKind\x12\x17\n\x0fparameter_count\x18\x03 \x01(\x04\x12+\n\x0bweight_sets\x18\x04 \x03(\x0b\x32\x16.zoofleet.v1.WeightSet\x12/\n\rloaded_models\x18\x05 \x03(\x0b\x32\x18.zoofleet.v1.LoadedModel\"\x91\x01\n\tWeightSet\x12\x15\n\rweight_set_id\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12\x0b\n\x03url\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06gflops\x18\x05 \x01(\x01\x12(\n\x07metrics\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\"R\n\x0bLoadedModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06pinned\x18\x04 \x01(\x08\"d\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12(\n\ttask_kind\x18\x03 \x01(\x0e\x32\x15.zoofleet.v1.TaskKind\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.zoofleet.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0b\n\x03pin\x18\x03 \x01(\x08\"C\n\x11LoadModelResponse\x12.\n\x0cloaded_model\x18\x01 \x01(\x0b\x32\x18.zoofleet.v1.LoadedModel\"3\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\";\n\x13UnloadModelResponse\x12\x0f\n\x07workers\x18\x01 \x03(\t\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x04\"@\n\x0fPinModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0e\n\x06pinned\x18\x03 \x01(\x08\"B\n\x10PinModelResponse\x12.\n\x0cloaded_model\x18\x01 \x01(\x0b\x32\x18.zoofleet.v1.LoadedModel*\xa4\x01\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12TASK_KIND_CLASSIFY\x10\x01\x12\x15\n\x11TASK_KIND_SEGMENT\x10\x02\x12\x14\n\x10TASK_KIND_DETECT\x10\x03\x12\x1b\n\x17TASK_KIND_CLASSIFY_CLIP\x10\x04\x12\x1b\n\x17TASK_KIND_ESTIMATE_FLOW\x10\x05\x32\xfc\x02\n\x06Models\x12M\n\nListModels\x12\x1e.zoofleet.v1.ListModelsRequest\x1a\x1f.zoofleet.v1.ListModelsResponse\x12<\n\x08GetModel\x12\x1c.zoofleet.v1.GetModelRequest\x1a\x12.zoofleet.v1.Model\x12J\n\tLoadModel\x12\x1d.zoofleet.v1.LoadModelRequest\x1a\x1e.zoofleet.v1.LoadModelResponse\x12P\n\x0bUnloadModel\x12\x1f.zoofleet.v1.UnloadModelRequest\x1a .zoofleet.v1.UnloadModelResponse\x12G\n\x08PinModel\x12\x1c.zoofleet.v1.PinModelRequest\x1a\x1d.zoofleet.v1.PinModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18zoofleet/v1/models.proto\x12\x0bzoofleet.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x18zoofleet/v1/vision.proto\"\xb6\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\ttask_kind\x18\x02 \x01(\x0e\x32\x15.zoofleet.v1.TaskKind\x12\x17\n\x0fparameter_count\x18\x03 \x01(\x04\x12+\n\x0bweight_sets\x18\x04 \x03(\x0b\x32\x16.zoofleet.v1.WeightSet\x12/\n\rloaded_models\x18\x05 \x03(\x0b\x32\x18.zoofleet.v1.LoadedModel\"\x91\x01\n\tWeightSet\x12\x15\n\rweight_set_id\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12\x0b\n\x03url\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06gflops\x18\x05 \x01(\x01\x12(\n\x07metrics\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\"t\n\x0bLoadedModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06pinned\x18\x04 \x01(\x08\x12 \n\x05plans\x18\x05 \x03(\x0b\x32\x11.zoofleet.v1.Plan\"\xa9\x02\n\x04Plan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\tprecision\x18\x02 \x01(\x0e\x32\x16.zoofleet.v1.Precision\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.zoofleet.v1.Plan.State\x12\x13\n\x0bshape_class\x18\x04 \x03(\r\x12\x14\n\x0cmilliseconds\x18\x05 \x01(\x01\x12\x1a\n\x12\x65xact_milliseconds\x18\x06 \x01(\x01\x12\x11\n\tdeviation\x18\x07 \x01(\x01\x12\x0f\n\x07message\x18\x08 \x01(\t\"U\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_BUILDING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\"d\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12(\n\ttask_kind\x18\x03 \x01(\x0e\x32\x15.zoofleet.v1.TaskKind\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.zoofleet.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0b\n\x03pin\x18\x03 \x01(\x08\"C\n\x11LoadModelResponse\x12.\n\x0cloaded_model\x18\x01 \x01(\x0b\x32\x18.zoofleet.v1.LoadedModel\"3\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\";\n\x13UnloadModelResponse\x12\x0f\n\x07workers\x18\x01 \x03(\t\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x04\"@\n\x0fPinModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0e\n\x06pinned\x18\x03 \x01(\x08\"B\n\x10PinModelResponse\x12.\n\x0cloaded_model\x18\x01 \x01(\x0b\x32\x18.zoofleet.v1.LoadedModel*\xa4\x01\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12TASK_KIND_CLASSIFY\x10\x01\x12\x15\n\x11TASK_KIND_SEGMENT\x10\x02\x12\x14\n\x10TASK_KIND_DETECT\x10\x03\x12\x1b\n\x17TASK_KIND_CLASSIFY_CLIP\x10\x04\x12\x1b\n\x17TASK_KIND_ESTIMATE_FLOW\x10\x05\x32\xfc\x02\n\x06Models\x12M\n\nListModels\x12\x1e.zoofleet.v1.ListModelsRequest\x1a\x1f.zoofleet.v1.ListModelsResponse\x12<\n\x08GetModel\x12\x1c.zoofleet.v1.GetModelRequest\x1a\x12.zoofleet.v1.Model\x12J\n\tLoadModel\x12\x1d.zoofleet.v1.LoadModelRequest\x1a\x1e.zoofleet.v1.LoadModelResponse\x12P\n\x0bUnloadModel\x12\x1f.zoofleet.v1.UnloadModelRequest\x1a .zoofleet.v1.UnloadModelResponse\x12G\n\x08PinModel\x12\x1c.zoofleet.v1.PinModelRequest\x1a\x1d.zoofleet.v1.PinModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zoofleet.v1.models_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASKKIND']._serialized_start=1088
-  _globals['_TASKKIND']._serialized_end=1252
-  _globals['_MODEL']._serialized_start=72
-  _globals['_MODEL']._serialized_end=254
-  _globals['_WEIGHTSET']._serialized_start=257
-  _globals['_WEIGHTSET']._serialized_end=402
-  _globals['_LOADEDMODEL']._serialized_start=404
-  _globals['_LOADEDMODEL']._serialized_end=486
-  _globals['_LISTMODELSREQUEST']._serialized_start=488
-  _globals['_LISTMODELSREQUEST']._serialized_end=588
-  _globals['_LISTMODELSRESPONSE']._serialized_start=590
-  _globals['_LISTMODELSRESPONSE']._serialized_end=671
-  _globals['_GETMODELREQUEST']._serialized_start=673
-  _globals['_GETMODELREQUEST']._serialized_end=704
-  _globals['_LOADMODELREQUEST']._serialized_start=706
-  _globals['_LOADMODELREQUEST']._serialized_end=768
-  _globals['_LOADMODELRESPONSE']._serialized_start=770
-  _globals['_LOADMODELRESPONSE']._serialized_end=837
-  _globals['_UNLOADMODELREQUEST']._serialized_start=839
-  _globals['_UNLOADMODELREQUEST']._serialized_end=890
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=892
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=951
-  _globals['_PINMODELREQUEST']._serialized_start=953
-  _globals['_PINMODELREQUEST']._serialized_end=1017
-  _globals['_PINMODELRESPONSE']._serialized_start=1019
-  _globals['_PINMODELRESPONSE']._serialized_end=1085
-  _globals['_MODELS']._serialized_start=1255
-  _globals['_MODELS']._serialized_end=1635
+  _globals['_TASKKIND']._serialized_start=1448
+  _globals['_TASKKIND']._serialized_end=1612
+  _globals['_MODEL']._serialized_start=98
+  _globals['_MODEL']._serialized_end=280
+  _globals['_WEIGHTSET']._serialized_start=283
+  _globals['_WEIGHTSET']._serialized_end=428
+  _globals['_LOADEDMODEL']._serialized_start=430
+  _globals['_LOADEDMODEL']._serialized_end=546
+  _globals['_PLAN']._serialized_start=549
+  _globals['_PLAN']._serialized_end=846
+  _globals['_PLAN_STATE']._serialized_start=761
+  _globals['_PLAN_STATE']._serialized_end=846
+  _globals['_LISTMODELSREQUEST']._serialized_start=848
+  _globals['_LISTMODELSREQUEST']._serialized_end=948
+  _globals['_LISTMODELSRESPONSE']._serialized_start=950
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1031
+  _globals['_GETMODELREQUEST']._serialized_start=1033
+  _globals['_GETMODELREQUEST']._serialized_end=1064
+  _globals['_LOADMODELREQUEST']._serialized_start=1066
+  _globals['_LOADMODELREQUEST']._serialized_end=1128
+  _globals['_LOADMODELRESPONSE']._serialized_start=1130
+  _globals['_LOADMODELRESPONSE']._serialized_end=1197
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1199
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1250
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1252
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1311
+  _globals['_PINMODELREQUEST']._serialized_start=1313
+  _globals['_PINMODELREQUEST']._serialized_end=1377
+  _globals['_PINMODELRESPONSE']._serialized_start=1379
+  _globals['_PINMODELRESPONSE']._serialized_end=1445
+  _globals['_MODELS']._serialized_start=1615
+  _globals['_MODELS']._serialized_end=1995
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as message
 from google.protobuf import struct_pb2 as struct_pb2
 from google.protobuf.internal import containers as containers
 from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
+from zoofleet.v1 import vision_pb2 as vision_pb2
 import builtins as builtins
 import sys
 import typing as typing
@@ -147,6 +148,7 @@ class LoadedModel(message.Message):
     WORKER_FIELD_NUMBER: builtins.int
     MEMORY_BYTES_FIELD_NUMBER: builtins.int
     PINNED_FIELD_NUMBER: builtins.int
+    PLANS_FIELD_NUMBER: builtins.int
     model: builtins.str
     """With its weights resolved: `resnet50@IMAGENET1K_V2`."""
     worker: builtins.str
@@ -155,6 +157,10 @@ class LoadedModel(message.Message):
     """Memory that it takes, measured."""
     pinned: builtins.bool
     """Whether it stays until unpinned."""
+    @builtins.property
+    def plans(self) -> containers.RepeatedCompositeFieldContainer[Plan]:
+        """What serves `PRECISION_FAST`, for each class of inputs that it was asked for."""
+
     def __init__(
         self,
         *,
@@ -162,10 +168,88 @@ class LoadedModel(message.Message):
         worker: builtins.str = ...,
         memory_bytes: builtins.int = ...,
         pinned: builtins.bool = ...,
+        plans: abc.Iterable[Plan] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["memory_bytes", b"memory_bytes", "model", b"model", "pinned", b"pinned", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["memory_bytes", b"memory_bytes", "model", b"model", "pinned", b"pinned", "plans", b"plans", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Plan(message.Message):
+    """A way of running a loaded model, found by measuring several."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    class _State:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[Plan._State.ValueType], builtins.type):
+        DESCRIPTOR: descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Plan._State.ValueType  # 0
+        """Never sent."""
+        STATE_BUILDING: Plan._State.ValueType  # 1
+        """Plans are being built and measured; `PRECISION_EXACT` serves meanwhile."""
+        STATE_READY: Plan._State.ValueType  # 2
+        """The fastest one serves."""
+        STATE_FAILED: Plan._State.ValueType  # 3
+        """The search ended with an error; `PRECISION_EXACT` serves."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """How far the search is."""
+
+    STATE_UNSPECIFIED: Plan.State.ValueType  # 0
+    """Never sent."""
+    STATE_BUILDING: Plan.State.ValueType  # 1
+    """Plans are being built and measured; `PRECISION_EXACT` serves meanwhile."""
+    STATE_READY: Plan.State.ValueType  # 2
+    """The fastest one serves."""
+    STATE_FAILED: Plan.State.ValueType  # 3
+    """The search ended with an error; `PRECISION_EXACT` serves."""
+
+    NAME_FIELD_NUMBER: builtins.int
+    PRECISION_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    SHAPE_CLASS_FIELD_NUMBER: builtins.int
+    MILLISECONDS_FIELD_NUMBER: builtins.int
+    EXACT_MILLISECONDS_FIELD_NUMBER: builtins.int
+    DEVIATION_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Such as `compiled bfloat16`; `eager float32` where that is the fastest, and until another one is ready."""
+    precision: vision_pb2.Precision.ValueType
+    """What its results say."""
+    state: Plan.State.ValueType
+    """How far the search is."""
+    milliseconds: builtins.float
+    """Time of an item, measured when the plan was built."""
+    exact_milliseconds: builtins.float
+    """Time of an item by `PRECISION_EXACT`, measured in the same run."""
+    deviation: builtins.float
+    """1 minus the cosine of its raw outputs and those of `PRECISION_EXACT`, the largest of the fixed pictures."""
+    message: builtins.str
+    """What an operator should know: which plans failed, and why."""
+    @builtins.property
+    def shape_class(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The class of inputs: the number of frames of clips. Empty for models whose inputs are all of one class."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        precision: vision_pb2.Precision.ValueType = ...,
+        state: Plan.State.ValueType = ...,
+        shape_class: abc.Iterable[builtins.int] | None = ...,
+        milliseconds: builtins.float = ...,
+        exact_milliseconds: builtins.float = ...,
+        deviation: builtins.float = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["deviation", b"deviation", "exact_milliseconds", b"exact_milliseconds", "message", b"message", "milliseconds", b"milliseconds", "name", b"name", "precision", b"precision", "shape_class", b"shape_class", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -31,21 +31,25 @@ class _Precision:
 class _PrecisionEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Precision.ValueType], builtins.type):
     DESCRIPTOR: descriptor.EnumDescriptor
     PRECISION_UNSPECIFIED: _Precision.ValueType  # 0
-    """The server's choice: EXACT."""
+    """The operator's choice: EXACT unless they changed it."""
     PRECISION_EXACT: _Precision.ValueType  # 1
     """float32 throughout; equal to the reference within float32 rounding."""
     PRECISION_FAST: _Precision.ValueType  # 2
-    """Whatever is fast on the device, such as bfloat16 with folded batch normalisation."""
+    """Whatever was found to be fast on the device and to give nearly the same, such as bfloat16 with folded batch
+    normalisation. Results say EXACT while nothing faster has been found yet, or where nothing is.
+    """
 
 class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
     """How closely results must follow the reference."""
 
 PRECISION_UNSPECIFIED: Precision.ValueType  # 0
-"""The server's choice: EXACT."""
+"""The operator's choice: EXACT unless they changed it."""
 PRECISION_EXACT: Precision.ValueType  # 1
 """float32 throughout; equal to the reference within float32 rounding."""
 PRECISION_FAST: Precision.ValueType  # 2
-"""Whatever is fast on the device, such as bfloat16 with folded batch normalisation."""
+"""Whatever was found to be fast on the device and to give nearly the same, such as bfloat16 with folded batch
+normalisation. Results say EXACT while nothing faster has been found yet, or where nothing is.
+"""
 
 class _MaskEncoding:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -113,7 +117,7 @@ class Task(message.Message):
     model: builtins.str
     """`builder`, `builder@MEMBER`, `builder@DEFAULT` or `builder@random`, such as `resnet50@IMAGENET1K_V2`."""
     precision: Precision.ValueType
-    """EXACT where unspecified."""
+    """The operator's choice where unspecified, which is EXACT unless they changed it."""
     @builtins.property
     def classify(self) -> ClassifyOptions:
         """For `Classify`."""
@@ -347,6 +351,53 @@ class Part(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "item_id", b"item_id", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ItemBatch(message.Message):
+    """Small items that travel together, since a message costs more than a small item does.
+
+    Only for a server that has answered with a `batch` in the same stream, which servers before this message never do.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def items(self) -> containers.RepeatedCompositeFieldContainer[Item]:
+        """1 to 256, 2 MiB of them at most."""
+
+    def __init__(
+        self,
+        *,
+        items: abc.Iterable[Item] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ResultBatch(message.Message):
+    """Small results that travel together, each as if it came alone and in the order of the batch."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def results(self) -> containers.RepeatedCompositeFieldContainer[Result]:
+        """1 to 256, 2 MiB of them at most."""
+
+    def __init__(
+        self,
+        *,
+        results: abc.Iterable[Result] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -625,6 +676,10 @@ class ClassifyRequest(message.Message):
     TASK_FIELD_NUMBER: builtins.int
     ITEM_FIELD_NUMBER: builtins.int
     PART_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
+    ACCEPTS_BATCHES_FIELD_NUMBER: builtins.int
+    accepts_batches: builtins.bool
+    """In the first message: the client takes responses with a `batch`."""
     @builtins.property
     def task(self) -> Task:
         """First."""
@@ -637,18 +692,24 @@ class ClassifyRequest(message.Message):
     def part(self) -> Part:
         """A part of a large item."""
 
+    @builtins.property
+    def batch(self) -> ItemBatch:
+        """Several small items."""
+
     def __init__(
         self,
         *,
         task: Task | None = ...,
         item: Item | None = ...,
         part: Part | None = ...,
+        batch: ItemBatch | None = ...,
+        accepts_batches: builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["accepts_batches", b"accepts_batches", "batch", b"batch", "item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["task", "item", "part"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["task", "item", "part", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -660,6 +721,7 @@ class ClassifyResponse(message.Message):
 
     RESULT_FIELD_NUMBER: builtins.int
     PART_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
     @builtins.property
     def result(self) -> Result:
         """A whole result."""
@@ -668,17 +730,22 @@ class ClassifyResponse(message.Message):
     def part(self) -> Part:
         """A part of a large result."""
 
+    @builtins.property
+    def batch(self) -> ResultBatch:
+        """One or more small results. Only for a client that said `accepts_batches`."""
+
     def __init__(
         self,
         *,
         result: Result | None = ...,
         part: Part | None = ...,
+        batch: ResultBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["result", "part"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["result", "part", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -691,6 +758,10 @@ class SegmentRequest(message.Message):
     TASK_FIELD_NUMBER: builtins.int
     ITEM_FIELD_NUMBER: builtins.int
     PART_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
+    ACCEPTS_BATCHES_FIELD_NUMBER: builtins.int
+    accepts_batches: builtins.bool
+    """In the first message: the client takes responses with a `batch`."""
     @builtins.property
     def task(self) -> Task:
         """First."""
@@ -703,18 +774,24 @@ class SegmentRequest(message.Message):
     def part(self) -> Part:
         """A part of a large item."""
 
+    @builtins.property
+    def batch(self) -> ItemBatch:
+        """Several small items."""
+
     def __init__(
         self,
         *,
         task: Task | None = ...,
         item: Item | None = ...,
         part: Part | None = ...,
+        batch: ItemBatch | None = ...,
+        accepts_batches: builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["accepts_batches", b"accepts_batches", "batch", b"batch", "item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["task", "item", "part"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["task", "item", "part", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -726,6 +803,7 @@ class SegmentResponse(message.Message):
 
     RESULT_FIELD_NUMBER: builtins.int
     PART_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
     @builtins.property
     def result(self) -> Result:
         """A whole result."""
@@ -734,17 +812,22 @@ class SegmentResponse(message.Message):
     def part(self) -> Part:
         """A part of a large result."""
 
+    @builtins.property
+    def batch(self) -> ResultBatch:
+        """One or more small results. Only for a client that said `accepts_batches`."""
+
     def __init__(
         self,
         *,
         result: Result | None = ...,
         part: Part | None = ...,
+        batch: ResultBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["result", "part"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["result", "part", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -757,6 +840,10 @@ class DetectRequest(message.Message):
     TASK_FIELD_NUMBER: builtins.int
     ITEM_FIELD_NUMBER: builtins.int
     PART_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
+    ACCEPTS_BATCHES_FIELD_NUMBER: builtins.int
+    accepts_batches: builtins.bool
+    """In the first message: the client takes responses with a `batch`."""
     @builtins.property
     def task(self) -> Task:
         """First."""
@@ -769,18 +856,24 @@ class DetectRequest(message.Message):
     def part(self) -> Part:
         """A part of a large item."""
 
+    @builtins.property
+    def batch(self) -> ItemBatch:
+        """Several small items."""
+
     def __init__(
         self,
         *,
         task: Task | None = ...,
         item: Item | None = ...,
         part: Part | None = ...,
+        batch: ItemBatch | None = ...,
+        accepts_batches: builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["accepts_batches", b"accepts_batches", "batch", b"batch", "item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["task", "item", "part"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["task", "item", "part", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -792,6 +885,7 @@ class DetectResponse(message.Message):
 
     RESULT_FIELD_NUMBER: builtins.int
     PART_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
     @builtins.property
     def result(self) -> Result:
         """A whole result."""
@@ -800,17 +894,22 @@ class DetectResponse(message.Message):
     def part(self) -> Part:
         """A part of a large result."""
 
+    @builtins.property
+    def batch(self) -> ResultBatch:
+        """One or more small results. Only for a client that said `accepts_batches`."""
+
     def __init__(
         self,
         *,
         result: Result | None = ...,
         part: Part | None = ...,
+        batch: ResultBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["result", "part"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["result", "part", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -823,6 +922,10 @@ class ClassifyClipRequest(message.Message):
     TASK_FIELD_NUMBER: builtins.int
     ITEM_FIELD_NUMBER: builtins.int
     PART_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
+    ACCEPTS_BATCHES_FIELD_NUMBER: builtins.int
+    accepts_batches: builtins.bool
+    """In the first message: the client takes responses with a `batch`."""
     @builtins.property
     def task(self) -> Task:
         """First."""
@@ -835,18 +938,24 @@ class ClassifyClipRequest(message.Message):
     def part(self) -> Part:
         """A part of a large item."""
 
+    @builtins.property
+    def batch(self) -> ItemBatch:
+        """Several small items."""
+
     def __init__(
         self,
         *,
         task: Task | None = ...,
         item: Item | None = ...,
         part: Part | None = ...,
+        batch: ItemBatch | None = ...,
+        accepts_batches: builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["accepts_batches", b"accepts_batches", "batch", b"batch", "item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["task", "item", "part"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["task", "item", "part", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -858,6 +967,7 @@ class ClassifyClipResponse(message.Message):
 
     RESULT_FIELD_NUMBER: builtins.int
     PART_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
     @builtins.property
     def result(self) -> Result:
         """A whole result."""
@@ -866,17 +976,22 @@ class ClassifyClipResponse(message.Message):
     def part(self) -> Part:
         """A part of a large result."""
 
+    @builtins.property
+    def batch(self) -> ResultBatch:
+        """One or more small results. Only for a client that said `accepts_batches`."""
+
     def __init__(
         self,
         *,
         result: Result | None = ...,
         part: Part | None = ...,
+        batch: ResultBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["result", "part"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["result", "part", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -889,6 +1004,10 @@ class EstimateFlowRequest(message.Message):
     TASK_FIELD_NUMBER: builtins.int
     ITEM_FIELD_NUMBER: builtins.int
     PART_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
+    ACCEPTS_BATCHES_FIELD_NUMBER: builtins.int
+    accepts_batches: builtins.bool
+    """In the first message: the client takes responses with a `batch`."""
     @builtins.property
     def task(self) -> Task:
         """First."""
@@ -901,18 +1020,24 @@ class EstimateFlowRequest(message.Message):
     def part(self) -> Part:
         """A part of a large item."""
 
+    @builtins.property
+    def batch(self) -> ItemBatch:
+        """Several small items."""
+
     def __init__(
         self,
         *,
         task: Task | None = ...,
         item: Item | None = ...,
         part: Part | None = ...,
+        batch: ItemBatch | None = ...,
+        accepts_batches: builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["accepts_batches", b"accepts_batches", "batch", b"batch", "item", b"item", "message", b"message", "part", b"part", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["task", "item", "part"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["task", "item", "part", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -924,6 +1049,7 @@ class EstimateFlowResponse(message.Message):
 
     RESULT_FIELD_NUMBER: builtins.int
     PART_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
     @builtins.property
     def result(self) -> Result:
         """A whole result."""
@@ -932,17 +1058,22 @@ class EstimateFlowResponse(message.Message):
     def part(self) -> Part:
         """A part of a large result."""
 
+    @builtins.property
+    def batch(self) -> ResultBatch:
+        """One or more small results. Only for a client that said `accepts_batches`."""
+
     def __init__(
         self,
         *,
         result: Result | None = ...,
         part: Part | None = ...,
+        batch: ResultBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "message", b"message", "part", b"part", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["result", "part"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["result", "part", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

@@ -35,13 +35,17 @@ class VisionStub(object):
 
     The server may stop reading until earlier items are answered; a client must therefore read while it writes.
 
+    A client that sets `accepts_batches` in its first request gets its results in batches, one or more at a time as they
+    are ready; from the first batch on it may send items in batches too. Where either side does not know batches, items
+    and results travel one by one.
+
     Status codes of every method (the whole stream fails):
     INVALID_ARGUMENT     the first message is no task, a later one is no item, or the model is of another kind
     NOT_FOUND            no such model or weight set
     RESOURCE_EXHAUSTED   the queue is full or the model does not fit into the memory budget; a
     `google.rpc.RetryInfo` says when to try again
     UNAVAILABLE          no worker, the worker is draining or went away, or published weights cannot be fetched
-    UNIMPLEMENTED        the precision or option is not served by this version
+    UNIMPLEMENTED        the option is not served by this version
     CANCELLED            the client went away
     INTERNAL             a fault of the server; its log has the details
     """
@@ -94,13 +98,17 @@ class VisionServicer(object):
 
     The server may stop reading until earlier items are answered; a client must therefore read while it writes.
 
+    A client that sets `accepts_batches` in its first request gets its results in batches, one or more at a time as they
+    are ready; from the first batch on it may send items in batches too. Where either side does not know batches, items
+    and results travel one by one.
+
     Status codes of every method (the whole stream fails):
     INVALID_ARGUMENT     the first message is no task, a later one is no item, or the model is of another kind
     NOT_FOUND            no such model or weight set
     RESOURCE_EXHAUSTED   the queue is full or the model does not fit into the memory budget; a
     `google.rpc.RetryInfo` says when to try again
     UNAVAILABLE          no worker, the worker is draining or went away, or published weights cannot be fetched
-    UNIMPLEMENTED        the precision or option is not served by this version
+    UNIMPLEMENTED        the option is not served by this version
     CANCELLED            the client went away
     INTERNAL             a fault of the server; its log has the details
     """
@@ -206,13 +214,17 @@ class Vision(object):
 
     The server may stop reading until earlier items are answered; a client must therefore read while it writes.
 
+    A client that sets `accepts_batches` in its first request gets its results in batches, one or more at a time as they
+    are ready; from the first batch on it may send items in batches too. Where either side does not know batches, items
+    and results travel one by one.
+
     Status codes of every method (the whole stream fails):
     INVALID_ARGUMENT     the first message is no task, a later one is no item, or the model is of another kind
     NOT_FOUND            no such model or weight set
     RESOURCE_EXHAUSTED   the queue is full or the model does not fit into the memory budget; a
     `google.rpc.RetryInfo` says when to try again
     UNAVAILABLE          no worker, the worker is draining or went away, or published weights cannot be fetched
-    UNIMPLEMENTED        the precision or option is not served by this version
+    UNIMPLEMENTED        the option is not served by this version
     CANCELLED            the client went away
     INTERNAL             a fault of the server; its log has the details
     """

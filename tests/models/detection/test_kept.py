@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def test_anchors_are_laid_once_for_each_size(generator: _Generator, monkeypatch:
     laid: list[tuple[int, int]] = []
     lay = type(generator)._lay
 
-    def counted(self: _Generator, index: int, cells: tuple[int, int], size: tuple[int, int], device: object) -> Tensor:
+    def counted(self: _Generator, index: int, cells: tuple[int, int], size: tuple[int, int], device: Any) -> Tensor:
         laid.append(size)
         return lay(self, index, cells, size, device)
 

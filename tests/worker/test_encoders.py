@@ -56,7 +56,7 @@ async def test_an_answer_does_not_wait_for_the_next_one() -> None:
 
 async def test_what_waits_at_the_end_is_dropped() -> None:
     made: list[int] = []
-    encoders = Encoders(1, lambda _: None)
+    encoders: Encoders[None] = Encoders(1, lambda _: None)
     encoders.post(lambda: time.sleep(0.2))
     for number in range(5):
         encoders.post(lambda number=number: made.append(number))  # type: ignore[misc]

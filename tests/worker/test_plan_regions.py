@@ -15,12 +15,12 @@ from zoofleet._wire.kinds import TaskKind, kind_of
 from zoofleet.models import get_model
 from zoofleet.models.vision_transformer import VisionTransformer
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.loading import make_runner
 from zoofleet.worker.plans.child import _Builder
 from zoofleet.worker.plans.examples import examples
 from zoofleet.worker.plans.regions import Region, arranged, region_paths, regions
 from zoofleet.worker.plans.rungs import Rung, compiler
 from zoofleet.worker.plans.trial import Request
-from zoofleet.worker.runners import make_runner
 
 CATALOG = _catalog.builders()
 PARTED = [name for name, info in CATALOG.items() if info.task in ("detection", "optical_flow")]
@@ -42,7 +42,7 @@ def test_attention_multiplies_by_its_weights_as_they_are() -> None:
     model = VisionTransformer(
         image_size=32, patch_size=8, num_layers=2, num_heads=4, hidden_dim=64, mlp_dim=128, num_classes=10
     ).eval()
-    nn.init.normal_(model.heads.head.weight)  # type: ignore[arg-type]
+    nn.init.normal_(model.get_parameter("heads.head.weight"))
     pictures = torch.randn(3, 3, 32, 32)
     (region,) = regions(TaskKind.CLASSIFY, model, lambda: model(pictures[:1]))
     program = region.export(model, torch.float32)

@@ -103,9 +103,10 @@ def arranged(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     the same memory format.
     """
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return pytree.tree_map_only(
+    same: tuple[Any, ...] = pytree.tree_map_only(
         Tensor, lambda x: x.contiguous(memory_format=formats.get(x.ndim, torch.contiguous_format)), arguments
     )
+    return same
 
 
 def region_paths(kind: TaskKind, module: nn.Module) -> tuple[str, ...]:
@@ -214,6 +215,7 @@ class _SelfAttention(nn.Module):
         count, length, channels = x.shape
         projected = functional.linear(x.reshape(-1, channels), self.in_proj_weight, self.in_proj_bias)  # (N * L, 3 * C)
         parts = projected.reshape(count, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (3, N, heads, L, c)
-        mixed = functional.scaled_dot_product_attention(*parts.unbind())  # (N, heads, L, c)
+        query, key, value = parts.unbind()
+        mixed = functional.scaled_dot_product_attention(query, key, value)  # (N, heads, L, c)
         out: Tensor = self.out_proj(mixed.transpose(1, 2).reshape(-1, channels))
         return out.reshape(count, length, channels), None

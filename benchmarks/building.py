@@ -79,7 +79,8 @@ def main() -> None:
         try:
             with Client(worker.address) as client:
                 latency(client, given.model, image)
-                still, building = [], []
+                still: list[float] = []
+                building: list[float] = []
                 while sum(still) < STILL_SECONDS:
                     still.append(latency(client, given.model, image))
                 show("nothing is searched", still)

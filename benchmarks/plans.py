@@ -24,10 +24,10 @@ import torch
 from zoofleet import _catalog
 from zoofleet._catalog import ModelName
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.loading import make_runner
 from zoofleet.worker.plan import PlanState
 from zoofleet.worker.plans.planner import Planner
 from zoofleet.worker.plans.rungs import hardware
-from zoofleet.worker.runners import make_runner
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "docs" / "data" / "plans.json"

@@ -125,7 +125,7 @@ class Pipeline:
         """The threads that decode, for the decoding of whole videos too."""
         self.batcher.has_taken = self.decoders.wake
         self._encoders: Encoders[Callable[[], None]] = Encoders(threads, lambda hand_over: hand_over())
-        self._planner = Planner(config)
+        self._planner = Planner(config, residency.activations.on_growth)
         self._residency = residency
         self._loop = asyncio.get_running_loop()
         self.inflight_count = 0

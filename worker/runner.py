@@ -172,7 +172,7 @@ class Runner(ABC, Generic[_Options]):
         """Return what items must have in common to be served by one plan. All do, unless this is overridden."""
         return ()
 
-    def form(self, plan: Plan) -> nn.Module:
+    def form(self, plan: Plan) -> Any:
         """Return the model in the form that a plan runs."""
         return self.module if plan is EXACT else self.forms[plan]
 

@@ -189,15 +189,11 @@ class _DetectRunner(Runner[_DetectOptions]):
         limits = Limits(options.score_threshold, options.max_detections)
         return Prepared((pixels,), (image.height, image.width), key, self._batch_size, limits, self._table)
 
-    def form(self, plan: Plan) -> Detector:
-        form = super().form(plan)
-        assert isinstance(form, Detector)  # noqa: S101 - plans replace parts of a detector
-        return form
-
     def outputs(self, batch: Sequence[Prepared], plan: Plan) -> Sequence[Raw]:
         images = [self._to_device(item) for item in batch]
         limits = [item.limits for item in batch]
-        return self.form(plan).predict(images, paste_masks=False, limits=limits)
+        found: Sequence[Raw] = self.form(plan).predict(images, paste_masks=False, limits=limits)
+        return found
 
     def forward(self, batch: Sequence[Prepared], plan: Plan) -> list[Raw]:
         return list(self.outputs(batch, plan))

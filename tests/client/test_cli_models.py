@@ -19,7 +19,7 @@ import torch
 from tests.weights_server import Hub, serving
 
 from zoofleet import _catalog
-from zoofleet.v1 import models_pb2, models_pb2_grpc
+from zoofleet.v1 import models_pb2, models_pb2_grpc, vision_pb2
 
 # The catalog's data is given as a folder, so that files of other hashes can be published; torch must not be loaded.
 RUN = """
@@ -88,6 +88,14 @@ class _Scheduler(models_pb2_grpc.ModelsServicer):
         answer = models_pb2.ListModelsResponse()
         one = answer.models.add(name="models/resnet50", task_kind=models_pb2.TASK_KIND_CLASSIFY)
         one.loaded_models.add(model="resnet50@random", worker="workers/1", memory_bytes=98 << 20, pinned=True)
+        one.loaded_models[0].plans.add(
+            name="compiled bfloat16",
+            precision=vision_pb2.PRECISION_FAST,
+            state=models_pb2.Plan.STATE_READY,
+            milliseconds=11.2,
+            exact_milliseconds=67.7,
+            deviation=3e-5,
+        )
         answer.models.add(name="models/s3d", task_kind=models_pb2.TASK_KIND_CLASSIFY_CLIP)
         return answer
 
@@ -100,8 +108,9 @@ def test_what_is_loaded_is_asked_of_the_scheduler() -> None:
     run = models("list", "--loaded", address=f"127.0.0.1:{port}")
     server.stop(None)
     assert run.returncode == 0, run.stderr
-    rows = [cells(line) for line in run.stdout.splitlines()[3:] if line.strip()]
-    assert rows == [["resnet50@random", "classify", "98 MiB", "workers/1", "pinned"]]
+    (row,) = [cells(line) for line in run.stdout.splitlines()[3:] if line.strip()]
+    assert row[:5] == ["resnet50@random", "classify", "98 MiB", "workers/1", "pinned"]
+    assert row[5:] == ["compiled bfloat16, 11.2 ms (67.7 exact), deviation 3e-05"]
     assert "127.0.0.1:1" in models("list", "--loaded").stderr
 
 

@@ -11,7 +11,19 @@ import numpy as np
 import pytest
 from google.protobuf import struct_pb2
 
-from zoofleet import Classify, ClassifyClip, Detect, EstimateFlow, FlowEncoding, MaskEncoding, Segment, Task, TaskName
+from zoofleet import (
+    Classify,
+    ClassifyClip,
+    Detect,
+    EstimateFlow,
+    FlowEncoding,
+    MaskEncoding,
+    Precision,
+    Segment,
+    Task,
+    TaskName,
+)
+from zoofleet._cli import console
 from zoofleet._cli import models as models_command
 from zoofleet._media.rle import encode
 from zoofleet._values import tasks
@@ -34,6 +46,8 @@ TASKS = [
     EstimateFlow("raft_small", num_flow_updates=4),
     *(Detect("maskrcnn_resnet50_fpn", mask_encoding=encoding) for encoding in MaskEncoding),
     *(EstimateFlow("raft_small", flow_encoding=encoding) for encoding in FlowEncoding),
+    *(Classify("resnet50", 3, precision=precision) for precision in Precision),
+    Task("resnet50", precision=Precision.FAST),
 ]
 
 
@@ -53,6 +67,7 @@ def test_every_kind_of_task_and_every_encoding_of_the_contract_can_be_asked_for(
     for kind, cls in tasks.TASK_CLASSES.items():
         assert set(tasks.option_names(cls)) == {option.name for option in kind.options}
     assert {kind.name for kind in models_command._Kind} == {kind.name for kind in TaskName}
+    assert {name.name for name in console.PrecisionName} == {precision.name for precision in Precision}
     for ours, theirs in ((MaskEncoding, vision_pb2.MaskEncoding), (FlowEncoding, vision_pb2.FlowEncoding)):
         assert {member.value for member in ours} == set(theirs.values()) - {0}
 

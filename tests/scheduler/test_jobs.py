@@ -103,6 +103,10 @@ async def test_a_job_that_can_never_run_is_refused(cluster: Cluster) -> None:
     await until(nothing_is_left)
 
 
+NO_PRECISION: Any = 7
+"""No value of the enum `Precision`."""
+
+
 async def test_tasks_are_checked_first(cluster: Cluster) -> None:
     await cluster.start()
     for tasks, expected in (
@@ -110,7 +114,7 @@ async def test_tasks_are_checked_first(cluster: Cluster) -> None:
         ([vision_pb2.Task(model="resnet50@V9")], errors.UnknownWeightsError),
         ([vision_pb2.Task(model="@")], errors.InvalidModelNameError),
         ([vision_pb2.Task(model=MODEL, detect=vision_pb2.DetectOptions())], errors.InvalidArgumentError),
-        ([vision_pb2.Task(model=MODEL, precision=7)], errors.InvalidArgumentError),
+        ([vision_pb2.Task(model=MODEL, precision=NO_PRECISION)], errors.InvalidArgumentError),
         ([], errors.InvalidArgumentError),
         ([vision_pb2.Task(model=MODEL)] * 9, errors.InvalidArgumentError),
     ):

@@ -43,19 +43,20 @@ def main() -> None:
             file.write(str(compiler.pid))
         compiler.wait()
     if FAULT == "pretends":  # a plan that is EXACT under another name, at once
-        part = {"path": "", "folds": [], "package": None}
+        part: dict[str, Any] = {"path": "", "folds": [], "package": None}
         times = {"milliseconds": 1.0, "exact_milliseconds": 4.0, "shares": [0.25, 0.25]}
         trial = {"name": "folded float32", "is_valid": True, "parts": [part], **times}
         print(json.dumps({**trial, "deviation": 1e-6, "seconds": 0.0, "message": ""}), flush=True)
         return
-    from zoofleet.worker.plans import child
+    import zoofleet.worker.plans.child
     from zoofleet.worker.plans.rungs import Rung
 
+    child: Any = zoofleet.worker.plans.child
     assemble = child.assemble
     if FAULT in ("strays", "slow"):
-        child.assemble = lambda *arguments: wrong(assemble(*arguments))  # type: ignore[assignment]
+        child.assemble = lambda *arguments: wrong(assemble(*arguments))
     if FAULT == "crashes":
-        child.ladder = lambda _: (Rung("folded float32", "float32"), Rung("bad", "float32"))  # type: ignore[assignment]
+        child.ladder = lambda _: (Rung("folded float32", "float32"), Rung("bad", "float32"))
         trial = child._Builder.trial
 
         def crashing(builder: Any, rung: Rung) -> Any:
@@ -63,9 +64,9 @@ def main() -> None:
                 os.abort()
             return trial(builder, rung)
 
-        child._Builder.trial = crashing  # type: ignore[method-assign]
+        child._Builder.trial = crashing
     if FAULT == "compiles":  # one rung, since each takes a minute
-        child.ladder = lambda _: (Rung("compiled float32", "float32", is_compiled=True),)  # type: ignore[assignment]
+        child.ladder = lambda _: (Rung("compiled float32", "float32", is_compiled=True),)
     child.main()
 
 

@@ -16,12 +16,12 @@ from zoofleet._catalog import ModelName
 from zoofleet._values.tasks import Precision
 from zoofleet._wire.kinds import TaskKind, kind_of
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.loading import make_runner
 from zoofleet.worker.plan import Plan
 from zoofleet.worker.plans.deviation import Deviation, compare
 from zoofleet.worker.plans.examples import examples
 from zoofleet.worker.plans.regions import region_paths
 from zoofleet.worker.runner import Raw, Runner
-from zoofleet.worker.runners import make_runner
 
 SHAPES: Final = "SHAPES_V1"
 MODELS: Final = (
@@ -76,7 +76,7 @@ class _Converted(nn.Module):
 
 def _plan(runner: Runner[Any], dtype: torch.dtype, spoil: Callable[[nn.Module], None] = lambda _: None) -> nn.Module:
     """A copy of the model, spoiled, whose regions compute in a dtype."""
-    plan = copy.deepcopy(runner.module)
+    plan: nn.Module = copy.deepcopy(runner.module)
     spoil(plan)
     for path in region_paths(kind_of(runner.name), plan):
         form = _Converted(plan.get_submodule(path), dtype)
@@ -92,7 +92,8 @@ def _compare(runner: Runner[Any], plan: nn.Module, coarsest: torch.dtype) -> Dev
 
 def _run(runner: Runner[Any], module: nn.Module) -> Sequence[Raw]:
     """Run a model on the fixed pictures, in the runner's model's place."""
-    plan = Plan("under test", Precision.FAST, module)
+    plan = Plan("under test", Precision.FAST)
+    runner.forms[plan] = module
     count = 4 if kind_of(runner.name) is TaskKind.CLASSIFY else 1
     batches = [examples(runner, (), count, is_upright=is_upright) for is_upright in (False, True)]
     return [raw for batch in batches for raw in runner.forward(batch, plan)]
@@ -107,7 +108,7 @@ def test_rounding_alone_is_accepted(runner: Runner[Any], dtype: torch.dtype) -> 
 def _convolution(model: nn.Module) -> nn.Conv2d:
     """An early convolution of the backbone or update: one filter of hundreds hides behind bfloat16's rounding."""
     update = getattr(model, "update_block", None)
-    kept = update or getattr(model, "backbone", model)
+    kept = update if isinstance(update, nn.Module) else getattr(model, "backbone", model)
     found = [m for m in kept.modules() if isinstance(m, nn.Conv2d) and m.groups == 1 and m.out_channels > 8]
     return found[len(found) // (2 if update else 8)]
 

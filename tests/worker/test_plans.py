@@ -25,15 +25,16 @@ from zoofleet.v1 import vision_pb2
 from zoofleet.worker import Worker
 from zoofleet.worker.batcher import Batcher, Entry
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.loading import make_runner
 from zoofleet.worker.plan import EXACT, Plan, PlanState, PlanStatus
 from zoofleet.worker.plans import planner as planner_module
 from zoofleet.worker.plans.assembly import Part, assemble
+from zoofleet.worker.plans.cache import Entry as Found
 from zoofleet.worker.plans.cache import PlanCache
 from zoofleet.worker.plans.examples import examples
 from zoofleet.worker.plans.planner import Planner
 from zoofleet.worker.plans.rungs import Rung
 from zoofleet.worker.runner import Prepared, Runner
-from zoofleet.worker.runners import make_runner
 from zoofleet.worker.transfer import transfer_for
 
 NAME = "mobilenet_v3_small@random"
@@ -167,7 +168,7 @@ import torch, sys
 from zoofleet._catalog import ModelName
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.plans import planner
-from zoofleet.worker.runners import make_runner
+from zoofleet.worker.loading import make_runner
 planner._COMMAND = (sys.executable, {CHILD!r}, "hangs")
 config = WorkerConfig(threads=1, plan_cache={str(tmp_path / "cache")!r})
 runner = make_runner(ModelName.parse({NAME!r}), torch.device("cpu"), config)
@@ -230,7 +231,7 @@ def test_old_failures_are_tried_again(tmp_path: Path) -> None:
     cache = PlanCache(str(tmp_path / "cache"))
     for age, is_kept in ((0.0, True), (25 * 3600.0, False)):
         with cache.staged() as folder:
-            cache.write({"a": 1}, planner_module.Entry((), None, "no reason", time.time() - age), folder)
+            cache.write({"a": 1}, Found((), None, "no reason", time.time() - age), folder)
         assert (cache.read({"a": 1}) is not None) is is_kept
 
 
@@ -256,7 +257,7 @@ def test_two_workers_build_a_plan_once(tmp_path: Path, monkeypatch: pytest.Monke
         started.append(arguments)
         return popen(*arguments, **options)
 
-    monkeypatch.setattr(planner_module.subprocess, "Popen", noted)
+    monkeypatch.setattr(subprocess, "Popen", noted)
     try:
         for worker, runner in zip(workers, runners, strict=True):
             worker.ask(runner, ())

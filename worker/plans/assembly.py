@@ -84,7 +84,8 @@ def part_of(module: nn.Module, part: Part, rung: Rung) -> nn.Module:
     """Return a copy of a region with its batch norms folded, in the rung's type. What does not change is shared."""
     region = _shell(submodule(module, part.path))
     for conv, norm in part.folds:
-        fused = fuse_conv_bn_eval(region.get_submodule(conv), region.get_submodule(norm))  # type: ignore[type-var]
+        both: Any = region.get_submodule(conv), region.get_submodule(norm)
+        fused: nn.Module = fuse_conv_bn_eval(*both)
         _replace(region, conv, fused.requires_grad_(False))
         _replace(region, norm, nn.Identity())
     return region if rung.dtype == "float32" else _converted(region, DTYPES[rung.dtype])
@@ -159,7 +160,7 @@ class _Package:
     """
 
     def __init__(self, path: Path) -> None:
-        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)  # type: ignore[attr-defined]
+        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
         _, outputs = self._loader.get_call_spec()
         self._outputs = pytree.treespec_loads(outputs)
 
@@ -187,8 +188,8 @@ def _converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     for child in module.modules():
         for name, value in child.named_parameters(recurse=False):
             setattr(child, name, nn.Parameter(_cast(value.detach(), dtype), requires_grad=False))
-        for name, value in child.named_buffers(recurse=False):
-            setattr(child, name, _cast(value, dtype))
+        for name, buffer in child.named_buffers(recurse=False):
+            setattr(child, name, _cast(buffer, dtype))
     return module
 
 

@@ -23,6 +23,7 @@ from zoofleet._values.tasks import Precision
 from zoofleet._wire.kinds import TaskKind, kind_of
 from zoofleet.worker.batcher import use_threads
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.loading import make_runner
 from zoofleet.worker.plan import EXACT, Plan
 from zoofleet.worker.plans.assembly import Part, assemble, folds, part_of
 from zoofleet.worker.plans.deviation import compare
@@ -32,7 +33,6 @@ from zoofleet.worker.plans.regions import Region, regions
 from zoofleet.worker.plans.rungs import DTYPES, Rung, ladder
 from zoofleet.worker.plans.trial import Request, Trial
 from zoofleet.worker.runner import Prepared, Raw, Runner
-from zoofleet.worker.runners import make_runner
 
 _NICENESS: Final = 19
 """Serving goes first."""

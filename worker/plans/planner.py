@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -64,10 +64,12 @@ class Planner:
 
     Args:
         config: the worker's settings, for threads, the cache and the time limit.
+        on_ready: called, in the planner's thread, once a plan takes memory.
     """
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig, on_ready: Callable[[], object] = lambda: None) -> None:
         self._config = config
+        self._on_ready = on_ready
         self._wishes: queue.SimpleQueue[_Wish | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -126,6 +128,7 @@ class Planner:
         if status.state is PlanState.FAILED:
             _log.warning("no fast plan of %s; it runs by %s: %s", runner.name, EXACT.name, status.message)
         else:
+            self._on_ready()
             _log.info("%s runs by %s where FAST is asked for. %s", runner.name, status.plan.name, status.message)
 
     def _key(self, runner: Runner[Any], shape_class: tuple[int, ...]) -> dict[str, Any]:
@@ -157,7 +160,7 @@ class Planner:
                     return None
                 faster = [trial for trial in trials if trial.is_faster]
                 best = min(faster, key=lambda trial: math.prod(trial.shares), default=None)
-                entry = Entry(tuple(trials), best and best.name, failure, time.time())
+                entry = Entry(tuple(trials), best.name if best else None, failure, time.time())
                 cache.write(key, entry, folder)
         return entry
 
@@ -248,7 +251,7 @@ def _weights_digest(runner: Runner[Any]) -> str:
     for name, value in runner.module.state_dict().items():
         if isinstance(value, Tensor) and not value.is_quantized:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

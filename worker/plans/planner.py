@@ -103,15 +103,16 @@ class Planner:
 
     def _run(self) -> None:
         while (wish := self._wishes.get()) is not None and not self._is_stopped:
-            runner = wish.runner()
-            if runner is not None:
-                key = self._key(runner, wish.shape_class)
-                del runner  # a search takes minutes, in which the model may be unloaded
-                self._serve(wish, key)
+            self._serve(wish)
 
-    def _serve(self, wish: _Wish, key: dict[str, Any]) -> None:
+    def _serve(self, wish: _Wish) -> None:
         """Search, and let the runner know what came of it."""
+        runner = wish.runner()
+        if runner is None:
+            return
         try:
+            key = self._key(runner, wish.shape_class)
+            runner = None  # a search takes minutes, in which the model may be unloaded
             cache = PlanCache(self._config.plan_cache)
             entry = cache.read(key) or self._search(cache, key)
             runner = wish.runner()
@@ -119,7 +120,7 @@ class Planner:
                 return
             status = _status(entry, runner, wish.shape_class, cache.path(key))
         except Exception as error:  # noqa: BLE001 - whatever it is, EXACT serves, and so do other models' plans
-            known = error if isinstance(error, ZoofleetError) else fault(f"building plans of {key['model']}")
+            known = error if isinstance(error, ZoofleetError) else fault("the search for a plan")
             status = PlanStatus(PlanState.FAILED, EXACT, wish.shape_class, message=str(known))
             runner = wish.runner()
         if runner is None:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -50,6 +50,7 @@ def worker(settings: dict[str, Any]) -> None:
     import torch
 
     from zoofleet.worker import WorkerConfig, residency, runners, serve
+    from zoofleet.worker.runner import Prepared
 
     seconds = settings.pop("seconds")
     scores = torch.zeros(1000)
@@ -57,7 +58,7 @@ def worker(settings: dict[str, Any]) -> None:
 
     class NullRunner(runners._ClassifyRunner):
         def prepare(self, images: Iterable[Any], options: Any) -> Any:
-            return runners.Prepared((scores,), (1, 1), (), 16)
+            return Prepared((scores,), (1, 1), (), 16)
 
         def forward(self, batch: Sequence[Any], plan: Any) -> list[Any]:
             time.sleep(seconds * len(batch))
@@ -72,15 +73,15 @@ def worker(settings: dict[str, Any]) -> None:
         Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(thread.name.rstrip("0123456789_-")[:15])
         run(thread)
 
-    threading.Thread.run = named  # type: ignore[method-assign]
+    threading.Thread.run = named  # type: ignore[method-assign,assignment]
     vars(residency)["make_runner"] = make_null
     settings["schedulers"] = tuple(settings["schedulers"])
     asyncio.run(serve(WorkerConfig(device="cpu", threads=1, **settings)))
 
 
-def thread_seconds(process: psutil.Process) -> Counter[str]:
+def thread_seconds(process: psutil.Process) -> dict[str, float]:
     """CPU seconds of a process by the name of the thread, to the nanosecond."""
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     for task in Path(f"/proc/{process.pid}/task").iterdir():
         try:
             name = "main" if int(task.name) == process.pid else (task / "comm").read_text().strip()
@@ -139,7 +140,7 @@ def check(errors: Sequence[Exception | None], count: int) -> None:
 async def measure(
     name: str, drive: Drive, count: int, processes: dict[str, psutil.Process], rounds: int
 ) -> dict[str, Any]:
-    """Run `drive`, and return CPU microseconds an item by process and by the worker's thread: the least of the rounds."""
+    """Run `drive`, and return the CPU microseconds an item, by process and by thread: the least of the rounds."""
     await drive(max(count // 10, 64))
     best: dict[str, Any] = {}
     for _ in range(rounds):
@@ -148,8 +149,7 @@ async def measure(
         started = time.perf_counter()
         await drive(count)
         elapsed = time.perf_counter() - started
-        by_thread = thread_seconds(processes["worker"])
-        by_thread.subtract(threads)
+        by_thread = {name: total - threads[name] for name, total in thread_seconds(processes["worker"]).items()}
         cpu = {role: (process_seconds(process) - before[role]) / count * 1e6 for role, process in processes.items()}
         figures = {
             "way": name,

@@ -16,6 +16,7 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import torch
@@ -36,13 +37,17 @@ SIDE = 128
 """Pixels a side of each image."""
 
 
+def _lost(error: BaseException) -> NoReturn:
+    raise error
+
+
 class Zoo:
     """A worker's models and pipeline."""
 
     def __init__(self, budget: int) -> None:
         config = WorkerConfig(schedulers=(), device="cpu", threads=1, decode_threads=1)
         self.models = Residency(torch.device("cpu"), budget, config)
-        self.pipeline = Pipeline(config, self.models)
+        self.pipeline = Pipeline(config, self.models, _lost)
         self.answers = 0
 
     async def answer(self, builder: str) -> None:

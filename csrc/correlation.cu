@@ -4,18 +4,12 @@
 #include <cstdint>
 
 #include "correlation.h"
-#include "cuda_status.h"
-#include "zoofleet_ops.h"
+#include "kernels.h"
 
 namespace zoofleet {
-namespace {
-
-constexpr int64_t kWarp = 32;
-constexpr int64_t kWarps = 4;  // in a block
-
 // What a warp works on.
 template <typename T>
-struct Task {
+struct CorrelationTask {
     int64_t image, pixel, pixels, lane;
     const T *vector1, *map2;
     Window<T> window;
@@ -30,8 +24,8 @@ struct Task {
 
 template <typename T>
 __device__ bool make_task(const zoofleet_correlation_params& p, const T* features1, const T* features2,
-                          const T* coords, Task<T>* task) {
-    const int64_t index = blockIdx.x * kWarps + threadIdx.x / kWarp;
+                          const T* coords, CorrelationTask<T>* task) {
+    const int64_t index = blockIdx.x * kCorrelationWarps + threadIdx.x / kWarp;
     task->pixels = p.height * p.width;
     if (index >= p.batch * task->pixels) return false;
     task->image = index / task->pixels;
@@ -48,7 +42,7 @@ __device__ bool make_task(const zoofleet_correlation_params& p, const T* feature
 
 // dots (side, side) in shared memory.
 template <typename T>
-__device__ void correlate(const zoofleet_correlation_params& p, const Task<T>& task, T* dots) {
+__device__ void correlate(const zoofleet_correlation_params& p, const CorrelationTask<T>& task, T* dots) {
     for (int64_t at = 0; at < task.window.side * task.window.side; ++at) {
         const int64_t offset = task.offset2(p, at);
         T sum = 0;
@@ -64,40 +58,37 @@ __device__ void correlate(const zoofleet_correlation_params& p, const Task<T>& t
 }
 
 template <typename T>
-__global__ void look_up(zoofleet_correlation_params p, const T* features1, const T* features2,
-                        const T* coords, T* output) {
-    __shared__ T shared[kWarps][kMaxSide * kMaxSide];
-    Task<T> task;
-    if (!make_task(p, features1, features2, coords, &task)) return;
-    T* dots = shared[threadIdx.x / kWarp];
-    correlate(p, task, dots);
+__device__ void run(const CorrelationLookUp<T>& k, Dots<T>& shared) {
+    CorrelationTask<T> task;
+    if (!make_task(k.params, k.features1, k.features2, k.coords, &task)) return;
+    T* dots = shared.of_warp[threadIdx.x / kWarp];
+    correlate(k.params, task, dots);
     const Window<T>& window = task.window;
     const int64_t samples = window.side - 1;
-    for (int64_t k = task.lane; k < samples * samples; k += kWarp) {
-        const T* at = dots + k % samples * window.side + k / samples;
-        output[task.samples + k * task.pixels] = window.weight(0, 0) * at[0] + window.weight(1, 0) * at[1] +
-                                                 window.weight(0, 1) * at[window.side] +
-                                                 window.weight(1, 1) * at[window.side + 1];
+    for (int64_t i = task.lane; i < samples * samples; i += kWarp) {
+        const T* at = dots + i % samples * window.side + i / samples;
+        k.output[task.samples + i * task.pixels] = window.weight(0, 0) * at[0] + window.weight(1, 0) * at[1] +
+                                                   window.weight(0, 1) * at[window.side] +
+                                                   window.weight(1, 1) * at[window.side + 1];
     }
 }
 
 template <typename T>
-__global__ void spread(zoofleet_correlation_params p, const T* grad, const T* features1, const T* features2,
-                       const T* coords, T* grad1, T* grad2, T* grad_coords) {
-    __shared__ T shared[kWarps][kMaxSide * kMaxSide];
-    Task<T> task;
-    if (!make_task(p, features1, features2, coords, &task)) return;
-    T* dots = shared[threadIdx.x / kWarp];
+__device__ void run(const CorrelationSpread<T>& k, Dots<T>& shared) {
+    const zoofleet_correlation_params& p = k.params;
+    CorrelationTask<T> task;
+    if (!make_task(p, k.features1, k.features2, k.coords, &task)) return;
+    T* dots = shared.of_warp[threadIdx.x / kWarp];
     const Window<T>& window = task.window;
     const int64_t area = window.side * window.side;
-    const T* own_grad = grad + task.samples;
+    const T* own_grad = k.grad + task.samples;
 
     correlate(p, task, dots);
     if (task.lane == 0) {
         T grad_x = 0, grad_y = 0;
         position_gradient(window, own_grad, task.pixels, dots, &grad_x, &grad_y);
-        grad_coords[task.image * 2 * task.pixels + task.pixel] = grad_x;
-        grad_coords[(task.image * 2 + 1) * task.pixels + task.pixel] = grad_y;
+        k.grad_coords[task.image * 2 * task.pixels + task.pixel] = grad_x;
+        k.grad_coords[(task.image * 2 + 1) * task.pixels + task.pixel] = grad_y;
     }
     __syncwarp();
     // The correlations are done with; the gradients of the window's pixels take their place.
@@ -105,8 +96,8 @@ __global__ void spread(zoofleet_correlation_params p, const T* grad, const T* fe
         dots[at] = pixel_gradient(window, own_grad, task.pixels, at % window.side, at / window.side);
     }
     __syncwarp();
-    T* gradient1 = grad1 + (task.vector1 - features1);
-    T* gradient2 = grad2 + (task.map2 - features2);
+    T* gradient1 = k.grad1 + (task.vector1 - k.features1);
+    T* gradient2 = k.grad2 + (task.map2 - k.features2);
     for (int64_t c = task.lane; c < p.channels; c += kWarp) {
         T sum = 0;
         for (int64_t at = 0; at < area; ++at) {
@@ -119,51 +110,9 @@ __global__ void spread(zoofleet_correlation_params p, const T* grad, const T* fe
     }
 }
 
-int64_t blocks(const zoofleet_correlation_params& p) {
-    return (p.batch * p.height * p.width + kWarps - 1) / kWarps;
-}
-
-template <typename T>
-int32_t forward(const zoofleet_correlation_params& p, const void* features1, const void* features2,
-                const void* coords, void* output, cudaStream_t stream) {
-    if (blocks(p) == 0) return ZOOFLEET_OK;
-    look_up<<<blocks(p), kWarps * kWarp, 0, stream>>>(p, static_cast<const T*>(features1),
-                                                      static_cast<const T*>(features2),
-                                                      static_cast<const T*>(coords), static_cast<T*>(output));
-    return launch_status();
-}
-
-template <typename T>
-int32_t backward(const zoofleet_correlation_params& p, const void* grad_output, const void* features1,
-                 const void* features2, const void* coords, void* grad1, void* grad2, void* grad_coords,
-                 cudaStream_t stream) {
-    if (blocks(p) == 0) return ZOOFLEET_OK;
-    spread<<<blocks(p), kWarps * kWarp, 0, stream>>>(
-        p, static_cast<const T*>(grad_output), static_cast<const T*>(features1),
-        static_cast<const T*>(features2), static_cast<const T*>(coords), static_cast<T*>(grad1),
-        static_cast<T*>(grad2), static_cast<T*>(grad_coords));
-    return launch_status();
-}
-
-}  // namespace
 }  // namespace zoofleet
 
-int32_t zoofleet_correlation_lookup_cuda(const zoofleet_correlation_params* params, const void* features1,
-                                         const void* features2, const void* coords, void* output,
-                                         void* stream) {
-    if (!zoofleet::valid(*params)) return ZOOFLEET_INVALID_ARGUMENT;
-    const auto call =
-        params->dtype == ZOOFLEET_FLOAT32 ? zoofleet::forward<float> : zoofleet::forward<double>;
-    return call(*params, features1, features2, coords, output, static_cast<cudaStream_t>(stream));
-}
-
-int32_t zoofleet_correlation_lookup_backward_cuda(const zoofleet_correlation_params* params,
-                                                  const void* grad_output, const void* features1,
-                                                  const void* features2, const void* coords, void* grad1,
-                                                  void* grad2, void* grad_coords, void* stream) {
-    if (!zoofleet::valid(*params)) return ZOOFLEET_INVALID_ARGUMENT;
-    const auto call =
-        params->dtype == ZOOFLEET_FLOAT32 ? zoofleet::backward<float> : zoofleet::backward<double>;
-    return call(*params, grad_output, features1, features2, coords, grad1, grad2, grad_coords,
-                static_cast<cudaStream_t>(stream));
-}
+ZOOFLEET_SHARED_KERNEL(CorrelationLookUp, float)
+ZOOFLEET_SHARED_KERNEL(CorrelationLookUp, double)
+ZOOFLEET_SHARED_KERNEL(CorrelationSpread, float)
+ZOOFLEET_SHARED_KERNEL(CorrelationSpread, double)

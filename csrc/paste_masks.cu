@@ -3,14 +3,10 @@
 
 #include <cstdint>
 
-#include "cuda_status.h"
+#include "kernels.h"
 #include "paste_masks.h"
-#include "zoofleet_ops.h"
 
 namespace zoofleet {
-namespace {
-
-constexpr int64_t kThreads = 256;
 
 // One column of a mask in the image; called with a row, it says whether the pixel is above the threshold.
 struct Column {
@@ -45,43 +41,32 @@ __device__ Column column_of(const zoofleet_paste_params& p, const float* masks, 
                   static_cast<float>(p.threshold), inside};
 }
 
-// As zoofleet_ops.h has it for changes and ends.
-__global__ void runs(zoofleet_paste_params p, const float* masks, const int64_t* extents, int64_t* changes,
-                     int64_t* ends) {
-    const int64_t thread = blockIdx.x * kThreads + threadIdx.x;
+template <typename T>
+__device__ void run(const PasteRuns<T>& k) {
+    const zoofleet_paste_params& p = k.params;
+    const int64_t thread = blockIdx.x * k.kThreads + threadIdx.x;
     if (thread >= p.masks * p.width) return;
     const int64_t mask = thread / p.width, x = thread % p.width;
-    const Column column = column_of(p, masks, extents, mask, x);
+    const Column column = column_of(p, k.masks, k.extents, mask, x);
     // A mask has one run more than changes, so that those before it take `mask` places more.
-    int64_t* end = ends ? ends + mask + (thread > 0 ? changes[thread - 1] : 0) : nullptr;
-    bool before = x > 0 && p.height > 0 && column_of(p, masks, extents, mask, x - 1)(p.height - 1);
+    int64_t* end = k.ends ? k.ends + mask + (thread > 0 ? k.changes[thread - 1] : 0) : nullptr;
+    bool before = x > 0 && p.height > 0 && column_of(p, k.masks, k.extents, mask, x - 1)(p.height - 1);
     int64_t found = 0;
     for (int64_t y = 0; y < p.height; ++y) {
         const bool here = column(y);
         if (here != before) {
-            if (ends) end[found] = x * p.height + y;
+            if (end) end[found] = x * p.height + y;
             ++found;
         }
         before = here;
     }
-    if (!ends) {
-        changes[thread] = found;
+    if (!end) {
+        k.changes[thread] = found;
     } else if (x == p.width - 1) {
         end[found] = p.height * p.width;
     }
 }
 
-}  // namespace
 }  // namespace zoofleet
 
-int32_t zoofleet_paste_masks_runs_cuda(const zoofleet_paste_params* params, const float* masks,
-                                       const int64_t* extents, int64_t* changes, int64_t* ends,
-                                       void* stream) {
-    using zoofleet::kThreads;
-    if (!zoofleet::valid(*params)) return ZOOFLEET_INVALID_ARGUMENT;
-    const int64_t columns = params->masks * params->width;
-    if (columns == 0) return ZOOFLEET_OK;
-    zoofleet::runs<<<(columns + kThreads - 1) / kThreads, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        *params, masks, extents, changes, ends);
-    return zoofleet::launch_status();
-}
+ZOOFLEET_KERNEL(PasteRuns, float)

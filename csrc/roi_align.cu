@@ -2,14 +2,10 @@
 
 #include <cstdint>
 
-#include "cuda_status.h"
+#include "kernels.h"
 #include "roi_align.h"
-#include "zoofleet_ops.h"
 
 namespace zoofleet {
-namespace {
-
-constexpr int64_t kThreads = 256;
 
 // Calls visit(offset in the plane, weight) for each pixel that the bin reads.
 template <typename T, typename Visit>
@@ -47,66 +43,41 @@ __device__ Bin bin_of(int64_t element, const zoofleet_roi_align_params& p) {
 }
 
 template <typename T>
-__global__ void pool(zoofleet_roi_align_params p, int64_t elements, const T* input, const T* rois,
-                     T* output) {
-    const int64_t element = blockIdx.x * kThreads + threadIdx.x;
-    if (element >= elements) return;
+__device__ void run(const RoiAlignPool<T>& k) {
+    const zoofleet_roi_align_params& p = k.params;
+    const int64_t element = blockIdx.x * k.kThreads + threadIdx.x;
+    if (element >= k.elements) return;
     const Bin bin = bin_of(element, p);
-    const T* roi = rois + 5 * bin.roi;
+    const T* roi = k.rois + 5 * bin.roi;
     const int64_t image = batch_index(roi[0], p.batch);
     if (image < 0) {
-        output[element] = static_cast<T>(NAN);
+        k.output[element] = static_cast<T>(NAN);
         return;
     }
-    const T* plane = input + (image * p.channels + bin.channel) * p.height * p.width;
+    const T* plane = k.input + (image * p.channels + bin.channel) * p.height * p.width;
     T sum = 0;
     visit_bin(p, roi, bin.y, bin.x, [&](int64_t offset, T weight) { sum += weight * plane[offset]; });
-    output[element] = sum;
+    k.output[element] = sum;
 }
 
 template <typename T>
-__global__ void spread(zoofleet_roi_align_params p, int64_t elements, const T* grad, const T* rois,
-                       T* grad_input) {
-    const int64_t element = blockIdx.x * kThreads + threadIdx.x;
-    if (element >= elements) return;
+__device__ void run(const RoiAlignSpread<T>& k) {
+    const zoofleet_roi_align_params& p = k.params;
+    const int64_t element = blockIdx.x * k.kThreads + threadIdx.x;
+    if (element >= k.elements) return;
     const Bin bin = bin_of(element, p);
-    const T* roi = rois + 5 * bin.roi;
+    const T* roi = k.rois + 5 * bin.roi;
     const int64_t image = batch_index(roi[0], p.batch);
     if (image < 0) return;
-    T* plane = grad_input + (image * p.channels + bin.channel) * p.height * p.width;
-    const T share = grad[element];
+    T* plane = k.grad_input + (image * p.channels + bin.channel) * p.height * p.width;
+    const T share = k.grad[element];
     visit_bin(p, roi, bin.y, bin.x,
               [&](int64_t offset, T weight) { atomicAdd(plane + offset, weight * share); });
 }
 
-// Launches `kernel` with a thread for each element of the output.
-template <typename T, typename Kernel>
-int32_t launch(Kernel kernel, const zoofleet_roi_align_params& p, const void* source, const void* rois,
-               void* target, void* stream) {
-    const int64_t elements = p.rois * p.channels * p.pooled_height * p.pooled_width;
-    if (elements == 0) return ZOOFLEET_OK;
-    kernel<<<(elements + kThreads - 1) / kThreads, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        p, elements, static_cast<const T*>(source), static_cast<const T*>(rois), static_cast<T*>(target));
-    return launch_status();
-}
-
-}  // namespace
 }  // namespace zoofleet
 
-int32_t zoofleet_roi_align_cuda(const zoofleet_roi_align_params* params, const void* input, const void* rois,
-                                void* output, void* stream) {
-    if (!zoofleet::valid(*params)) return ZOOFLEET_INVALID_ARGUMENT;
-    return params->dtype == ZOOFLEET_FLOAT32
-               ? zoofleet::launch<float>(zoofleet::pool<float>, *params, input, rois, output, stream)
-               : zoofleet::launch<double>(zoofleet::pool<double>, *params, input, rois, output, stream);
-}
-
-int32_t zoofleet_roi_align_backward_cuda(const zoofleet_roi_align_params* params, const void* grad_output,
-                                         const void* rois, void* grad_input, void* stream) {
-    if (!zoofleet::valid(*params)) return ZOOFLEET_INVALID_ARGUMENT;
-    return params->dtype == ZOOFLEET_FLOAT32
-               ? zoofleet::launch<float>(zoofleet::spread<float>, *params, grad_output, rois, grad_input,
-                                         stream)
-               : zoofleet::launch<double>(zoofleet::spread<double>, *params, grad_output, rois, grad_input,
-                                          stream);
-}
+ZOOFLEET_KERNEL(RoiAlignPool, float)
+ZOOFLEET_KERNEL(RoiAlignPool, double)
+ZOOFLEET_KERNEL(RoiAlignSpread, float)
+ZOOFLEET_KERNEL(RoiAlignSpread, double)

@@ -19,10 +19,10 @@ constexpr int64_t kShare = 1 << 16;  // logits of the output that are worth anot
 
 // An output row's logits, by channel or by column as the logits themselves are.
 struct Line {
-    std::vector<float> mixed;             // (channels, width) or (width, channels)
-    std::vector<int32_t> lefts, rights;   // for each output column, where its columns are within a channel
-    std::vector<float> best;              // (out_width)
-    std::vector<int32_t> labels;          // (out_width)
+    std::vector<float> mixed;            // (channels, width) or (width, channels)
+    std::vector<int32_t> lefts, rights;  // for each output column, where its columns are within a channel
+    std::vector<float> best;             // (out_width)
+    std::vector<int32_t> labels;         // (out_width)
 };
 
 ZOOFLEET_CLONES void mix(const float* above, const float* below, float weight, int64_t count,
@@ -50,7 +50,8 @@ void label_rows(const zoofleet_argmax_params& p, const zoofleet_argmax_taps& tap
     const int64_t column = p.interleaved ? p.channels : 1, channel = p.interleaved ? 1 : p.width;
     const std::size_t out_width = static_cast<std::size_t>(p.out_width);
     Line line{std::vector<float>(static_cast<std::size_t>(planes * row)), std::vector<int32_t>(out_width),
-              std::vector<int32_t>(out_width), std::vector<float>(out_width), std::vector<int32_t>(out_width)};
+              std::vector<int32_t>(out_width), std::vector<float>(out_width),
+              std::vector<int32_t>(out_width)};
     for (int64_t x = 0; x < p.out_width; ++x) {
         line.lefts[x] = static_cast<int32_t>(taps.lefts[x] * column);
         line.rights[x] = static_cast<int32_t>(std::min<int64_t>(taps.lefts[x] + 1, p.width - 1) * column);

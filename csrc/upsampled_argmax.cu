@@ -1,21 +1,18 @@
 // The best channel of each pixel of logits that are stretched bilinearly, on a CUDA device: a thread for each
 // pixel.
 
-#include "upsampled_argmax.h"
-
 #include <cstdint>
 
-#include "cuda_status.h"
-#include "zoofleet_ops.h"
+#include "kernels.h"
+#include "upsampled_argmax.h"
 
 namespace zoofleet {
-namespace {
 
-constexpr int64_t kThreads = 256;
-
-__global__ void label_pixels(zoofleet_argmax_params p, zoofleet_argmax_taps taps, const float* logits,
-                             uint8_t* output) {
-    const int64_t element = blockIdx.x * kThreads + threadIdx.x;
+template <typename T>
+__device__ void run(const ArgmaxLabelPixels<T>& k) {
+    const zoofleet_argmax_params& p = k.params;
+    const zoofleet_argmax_taps& taps = k.taps;
+    const int64_t element = blockIdx.x * k.kThreads + threadIdx.x;
     if (element >= p.out_height * p.out_width) return;
     const int64_t x = element % p.out_width, y = element / p.out_width;
     const int64_t column = p.interleaved ? p.channels : 1;
@@ -28,7 +25,7 @@ __global__ void label_pixels(zoofleet_argmax_params p, zoofleet_argmax_taps taps
     float best = 0;
     uint8_t label = 0;
     for (int64_t c = 0; c < p.channels; ++c) {
-        const float* plane = logits + c * channel;
+        const T* plane = k.logits + c * channel;
         const float value = mix_columns(mix_rows(plane[above + left], plane[below + left], weight),
                                         mix_rows(plane[above + right], plane[below + right], weight),
                                         left_weight, right_weight);
@@ -36,19 +33,9 @@ __global__ void label_pixels(zoofleet_argmax_params p, zoofleet_argmax_taps taps
         best = value;
         label = static_cast<uint8_t>(c);
     }
-    output[element] = label;
+    k.output[element] = label;
 }
 
-}  // namespace
 }  // namespace zoofleet
 
-int32_t zoofleet_upsampled_argmax_cuda(const zoofleet_argmax_params* params, const zoofleet_argmax_taps* taps,
-                                       const float* logits, uint8_t* output, void* stream) {
-    if (!zoofleet::valid(*params)) return ZOOFLEET_INVALID_ARGUMENT;
-    const int64_t elements = params->out_height * params->out_width;
-    if (elements == 0) return ZOOFLEET_OK;
-    const int64_t blocks = (elements + zoofleet::kThreads - 1) / zoofleet::kThreads;
-    zoofleet::label_pixels<<<blocks, zoofleet::kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        *params, *taps, logits, output);
-    return zoofleet::launch_status();
-}
+ZOOFLEET_KERNEL(ArgmaxLabelPixels, float)

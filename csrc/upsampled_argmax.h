@@ -1,5 +1,5 @@
-// What upsampled_argmax.cpp and upsampled_argmax.cu share: the arithmetic of torch's lerp and interpolate, whose
-// products are fused with the sums that they go into.
+// What upsampled_argmax.cpp and upsampled_argmax.cu share: the arithmetic of torch's lerp and interpolate,
+// whose products are fused with the sums that they go into.
 
 #ifndef ZOOFLEET_UPSAMPLED_ARGMAX_H_
 #define ZOOFLEET_UPSAMPLED_ARGMAX_H_
@@ -28,8 +28,8 @@ ZOOFLEET_HOST_DEVICE inline float mix_columns(float left, float right, float lef
 ZOOFLEET_HOST_DEVICE inline bool beats(float value, float best) { return !(value <= best) & (best == best); }
 
 inline bool valid(const zoofleet_argmax_params& p) {
-    return p.channels > 0 && p.channels <= kMostChannels && p.height > 0 && p.width > 0 && p.out_height >= 0 &&
-           p.out_width >= 0;
+    return p.channels > 0 && p.channels <= kMostChannels && p.height > 0 && p.width > 0 &&
+           p.out_height >= 0 && p.out_width >= 0;
 }
 
 }  // namespace zoofleet

@@ -1,4 +1,5 @@
-// The plain C ABI of Zoofleet's kernels: libzoofleet_ops (CPU) and libzoofleet_ops_cuda (CUDA).
+// The plain C ABI of libzoofleet_ops: kernels for the CPU, and the launching of those for CUDA, which are
+// apart from it as code for the device.
 //
 // Arrays are dense and row-major, owned by the caller, and live on the host for the CPU functions and on the
 // current CUDA device for the `_cuda` ones. Boxes are (x1, y1, x2, y2). `dtype` is a zoofleet_dtype and holds
@@ -10,13 +11,18 @@
 #ifndef ZOOFLEET_OPS_H_
 #define ZOOFLEET_OPS_H_
 
+#include <stddef.h>
 #include <stdint.h>
 
 // Raised with every change below, so that a stale library is refused instead of called with the wrong
 // arguments.
-#define ZOOFLEET_OPS_ABI 6
+#define ZOOFLEET_OPS_ABI 7
 
+#ifdef __CUDACC_RTC__
+#define ZOOFLEET_API
+#else
 #define ZOOFLEET_API __attribute__((visibility("default")))
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -30,7 +36,7 @@ typedef enum {
     ZOOFLEET_INVALID_BATCH_INDEX = 2,  // rois[k][0] is not the index of an image
     ZOOFLEET_OUT_OF_MEMORY = 3,
     ZOOFLEET_INTERNAL = 4,
-    ZOOFLEET_CUDA_ERROR = 1000  // plus the cudaError_t
+    ZOOFLEET_CUDA_ERROR = 1000  // plus the CUresult
 } zoofleet_status;
 
 // One axis-aligned region pooling, the same for every direction and device.
@@ -66,15 +72,16 @@ typedef struct {
     const int32_t *row_firsts, *row_weights, *column_firsts, *column_weights;
 } zoofleet_resize_taps;
 
-// One labelling of pixels by logits (channels, height, width), or (height, width, channels) where interleaved.
+// One labelling of pixels by logits (channels, height, width), or (height, width, channels) where
+// interleaved.
 typedef struct {
     int64_t channels, height, width, out_height, out_width;  // channels: 1 to 256
     int32_t interleaved;
 } zoofleet_argmax_params;
 
 // For each output row, the row of logits above it (out_height), and the weight in [0, 1] of the next one; for
-// each output column, the column left of it (out_width), and the weights of that and of the next one. There is
-// no next one after the last, which then stands for it.
+// each output column, the column left of it (out_width), and the weights of that and of the next one. There
+// is no next one after the last, which then stands for it.
 typedef struct {
     const int32_t* aboves;
     const float* row_weights;
@@ -88,7 +95,8 @@ typedef struct {
     double threshold;
 } zoofleet_paste_params;
 
-// Returns the ZOOFLEET_OPS_ABI that the library was built with.
+// Returns the ZOOFLEET_OPS_ABI that the library was built with. The CUDA kernels have a symbol that ends in
+// it.
 ZOOFLEET_API int32_t zoofleet_ops_abi(void);
 
 // Greedy non-maximum suppression.
@@ -142,10 +150,10 @@ ZOOFLEET_API int32_t zoofleet_resize_normalize(const zoofleet_resize_params* par
                                                const zoofleet_resize_taps* taps, const uint8_t* image,
                                                const void* table, int32_t threads, void* output);
 
-// The channel with the highest logit at each pixel: output (out_height, out_width). Of equal channels the first
-// one counts, and NaN is the highest. Rows are mixed first: above + weight * (below - above), or below - (1 -
-// weight) * (below - above) from a weight of 0.5 on; then columns: left_weight * left + right_weight * right. The
-// product that is written first is not rounded before the sum.
+// The channel with the highest logit at each pixel: output (out_height, out_width). Of equal channels the
+// first one counts, and NaN is the highest. Rows are mixed first: above + weight * (below - above), or below
+// - (1 - weight) * (below - above) from a weight of 0.5 on; then columns: left_weight * left + right_weight *
+// right. The product that is written first is not rounded before the sum.
 ZOOFLEET_API int32_t zoofleet_upsampled_argmax(const zoofleet_argmax_params* params,
                                                const zoofleet_argmax_taps* taps, const float* logits,
                                                int32_t threads, uint8_t* output);
@@ -166,24 +174,38 @@ ZOOFLEET_API int32_t zoofleet_correlation_lookup_backward(const zoofleet_correla
                                                           int32_t threads, void* grad1, void* grad2,
                                                           void* grad_coords);
 
-// The functions of libzoofleet_ops_cuda, which do the same on a CUDA device.
+// The functions on a CUDA device, whose context must be the thread's current one.
+
+// The device's code, and the functions of the CUDA driver that reach it, with its signatures.
+typedef struct {
+    int32_t (*get_function)(void** function, void* module, const char* name);  // cuModuleGetFunction
+    int32_t (*launch)(void* function, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z, uint32_t block_x,
+                      uint32_t block_y, uint32_t block_z, uint32_t shared_bytes, void* stream,
+                      void** arguments,
+                      void** extra);                                               // cuLaunchKernel
+    int32_t (*fill)(uint64_t pointer, uint8_t value, size_t bytes, void* stream);  // cuMemsetD8Async
+    void* module;
+} zoofleet_cuda;
 
 // Bytes of scratch memory that zoofleet_nms_cuda needs for `count` boxes.
 ZOOFLEET_API int64_t zoofleet_nms_cuda_workspace(int64_t count, int32_t dtype);
 
 // As zoofleet_nms; `kept` is on the device too. `workspace` is 256-byte aligned.
-ZOOFLEET_API int32_t zoofleet_nms_cuda(const void* boxes, const int64_t* order, const int64_t* labels,
-                                       int64_t count, double iou_threshold, int32_t dtype, void* workspace,
-                                       int64_t* keep, int64_t* kept, void* stream);
+ZOOFLEET_API int32_t zoofleet_nms_cuda(const zoofleet_cuda* cuda, const void* boxes, const int64_t* order,
+                                       const int64_t* labels, int64_t count, double iou_threshold,
+                                       int32_t dtype, void* workspace, int64_t* keep, int64_t* kept,
+                                       void* stream);
 
 // As zoofleet_roi_align, but a row with an invalid batch index becomes NaN: refusing it would need to wait
 // for the device.
-ZOOFLEET_API int32_t zoofleet_roi_align_cuda(const zoofleet_roi_align_params* params, const void* input,
+ZOOFLEET_API int32_t zoofleet_roi_align_cuda(const zoofleet_cuda* cuda,
+                                             const zoofleet_roi_align_params* params, const void* input,
                                              const void* rois, void* output, void* stream);
 
 // As zoofleet_roi_align_backward, but atomic: the order of the sum, and so its last bits, change from run to
 // run. A row with an invalid batch index adds nothing.
-ZOOFLEET_API int32_t zoofleet_roi_align_backward_cuda(const zoofleet_roi_align_params* params,
+ZOOFLEET_API int32_t zoofleet_roi_align_backward_cuda(const zoofleet_cuda* cuda,
+                                                      const zoofleet_roi_align_params* params,
                                                       const void* grad_output, const void* rois,
                                                       void* grad_input, void* stream);
 
@@ -191,35 +213,37 @@ ZOOFLEET_API int32_t zoofleet_roi_align_backward_cuda(const zoofleet_roi_align_p
 // receives how many there are in each column. Otherwise changes holds the sums of those up to and with each
 // column, and ends receives the ends of all runs, those of a mask closed by height * width:
 // zoofleet_compress_runs takes them.
-ZOOFLEET_API int32_t zoofleet_paste_masks_runs_cuda(const zoofleet_paste_params* params, const float* masks,
+ZOOFLEET_API int32_t zoofleet_paste_masks_runs_cuda(const zoofleet_cuda* cuda,
+                                                    const zoofleet_paste_params* params, const float* masks,
                                                     const int64_t* extents, int64_t* changes, int64_t* ends,
                                                     void* stream);
 
 // As zoofleet_resize_normalize, with the arrays of taps on the device too; workspace (height, out_width, 3).
-ZOOFLEET_API int32_t zoofleet_resize_normalize_cuda(const zoofleet_resize_params* params,
+ZOOFLEET_API int32_t zoofleet_resize_normalize_cuda(const zoofleet_cuda* cuda,
+                                                    const zoofleet_resize_params* params,
                                                     const zoofleet_resize_taps* taps, const uint8_t* image,
                                                     const void* table, uint8_t* workspace, void* output,
                                                     void* stream);
 
 // As zoofleet_upsampled_argmax, with the arrays of taps on the device too.
-ZOOFLEET_API int32_t zoofleet_upsampled_argmax_cuda(const zoofleet_argmax_params* params,
+ZOOFLEET_API int32_t zoofleet_upsampled_argmax_cuda(const zoofleet_cuda* cuda,
+                                                    const zoofleet_argmax_params* params,
                                                     const zoofleet_argmax_taps* taps, const float* logits,
                                                     uint8_t* output, void* stream);
 
-ZOOFLEET_API int32_t zoofleet_correlation_lookup_cuda(const zoofleet_correlation_params* params,
+ZOOFLEET_API int32_t zoofleet_correlation_lookup_cuda(const zoofleet_cuda* cuda,
+                                                      const zoofleet_correlation_params* params,
                                                       const void* features1, const void* features2,
                                                       const void* coords, void* output, void* stream);
 
 // As zoofleet_correlation_lookup_backward, but grad2 is added to atomically: its last bits change from run to
 // run.
-ZOOFLEET_API int32_t zoofleet_correlation_lookup_backward_cuda(const zoofleet_correlation_params* params,
+ZOOFLEET_API int32_t zoofleet_correlation_lookup_backward_cuda(const zoofleet_cuda* cuda,
+                                                               const zoofleet_correlation_params* params,
                                                                const void* grad_output, const void* features1,
                                                                const void* features2, const void* coords,
                                                                void* grad1, void* grad2, void* grad_coords,
                                                                void* stream);
-
-// Returns the CUDA runtime's message for a status of ZOOFLEET_CUDA_ERROR or above.
-ZOOFLEET_API const char* zoofleet_cuda_error(int32_t status);
 
 #ifdef __cplusplus
 }

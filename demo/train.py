@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.bulk import machine
+from benchmarks.machine import Machine
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -85,7 +85,7 @@ class Run:
                 "done": self.done,
                 "seconds": self.seconds,
                 "threads": torch.get_num_threads(),
-                "machine": machine(),
+                "machine": Machine.here(),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
@@ -209,7 +209,7 @@ def main() -> None:
         run.begin_with(options.out / f"{recipe.start}.pt")
     print(
         f"{recipe.name}: {run.steps} steps of {recipe.batch_size}, seed {run.seed}, from step {run.done}; "
-        f"torch {torch.__version__}, {options.threads} threads, {run.device}, {machine()}",
+        f"torch {torch.__version__}, {options.threads} threads, {run.device}, {Machine.here()}",
         flush=True,
     )
     train(run, checkpoint, options.workers)

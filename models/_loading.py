@@ -71,7 +71,7 @@ class _Undrawn(TorchFunctionMode):
     """
 
     def __init__(self, *, zeros: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._zeros = zeros
 
     def __torch_function__(

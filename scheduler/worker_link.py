@@ -234,8 +234,8 @@ class WorkerLink:
 
         It is 0 until a whole chunk or half the window fits, so that chunks do not crumble into small ones.
 
-        The script that claims checks the window as well, against what other replicas have given the worker. For it, too,
-        the worker holds an item until its result is committed.
+        The script that claims checks the window as well, against what other replicas have given the worker. For it,
+        too, the worker holds an item until its result is committed.
         """
         window = self.worker.window
         chunks = self._chunks.values()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
@@ -14,8 +13,8 @@ from zoofleet.worker.batcher import use_threads
 
 __all__ = ["Encoders"]
 
-_LONGEST_WAIT: Final = 0.001
-"""Most seconds that an answer waits for those of the same batch, each of which would wake the event loop by itself."""
+_PAUSE: Final = 0.001
+"""Seconds that answers wait for further ones of the same batch, each of which would wake the event loop by itself."""
 
 _T = TypeVar("_T")
 
@@ -36,8 +35,6 @@ class Encoders(Generic[_T]):
         # None ends the thread that takes it.
         self._steps: queue.SimpleQueue[Callable[[], _T] | None] = queue.SimpleQueue()
         self._answers: deque[_T] = deque()
-        self._oldest = 0.0
-        """When the first of the answers was made, by the monotonic clock in seconds."""
         self._is_waking = False
         self._is_closed = False
         self._threads = [threading.Thread(target=self._run, name=f"encode_{n}", daemon=True) for n in range(threads)]
@@ -62,18 +59,19 @@ class Encoders(Generic[_T]):
         while (step := self._steps.get()) is not None:
             if self._is_closed:
                 continue
-            answer = step()
-            now = time.monotonic()
-            if not self._answers:
-                self._oldest = now
-            self._answers.append(answer)
-            del step, answer  # not to hold an output until the next one
-            # Whoever takes the last step wakes the event loop, also for the others.
-            if (self._steps.empty() or now - self._oldest >= _LONGEST_WAIT) and not self._is_waking:
+            self._answers.append(step())
+            del step  # not to hold an output until the next one
+            if not self._is_waking:
                 self._is_waking = True
                 self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
+        if self._steps.empty():
+            self._hand_over()
+        else:
+            self._loop.call_later(_PAUSE, self._hand_over)
+
+    def _hand_over(self) -> None:
         self._is_waking = False  # before the answers are taken: one that comes later wakes again
         while self._answers:
             self._deliver(self._answers.popleft())

@@ -85,7 +85,7 @@ def move_to_host(module: nn.Module) -> nn.Module:
         return copy.copy_(tensor, non_blocking=True)
 
     with torch.no_grad():
-        module._apply(host)  # as `Module.to` does
+        module._apply(host)  # type: ignore[no-untyped-call]  # as `Module.to` does
     if pins:
         torch.cuda.synchronize()
     return module

@@ -322,9 +322,9 @@ class Residency:
         if resident.use_count:
             await resident.idle.wait()
         before = _used_bytes(self._device)
-        if self._tier is not None and self._tier.make_room(resident.memory_bytes):
+        if self._tier is not None and self._tier.make_room(resident.model_bytes):
             module = await asyncio.to_thread(move_to_host, resident.runner.module)
-            self._tier.put(resident.name, module, resident.memory_bytes)
+            self._tier.put(resident.name, module, resident.model_bytes)
             del module
         del self._residents[resident.name]
         del resident.runner  # whoever still holds the record must not hold the model

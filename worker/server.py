@@ -27,6 +27,7 @@ from zoofleet._serving.handlers import SERVER_OPTIONS, RequestCheck
 from zoofleet._serving.lifecycle import Parts, in_order, serve_until_signal, together
 from zoofleet._wire.names import worker_name
 from zoofleet.errors import DeviceHungError, InternalError, InvalidArgumentError, UnavailableError
+from zoofleet.models.ops import verify_kernels
 from zoofleet.v1 import fleet_pb2, models_pb2_grpc
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.devices import default_memory_budget, device_memory, find_device, free_memory
@@ -67,6 +68,7 @@ class Worker:
 
     Raises:
         InvalidArgumentError: the device is not there, or the address is a wildcard and there is none to advertise.
+        InternalError: the device does not compute what a CPU does.
     """
 
     def __init__(self, config: WorkerConfig) -> None:
@@ -76,6 +78,7 @@ class Worker:
                 f"address is {config.address!r}, which schedulers cannot dial; set advertise_address too"
             )
         self._device = find_device(config.device)
+        self._kernels = verify_kernels(self._device)
         self._config = config = dataclasses.replace(config, device=str(self._device))
         self.name = worker_name(config.name or f"{_host_id()}-{os.getpid()}-{secrets.token_hex(3)}")
         self._instance_id = secrets.token_hex(16)
@@ -117,7 +120,7 @@ class Worker:
         self._address = f"{self._config.address.rpartition(':')[0]}:{port}"
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
-        _log.info("%s listening on %s, device %s", self.name, self._address, self._device)
+        _log.info("%s listening on %s, device %s, kernels: %s", self.name, self._address, self._device, self._kernels)
         self._parts.start("watch over the device", self._watch_device())
         for scheduler in dict.fromkeys(self._config.schedulers):
             registration = Registration(scheduler, self._present(), self.status, self._drain)
@@ -228,6 +231,7 @@ class Worker:
             instance_id=self._instance_id,
             max_inflight_items=self._config.resolved_inflight_items(),
             memory_budget_bytes=self._residency.budget,
+            kernels=self._kernels,
         )
 
 

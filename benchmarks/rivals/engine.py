@@ -15,10 +15,10 @@ from zoofleet._values.tasks import TASK_CLASSES, Precision, Task
 from zoofleet._wire.kinds import kind_of, resolve
 from zoofleet.v1 import vision_pb2
 from zoofleet.worker.config import WorkerConfig
+from zoofleet.worker.loading import make_runner
 from zoofleet.worker.plan import Plan, PlanState
 from zoofleet.worker.plans.planner import Planner
 from zoofleet.worker.runner import Prepared, Raw
-from zoofleet.worker.runners import make_runner
 from zoofleet.worker.vision_task import VisionTask
 
 FAST_WITHIN = 900.0

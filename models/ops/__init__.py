@@ -7,6 +7,7 @@ and raises `KernelLibraryError` where it does not load.
 
 from zoofleet.models._layers import StochasticDepth, stochastic_depth
 from zoofleet.models.ops._correlation import correlation_lookup
+from zoofleet.models.ops._cuda import verify as verify_kernels
 from zoofleet.models.ops._kernels import batched_nms, nms, roi_align
 from zoofleet.models.ops._losses import generalized_box_iou_loss, sigmoid_focal_loss
 from zoofleet.models.ops._masks import paste_masks_to_rle
@@ -68,4 +69,5 @@ __all__ = [
     "sigmoid_focal_loss",
     "stochastic_depth",
     "upsampled_argmax",
+    "verify_kernels",
 ]

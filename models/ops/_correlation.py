@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models.ops import _library
+from zoofleet.models.ops import _cuda, _library
 
 __all__ = ["correlation_lookup"]
 
@@ -48,7 +48,6 @@ def correlation_lookup(features1: Tensor, features2: Tensor, coords: Tensor, rad
 
     Raises:
         InvalidArgumentError: shapes, dtypes, devices or radius are not as above.
-        KernelLibraryError: the features are on a CUDA device and the CUDA kernels do not load.
     """
     found: Tensor = torch.ops.zoofleet.correlation_lookup(features1, features2, coords, radius)
     return found
@@ -89,17 +88,18 @@ def _inputs(
 
 @torch.library.impl("zoofleet::correlation_lookup", ("cpu", "cuda"))
 def _correlation_lookup(features1: Tensor, features2: Tensor, coords: Tensor, radius: int) -> Tensor:
+    if _cuda.lacks_kernels(features1):
+        found: Tensor = _cuda.on_host(torch.ops.zoofleet.correlation_lookup, features1, features2, coords, radius)
+        return found
     inputs, params = _inputs(features1, features2, coords, radius)
     n, h, w, _ = features1.shape
     output = inputs[0].new_empty(n, (2 * radius + 1) ** 2, h, w)
     pointers = (ctypes.byref(params), *(tensor.data_ptr() for tensor in inputs))
-    if features1.is_cuda:
-        kernel = _library.cuda().zoofleet_correlation_lookup_cuda
-        with torch.cuda.device(features1.device):
-            status = kernel(*pointers, output.data_ptr(), torch.cuda.current_stream().cuda_stream)
+    if (kernels := _cuda.kernels(features1.device)) is not None:
+        kernels.enqueue("zoofleet_correlation_lookup_cuda", *pointers, output.data_ptr())
     else:
-        status = _library.cpu.zoofleet_correlation_lookup(*pointers, torch.get_num_threads(), output.data_ptr())
-    _library.check(status)
+        kernel = _library.cpu.zoofleet_correlation_lookup
+        _library.check(kernel(*pointers, torch.get_num_threads(), output.data_ptr()))
     return output.to(features1.dtype)
 
 
@@ -107,18 +107,20 @@ def _correlation_lookup(features1: Tensor, features2: Tensor, coords: Tensor, ra
 def _correlation_lookup_backward(
     grad: Tensor, features1: Tensor, features2: Tensor, coords: Tensor, radius: int
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if _cuda.lacks_kernels(features1):
+        operator = torch.ops.zoofleet.correlation_lookup_backward
+        first, second, third = _cuda.on_host(operator, grad, features1, features2, coords, radius)
+        return first, second, third
     inputs, params = _inputs(features1, features2, coords, radius)
     grad = grad.to(inputs[0].dtype).contiguous()
     gradients = (torch.empty_like(inputs[0]), torch.zeros_like(inputs[1]), torch.empty_like(inputs[2]))
     pointers = (ctypes.byref(params), grad.data_ptr(), *(tensor.data_ptr() for tensor in inputs))
     targets = tuple(tensor.data_ptr() for tensor in gradients)
-    if features1.is_cuda:
-        kernel = _library.cuda().zoofleet_correlation_lookup_backward_cuda
-        with torch.cuda.device(features1.device):
-            status = kernel(*pointers, *targets, torch.cuda.current_stream().cuda_stream)
+    if (kernels := _cuda.kernels(features1.device)) is not None:
+        kernels.enqueue("zoofleet_correlation_lookup_backward_cuda", *pointers, *targets)
     else:
-        status = _library.cpu.zoofleet_correlation_lookup_backward(*pointers, torch.get_num_threads(), *targets)
-    _library.check(status)
+        kernel = _library.cpu.zoofleet_correlation_lookup_backward
+        _library.check(kernel(*pointers, torch.get_num_threads(), *targets))
     return gradients[0].to(features1.dtype), gradients[1].to(features2.dtype), gradients[2].to(coords.dtype)
 
 

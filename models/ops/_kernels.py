@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models.ops import _library
+from zoofleet.models.ops import _cuda, _library
 
 __all__ = ["batched_nms", "nms", "roi_align"]
 
@@ -45,7 +45,6 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     Raises:
         InvalidArgumentError: shapes, dtypes, devices or threshold are not as above.
-        KernelLibraryError: the boxes are on a CUDA device and the CUDA kernels do not load.
     """
     kept: Tensor = torch.ops.zoofleet.nms(boxes, scores, iou_threshold)
     return kept
@@ -68,7 +67,6 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
     Raises:
         InvalidArgumentError: shapes, dtypes, devices or threshold are not as above.
-        KernelLibraryError: the boxes are on a CUDA device and the CUDA kernels do not load.
     """
     kept: Tensor = torch.ops.zoofleet.nms(boxes, scores, iou_threshold, idxs)
     return kept
@@ -99,8 +97,7 @@ def roi_align(
 
     Raises:
         InvalidArgumentError: shapes, dtypes or devices are not as above or a batch index names no image. On a CUDA
-            device the result of such a row is NaN instead.
-        KernelLibraryError: the feature maps are on a CUDA device and the CUDA kernels do not load.
+            device with kernels of its own the result of such a row is NaN instead.
     """
     height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
     if not isinstance(boxes, Tensor):
@@ -161,6 +158,9 @@ def _dtype_code(tensor: Tensor) -> int:
 @torch.library.impl("zoofleet::nms", ("cpu", "cuda"))
 def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, idxs: Tensor | None = None) -> Tensor:
     _check_nms(boxes, scores, iou_threshold, idxs)
+    if _cuda.lacks_kernels(boxes):
+        kept_there: Tensor = _cuda.on_host(torch.ops.zoofleet.nms, boxes, scores, iou_threshold, idxs)
+        return kept_there
     count = len(boxes)
     boxes = _computable(boxes).contiguous()
     order = scores.sort(descending=True, stable=True).indices
@@ -169,26 +169,14 @@ def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, idxs: Tensor | Non
     kept = order.new_zeros(())
     pointers = (boxes.data_ptr(), order.data_ptr(), None if labels is None else labels.data_ptr())
     dtype = _dtype_code(boxes)
-    if boxes.is_cuda:
-        cuda = _library.cuda()
-        with torch.cuda.device(boxes.device):
-            workspace = order.new_empty(cuda.zoofleet_nms_cuda_workspace(count, dtype), dtype=torch.uint8)
-            status = cuda.zoofleet_nms_cuda(
-                *pointers,
-                count,
-                iou_threshold,
-                dtype,
-                workspace.data_ptr(),
-                keep.data_ptr(),
-                kept.data_ptr(),
-                torch.cuda.current_stream().cuda_stream,
-            )
+    if (kernels := _cuda.kernels(boxes.device)) is not None:
+        workspace = order.new_empty(_library.cpu.zoofleet_nms_cuda_workspace(count, dtype), dtype=torch.uint8)
+        targets = (workspace.data_ptr(), keep.data_ptr(), kept.data_ptr())
+        kernels.enqueue("zoofleet_nms_cuda", *pointers, count, iou_threshold, dtype, *targets)
     else:
         threads = torch.get_num_threads()
-        status = _library.cpu.zoofleet_nms(
-            *pointers, count, iou_threshold, dtype, threads, keep.data_ptr(), kept.data_ptr()
-        )
-    _library.check(status)
+        outputs = (keep.data_ptr(), kept.data_ptr())
+        _library.check(_library.cpu.zoofleet_nms(*pointers, count, iou_threshold, dtype, threads, *outputs))
     return keep[: int(kept)].clone()
 
 
@@ -208,6 +196,10 @@ def _roi_align(
     aligned: bool,
 ) -> Tensor:
     _check_roi_align(features, boxes, pooled_height, pooled_width)
+    if _cuda.lacks_kernels(features):
+        options = (spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned)
+        pooled: Tensor = _cuda.on_host(torch.ops.zoofleet.roi_align, features, boxes, *options)
+        return pooled
     source = _computable(features).contiguous()
     output = source.new_empty(len(boxes), source.shape[1], pooled_height, pooled_width)
     params = _params(source, source.shape, boxes, output, spatial_scale, sampling_ratio, aligned)
@@ -237,6 +229,10 @@ def _roi_align_backward(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
+    if _cuda.lacks_kernels(grad):
+        options = (input_shape, spatial_scale, sampling_ratio, aligned)
+        gradient: Tensor = _cuda.on_host(torch.ops.zoofleet.roi_align_backward, grad, boxes, *options)
+        return gradient
     source = _computable(grad).contiguous()
     grad_input = source.new_zeros(*input_shape)
     params = _params(source, input_shape, boxes, source, spatial_scale, sampling_ratio, aligned)
@@ -272,13 +268,11 @@ def _params(
 def _run(function: str, params: _library.RoIAlignParams, source: Tensor, boxes: Tensor, target: Tensor) -> None:
     boxes = boxes.to(source.dtype).contiguous()
     pointers = (ctypes.byref(params), source.data_ptr(), boxes.data_ptr())
-    if source.is_cuda:
-        kernel = getattr(_library.cuda(), f"{function}_cuda")
-        with torch.cuda.device(source.device):
-            status = kernel(*pointers, target.data_ptr(), torch.cuda.current_stream().cuda_stream)
+    if (kernels := _cuda.kernels(source.device)) is not None:
+        kernels.enqueue(f"{function}_cuda", *pointers, target.data_ptr())
     else:
-        status = getattr(_library.cpu, function)(*pointers, torch.get_num_threads(), target.data_ptr())
-    _library.check(status)
+        kernel = getattr(_library.cpu, function)
+        _library.check(kernel(*pointers, torch.get_num_threads(), target.data_ptr()))
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Finds and loads libzoofleet_ops, and libzoofleet_ops_cuda once a tensor on a CUDA device asks for it.
+"""Finds and loads libzoofleet_ops.
 
 `csrc/zoofleet_ops.h` documents every function. ctypes releases the GIL while one runs.
 """
@@ -8,32 +8,38 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Mapping
-from ctypes import c_char_p, c_double, c_int32, c_int64, c_void_p
-from functools import cache
+from ctypes import c_double, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Final
 
 from zoofleet.errors import InternalError, InvalidArgumentError, KernelLibraryError
 
 __all__ = [
+    "ABI",
     "ArgmaxParams",
     "ArgmaxTaps",
     "CorrelationParams",
+    "Cuda",
     "PasteParams",
     "ResizeParams",
     "ResizeTaps",
     "RoIAlignParams",
+    "built",
     "check",
     "cpu",
-    "cuda",
+    "source_folders",
 ]
 
-_ABI: Final = 6
+ABI: Final = 7
+"""The interface that this package needs, of the library and of the kernels for CUDA."""
+
 _OK, _INVALID_BATCH_INDEX, _OUT_OF_MEMORY, _CUDA_ERROR = 0, 2, 3, 1000
 
+_NAME: Final = "libzoofleet_ops.so"
+
 OVERRIDE: Final = "ZOOFLEET_OPS_LIBRARY"
-"""The environment variable with the path of a CPU library to load; the CUDA library is then looked for beside it."""
+"""The environment variable with the path of a CPU library to load; what belongs to it is then looked for beside
+it."""
 
 
 class RoIAlignParams(ctypes.Structure):
@@ -131,6 +137,13 @@ class ArgmaxTaps(ctypes.Structure):
     )
 
 
+class Cuda(ctypes.Structure):
+    """The C structure `zoofleet_cuda`."""
+
+    _fields_ = (("get_function", c_void_p), ("launch", c_void_p), ("fill", c_void_p), ("module", c_void_p))
+
+
+_CUDA = ctypes.POINTER(Cuda)
 _PARAMS = ctypes.POINTER(RoIAlignParams)
 _PASTE = (ctypes.POINTER(PasteParams), c_void_p, c_void_p)
 _CORRELATION = (ctypes.POINTER(CorrelationParams), c_void_p, c_void_p, c_void_p)
@@ -139,7 +152,7 @@ _RESIZE = (ctypes.POINTER(ResizeParams), ctypes.POINTER(ResizeTaps), c_void_p, c
 _ARGMAX = (ctypes.POINTER(ArgmaxParams), ctypes.POINTER(ArgmaxTaps), c_void_p)
 _ENCODED = (c_int32, c_void_p, c_int64, c_void_p)
 _NMS = (c_void_p, c_void_p, c_void_p, c_int64, c_double, c_int32)
-_CPU_SIGNATURES: Final = {
+_SIGNATURES: Final = {
     "zoofleet_nms": (c_int32, (*_NMS, c_int32, c_void_p, c_void_p)),
     "zoofleet_roi_align": (c_int32, (_PARAMS, c_void_p, c_void_p, c_int32, c_void_p)),
     "zoofleet_roi_align_backward": (c_int32, (_PARAMS, c_void_p, c_void_p, c_int32, c_void_p)),
@@ -149,45 +162,52 @@ _CPU_SIGNATURES: Final = {
     "zoofleet_resize_normalize": (c_int32, (*_RESIZE, c_int32, c_void_p)),
     "zoofleet_upsampled_argmax": (c_int32, (*_ARGMAX, c_int32, c_void_p)),
     "zoofleet_compress_runs": (c_int32, (c_void_p, c_void_p, c_int64, *_ENCODED)),
-}
-_CUDA_SIGNATURES: Final = {
     "zoofleet_nms_cuda_workspace": (c_int64, (c_int64, c_int32)),
-    "zoofleet_nms_cuda": (c_int32, (*_NMS, c_void_p, c_void_p, c_void_p, c_void_p)),
-    "zoofleet_roi_align_cuda": (c_int32, (_PARAMS, c_void_p, c_void_p, c_void_p, c_void_p)),
-    "zoofleet_roi_align_backward_cuda": (c_int32, (_PARAMS, c_void_p, c_void_p, c_void_p, c_void_p)),
-    "zoofleet_paste_masks_runs_cuda": (c_int32, (*_PASTE, c_void_p, c_void_p, c_void_p)),
-    "zoofleet_correlation_lookup_cuda": (c_int32, (*_CORRELATION, c_void_p, c_void_p)),
-    "zoofleet_correlation_lookup_backward_cuda": (c_int32, (*_CORRELATION, c_void_p, *_GRADIENTS, c_void_p)),
-    "zoofleet_resize_normalize_cuda": (c_int32, (*_RESIZE, c_void_p, c_void_p, c_void_p)),
-    "zoofleet_upsampled_argmax_cuda": (c_int32, (*_ARGMAX, c_void_p, c_void_p)),
-    "zoofleet_cuda_error": (c_char_p, (c_int32,)),
+    "zoofleet_nms_cuda": (c_int32, (_CUDA, *_NMS, c_void_p, c_void_p, c_void_p, c_void_p)),
+    "zoofleet_roi_align_cuda": (c_int32, (_CUDA, _PARAMS, c_void_p, c_void_p, c_void_p, c_void_p)),
+    "zoofleet_roi_align_backward_cuda": (c_int32, (_CUDA, _PARAMS, c_void_p, c_void_p, c_void_p, c_void_p)),
+    "zoofleet_paste_masks_runs_cuda": (c_int32, (_CUDA, *_PASTE, c_void_p, c_void_p, c_void_p)),
+    "zoofleet_correlation_lookup_cuda": (c_int32, (_CUDA, *_CORRELATION, c_void_p, c_void_p)),
+    "zoofleet_correlation_lookup_backward_cuda": (c_int32, (_CUDA, *_CORRELATION, c_void_p, *_GRADIENTS, c_void_p)),
+    "zoofleet_resize_normalize_cuda": (c_int32, (_CUDA, *_RESIZE, c_void_p, c_void_p, c_void_p)),
+    "zoofleet_upsampled_argmax_cuda": (c_int32, (_CUDA, *_ARGMAX, c_void_p, c_void_p)),
 }
 
 
-def _candidates(name: str) -> list[Path]:
+def _folders() -> list[Path]:
+    # A wheel has its files beside this one; an editable install in its own folder, which it adds to the package's path.
+    return list(dict.fromkeys([Path(__file__).parent, *map(Path, sys.modules[__package__].__path__)]))
+
+
+_CHECKOUT: Final = Path(__file__).resolve().parents[2]
+
+
+def built(name: str) -> list[Path]:
+    """Return where a file that the build makes may be."""
     if override := os.environ.get(OVERRIDE):
-        return [Path(override).with_name(name) if name.endswith("_cuda.so") else Path(override)]
-    # A wheel has it beside this file; an editable install in its own folder, which it adds to the package's path.
-    folders = [Path(__file__).parent, *map(Path, sys.modules[__package__].__path__)]
-    root = Path(__file__).resolve().parents[2]
-    if (root / "csrc" / "CMakeLists.txt").is_file():
-        folders.append(root / "build" / "ops")
-    return list(dict.fromkeys(folder / name for folder in folders))
+        return [Path(override) if name == _NAME else Path(override).with_name(name)]
+    in_checkout = [_CHECKOUT / "build" / "ops"] if (_CHECKOUT / "csrc" / "CMakeLists.txt").is_file() else []
+    return [folder / name for folder in (*_folders(), *in_checkout)]
 
 
-def _load(name: str, signatures: Mapping[str, tuple[type, tuple[type, ...]]], hint: str) -> ctypes.CDLL:
+def source_folders() -> list[Path]:
+    """Return where the sources of the kernels for CUDA may be."""
+    return [*(folder / "csrc" for folder in _folders()), _CHECKOUT / "csrc"]
+
+
+def _load() -> ctypes.CDLL:
     causes = []
-    for path in _candidates(name):
+    for path in built(_NAME):
         if not path.is_file():
             causes.append(f"{path}: no such file")
             continue
         try:
             library = ctypes.CDLL(str(path))
             library.zoofleet_ops_abi.restype = c_int32
-            if (abi := library.zoofleet_ops_abi()) != _ABI:
-                causes.append(f"{path}: built for interface {abi}, this package needs {_ABI}")
+            if (abi := library.zoofleet_ops_abi()) != ABI:
+                causes.append(f"{path}: built for interface {abi}, this package needs {ABI}")
                 continue
-            for function, (restype, argtypes) in signatures.items():
+            for function, (restype, argtypes) in _SIGNATURES.items():
                 getattr(library, function).restype = restype
                 getattr(library, function).argtypes = argtypes
         except (OSError, AttributeError) as error:
@@ -195,28 +215,11 @@ def _load(name: str, signatures: Mapping[str, tuple[type, tuple[type, ...]]], hi
             continue
         return library
     lines = "".join(f"\n  - {cause}" for cause in causes)
-    raise KernelLibraryError(f"{name} could not be loaded; {hint}. Tried:{lines}")
+    hint = f"reinstall zoofleet, run scripts/build-ops in a source tree, or name the library in {OVERRIDE}"
+    raise KernelLibraryError(f"{_NAME} could not be loaded; {hint}. Tried:{lines}")
 
 
-cpu: Final = _load(
-    "libzoofleet_ops.so",
-    _CPU_SIGNATURES,
-    f"reinstall zoofleet, run scripts/build-ops in a source tree, or name the library in {OVERRIDE}",
-)
-
-
-@cache
-def cuda() -> ctypes.CDLL:
-    """Return the CUDA kernels, which are loaded by the first call.
-
-    Raises:
-        KernelLibraryError: they were not built, or do not load.
-    """
-    return _load(
-        "libzoofleet_ops_cuda.so",
-        _CUDA_SIGNATURES,
-        "reinstall zoofleet from source with nvcc on PATH: pip install . -C cmake.define.ZOOFLEET_CUDA=ON",
-    )
+cpu: Final = _load()
 
 
 def check(status: int) -> None:
@@ -233,5 +236,5 @@ def check(status: int) -> None:
         raise InvalidArgumentError("column 0 of boxes holds a value that is not the index of an image in the batch")
     if status == _OUT_OF_MEMORY:
         raise MemoryError("a zoofleet kernel found no memory")
-    cause = cuda().zoofleet_cuda_error(status).decode() if status >= _CUDA_ERROR else "see csrc/zoofleet_ops.h"
+    cause = f"CUDA error {status - _CUDA_ERROR}" if status >= _CUDA_ERROR else "see csrc/zoofleet_ops.h"
     raise InternalError(f"a zoofleet kernel returned status {status}: {cause}")

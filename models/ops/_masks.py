@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models.ops import _library
+from zoofleet.models.ops import _cuda, _library
 
 __all__ = ["paste_masks_to_rle", "pasted_extents"]
 
@@ -40,7 +40,6 @@ def paste_masks_to_rle(masks: Tensor, boxes: Tensor, size: tuple[int, int], thre
 
     Raises:
         InvalidArgumentError: shapes, dtypes, devices, size or threshold are not as above.
-        KernelLibraryError: the masks are on a CUDA device and the CUDA kernels do not load.
     """
     counts, offsets = torch.ops.zoofleet.paste_masks_to_rle(masks, boxes, *size, threshold)
     data = counts.numpy().tobytes()
@@ -87,6 +86,8 @@ def _paste_masks_to_rle(
 ) -> tuple[Tensor, Tensor]:
     """Return the `counts` of all masks, uint8, and their offsets in there, int64 (N + 1,): both on the CPU."""
     _check(masks, boxes, height, width, threshold)
+    if _cuda.lacks_kernels(masks):
+        masks, boxes = masks.cpu(), boxes.cpu()
     count, side = masks.shape[:2]
     masks = masks.float().contiguous()
     finite = masks.isfinite().flatten(1).all(dim=1)
@@ -94,23 +95,22 @@ def _paste_masks_to_rle(
     extents = pasted_extents(boxes, side).where(finite[:, None], -1).contiguous()
     params = _library.PasteParams(count, side, height, width, threshold)
     arguments = (ctypes.byref(params), masks.data_ptr(), extents.data_ptr())
-    if masks.is_cuda:
-        return compress_runs(*_runs_on_cuda(arguments, masks, count, width))
+    if (kernels := _cuda.kernels(masks.device)) is not None:
+        return compress_runs(*_runs_on_cuda(kernels, arguments, masks, count, width))
     # Room for some runs in each column; masks that need more are encoded twice.
     return _encode(_library.cpu.zoofleet_paste_masks_to_rle, arguments, count, count * (4 * width + 16))
 
 
-def _runs_on_cuda(arguments: tuple[object, ...], masks: Tensor, count: int, width: int) -> tuple[Tensor, Tensor]:
+def _runs_on_cuda(
+    kernels: _cuda.Kernels, arguments: tuple[object, ...], masks: Tensor, count: int, width: int
+) -> tuple[Tensor, Tensor]:
     """Return the ends (R,) of the runs of all masks, and how many of them each mask has, (N,)."""
-    kernel = _library.cuda().zoofleet_paste_masks_runs_cuda
-    with torch.cuda.device(masks.device):
-        stream = torch.cuda.current_stream().cuda_stream
-        changes = masks.new_empty(count, width, dtype=torch.int64)
-        _library.check(kernel(*arguments, changes.data_ptr(), None, stream))
-        runs = changes.sum(dim=1) + 1  # (N,)
-        sums = changes.flatten().cumsum(0)
-        ends = sums.new_zeros(int(runs.sum()))
-        _library.check(kernel(*arguments, sums.data_ptr(), ends.data_ptr(), stream))
+    changes = masks.new_empty(count, width, dtype=torch.int64)
+    kernels.enqueue("zoofleet_paste_masks_runs_cuda", *arguments, changes.data_ptr(), None)
+    runs = changes.sum(dim=1) + 1  # (N,)
+    sums = changes.flatten().cumsum(0)
+    ends = sums.new_zeros(int(runs.sum()))
+    kernels.enqueue("zoofleet_paste_masks_runs_cuda", *arguments, sums.data_ptr(), ends.data_ptr())
     return ends, runs
 
 

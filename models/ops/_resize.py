@@ -6,7 +6,7 @@ Letters in shapes: H and W pixels of the image.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models.ops import _library
+from zoofleet.models.ops import _cuda, _library
 
 __all__ = ["resize_normalize"]
 
@@ -61,7 +61,6 @@ def resize_normalize(
 
     Raises:
         InvalidArgumentError: an argument is not as above.
-        KernelLibraryError: the image is on a CUDA device and the CUDA kernels do not load.
     """
     bicubic = interpolation == "bicubic"
     if interpolation not in ("bilinear", "bicubic"):
@@ -189,6 +188,10 @@ def _resize_normalize(
             raise InvalidArgumentError(
                 f"an image that starts at {tuple(origin)} and is {tuple(image.shape[:2])} lacks pixels of the crop"
             )
+    if _cuda.lacks_kernels(image):
+        options = (origin, full_size, size, crop, bicubic)
+        resized: Tensor = _cuda.on_host(torch.ops.zoofleet.resize_normalize, image, *options, table)
+        return resized
     image, table = image.contiguous(), table.to(image.device).contiguous()
     output = torch.empty(3, *crop[2:], dtype=table.dtype, device=image.device)
     arrays = [
@@ -201,15 +204,12 @@ def _resize_normalize(
         *image.shape[:2], *crop[2:], rows.weights.shape[1], columns.weights.shape[1], table.element_size()
     )
     pointers = (ctypes.byref(params), ctypes.byref(taps_pointer), image.data_ptr(), table.data_ptr())
-    if image.is_cuda:
-        kernel: Callable[..., int] = _library.cuda().zoofleet_resize_normalize_cuda
-        with torch.cuda.device(image.device):
-            workspace = image.new_empty(image.shape[0], crop[3], 3)
-            stream = torch.cuda.current_stream().cuda_stream
-            status = kernel(*pointers, workspace.data_ptr(), output.data_ptr(), stream)
+    if (kernels := _cuda.kernels(image.device)) is not None:
+        workspace = image.new_empty(image.shape[0], crop[3], 3)
+        kernels.enqueue("zoofleet_resize_normalize_cuda", *pointers, workspace.data_ptr(), output.data_ptr())
     else:
-        status = _library.cpu.zoofleet_resize_normalize(*pointers, torch.get_num_threads(), output.data_ptr())
-    _library.check(status)
+        kernel = _library.cpu.zoofleet_resize_normalize
+        _library.check(kernel(*pointers, torch.get_num_threads(), output.data_ptr()))
     return output
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zoofleet.errors import InvalidArgumentError
-from zoofleet.models.ops import _library
+from zoofleet.models.ops import _cuda, _library
 
 __all__ = ["upsampled_argmax"]
 
@@ -42,7 +42,6 @@ def upsampled_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
     Raises:
         InvalidArgumentError: shape, dtype or size are not as above.
-        KernelLibraryError: the logits are on a CUDA device and the CUDA kernels do not load.
     """
     labels: Tensor = torch.ops.zoofleet.upsampled_argmax(logits, *size)
     return labels
@@ -89,6 +88,9 @@ def _columns(full: int, out: int) -> tuple[npt.NDArray[np.int32], _Floats, _Floa
 @torch.library.impl("zoofleet::upsampled_argmax", ("cpu", "cuda"))
 def _upsampled_argmax(logits: Tensor, height: int, width: int) -> Tensor:
     _check(logits, height, width)
+    if _cuda.lacks_kernels(logits):
+        labels: Tensor = _cuda.on_host(torch.ops.zoofleet.upsampled_argmax, logits, height, width)
+        return labels
     logits = logits.float()
     interleaved = logits.permute(1, 2, 0).is_contiguous()
     if not interleaved:
@@ -101,13 +103,11 @@ def _upsampled_argmax(logits: Tensor, height: int, width: int) -> Tensor:
     taps = _library.ArgmaxTaps(*(array.data_ptr() for array in arrays))
     params = _library.ArgmaxParams(*logits.shape, height, width, interleaved)
     pointers = (ctypes.byref(params), ctypes.byref(taps), logits.data_ptr())
-    if logits.is_cuda:
-        kernel = _library.cuda().zoofleet_upsampled_argmax_cuda
-        with torch.cuda.device(logits.device):
-            status = kernel(*pointers, output.data_ptr(), torch.cuda.current_stream().cuda_stream)
+    if (kernels := _cuda.kernels(logits.device)) is not None:
+        kernels.enqueue("zoofleet_upsampled_argmax_cuda", *pointers, output.data_ptr())
     else:
-        status = _library.cpu.zoofleet_upsampled_argmax(*pointers, torch.get_num_threads(), output.data_ptr())
-    _library.check(status)
+        kernel = _library.cpu.zoofleet_upsampled_argmax
+        _library.check(kernel(*pointers, torch.get_num_threads(), output.data_ptr()))
     return output
 
 

@@ -17,7 +17,7 @@ import pytest
 from google.protobuf import empty_pb2
 
 from zoofleet import Client
-from zoofleet._wire.parts import Joiner, cut
+from zoofleet._wire.parts import Joiner, cut, pack
 from zoofleet._wire.status import grpc_code, trailing_metadata
 from zoofleet.errors import JobNotFoundError, ZoofleetError
 from zoofleet.v1 import fleet_pb2, fleet_pb2_grpc, jobs_pb2, jobs_pb2_grpc, vision_pb2, vision_pb2_grpc
@@ -48,6 +48,8 @@ class Flaky(vision_pb2_grpc.VisionServicer, jobs_pb2_grpc.JobsServicer, fleet_pb
         result_bytes: how large results of `Classify` are made.
         video: what `AnalyzeVideo` answers.
         video_bytes: bytes of video that came in.
+        batches: whether `Classify` knows batches.
+        batch_sizes: of the batches that it has received.
     """
 
     failures: int = 0
@@ -64,6 +66,8 @@ class Flaky(vision_pb2_grpc.VisionServicer, jobs_pb2_grpc.JobsServicer, fleet_pb
     hold: threading.Event = field(default_factory=threading.Event)
     video: list[vision_pb2.AnalyzeVideoResponse] = field(default_factory=list)
     video_bytes: int = 0
+    batches: bool = False
+    batch_sizes: list[int] = field(default_factory=list)
 
     def _fail(self, context: grpc.ServicerContext, answered: int) -> None:
         if self.failures and answered >= self.fail_after and self.error is not None:
@@ -75,18 +79,30 @@ class Flaky(vision_pb2_grpc.VisionServicer, jobs_pb2_grpc.JobsServicer, fleet_pb
     ) -> Iterator[vision_pb2.ClassifyResponse]:
         """Answer in the order of arrival."""
         context.add_callback(self.ended.set)
-        task = next(request_iterator).task
+        first = next(request_iterator)
+        task, in_batches = first.task, first.accepts_batches and self.batches
         received: list[str] = []
         self.streams.append(received)
-        for answered, item in enumerate(_items(request_iterator)):
+        items = _items(self._unpacked(request_iterator) if in_batches else request_iterator)
+        for answered, item in enumerate(items):
             self._fail(context, answered)
             received.append(item.item_id)
             result = vision_pb2.Result(item_id=item.item_id, model=task.model, precision=vision_pb2.PRECISION_EXACT)
             result.classification.labels.append(len(item.media[0].data))
             result.classification.scores.append(1.0)
             result.classification.categories.append("size" + " " * self.result_bytes)
-            yield from cut(vision_pb2.ClassifyResponse, result)
+            yield from (
+                pack(vision_pb2.ClassifyResponse, [result]) if in_batches else cut(vision_pb2.ClassifyResponse, result)
+            )
         self._fail(context, len(received))
+
+    def _unpacked(self, requests: Iterator[vision_pb2.ClassifyRequest]) -> Iterator[vision_pb2.ClassifyRequest]:
+        for request in requests:
+            if request.batch.items:
+                self.batch_sizes.append(len(request.batch.items))
+                yield from (vision_pb2.ClassifyRequest(item=item) for item in request.batch.items)
+            else:
+                yield request
 
     def AnalyzeVideo(  # noqa: N802
         self, request_iterator: Iterator[vision_pb2.AnalyzeVideoRequest], context: grpc.ServicerContext

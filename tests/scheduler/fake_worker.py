@@ -2,7 +2,7 @@
 
 An item's data is a word and arguments: `poison` kills the process, `freeze` stops it, `sleep 0.2` takes so long, `bad`
 is an error result, `large` a result of 3 MiB, anything else a label made of its checksum. Each item that begins is
-noted in the log, a line each: worker, the data.
+noted in the log, a line each: worker, the data. It knows batches with `--batches` only, and notes their sizes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import secrets
 import signal
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from zoofleet._catalog import ModelName
 from zoofleet._serving.handlers import SERVER_OPTIONS, aborting
 from zoofleet._wire.channels import CHANNEL_OPTIONS
 from zoofleet._wire.kinds import resolve
-from zoofleet._wire.parts import Joiner, cut
+from zoofleet._wire.parts import Joiner, cut, pack
 from zoofleet._wire.status import error_result
 from zoofleet.v1 import (
     fleet_pb2,
@@ -39,6 +39,12 @@ from zoofleet.v1 import (
 
 def label(data: bytes) -> int:
     return zlib.crc32(data) % 1000
+
+
+def _cut_all(
+    envelope: type[vision_pb2.ClassifyResponse], results: Sequence[vision_pb2.Result]
+) -> Iterator[vision_pb2.ClassifyResponse]:
+    return (response for result in results for response in cut(envelope, result))
 
 
 class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer):
@@ -72,7 +78,7 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self.read(requests, task, answers, group))
                     while (result := await answers.get()) is not None:
-                        for response in self.responses(result):
+                        for response in self.responses(result, first.accepts_batches):
                             yield response
             except BaseExceptionGroup as failed:
                 raise failed.exceptions[0] from None
@@ -83,9 +89,10 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
         joiner = Joiner(vision_pb2.Item, 64 * 1024 * 1024)
         pending: list[asyncio.Task[None]] = []
         async for request in requests:
-            joined = joiner.add(request)
-            if joined is not None:
-                item_id, item = joined
+            if request.batch.items:
+                self.note(f"batch {len(request.batch.items)}")
+            joined = joiner.take(request) if self.arguments.batches else [joiner.add(request)]
+            for item_id, item in filter(None, joined):
                 assert isinstance(item, vision_pb2.Item)
                 item.item_id = item_id or str(len(pending))
                 self.status.inflight_items += 1
@@ -116,8 +123,9 @@ class FakeWorker(vision_pb2_grpc.VisionServicer, models_pb2_grpc.ModelsServicer)
             self.status.inflight_items -= 1
         answers.put_nowait(result)
 
-    def responses(self, result: vision_pb2.Result) -> Sequence[vision_pb2.ClassifyResponse]:
-        return list(cut(vision_pb2.ClassifyResponse, result))
+    def responses(self, result: vision_pb2.Result, accepts_batches: bool) -> Sequence[vision_pb2.ClassifyResponse]:
+        make = pack if self.arguments.batches and accepts_batches else _cut_all
+        return list(make(vision_pb2.ClassifyResponse, [result]))
 
     async def LoadModel(  # noqa: N802
         self, request: models_pb2.LoadModelRequest, context: Any
@@ -221,6 +229,7 @@ if __name__ == "__main__":
     parser.add_argument("--builders", nargs="*", default=["resnet50", "mobilenet_v3_large"])
     parser.add_argument("--loaded", nargs="*", default=[])
     parser.add_argument("--refuse", default="")
+    parser.add_argument("--batches", action="store_true")
     parser.add_argument("--parallel", type=int, default=4)
     parser.add_argument("--max-inflight", type=int, default=64)
     parser.add_argument("--memory", type=int, default=1000)

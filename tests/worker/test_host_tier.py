@@ -12,7 +12,7 @@ from zoofleet._catalog import ModelName
 from zoofleet.errors import InternalError
 from zoofleet.worker import WorkerConfig, loading, residency
 from zoofleet.worker.host_tier import HostTier, move_to_host
-from zoofleet.worker.plan import EXACT
+from zoofleet.worker.plan import EXACT, Plan
 from zoofleet.worker.residency import Residency
 from zoofleet.worker.runner import Runner
 
@@ -35,7 +35,12 @@ async def touch(models: Residency, name: ModelName) -> Runner[Any]:
 async def test_a_model_that_made_room_is_not_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
     make = loading.make_runner
-    monkeypatch.setattr(residency, "make_runner", lambda name, *rest: built.append(name) or make(name, *rest))
+
+    def noting(name: ModelName, *rest: Any) -> Runner[Any]:
+        built.append(name)
+        return make(name, *rest)
+
+    monkeypatch.setattr(residency, "make_runner", noting)
     models, tier = with_tier(30_000_000, 100_000_000)
     before = (await touch(models, SMALL)).module.state_dict()
     await touch(models, SMALLER)
@@ -66,7 +71,8 @@ async def test_what_an_operator_unloads_is_kept_nowhere() -> None:
 
 
 def test_moving_to_the_host_keeps_values_and_strides() -> None:
-    module = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = torch.nn.Conv2d(3, 4, 3)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weight = module.weight.detach().clone(memory_format=torch.preserve_format)
     assert move_to_host(module) is module
     assert torch.equal(module.weight, weight) and module.weight.stride() == weight.stride()
@@ -87,7 +93,12 @@ def test_every_kind_of_model_can_be_warmed_up(name: str, monkeypatch: pytest.Mon
     runner = loading.make_runner(ModelName.parse(f"{name}@random"), CPU, CONFIG)
     ran = []
     forward = runner.forward
-    monkeypatch.setattr(runner, "forward", lambda batch, plan: ran.append((len(batch), plan)) or forward(batch, plan))
+
+    def noting(batch: Any, plan: Plan) -> Any:
+        ran.append((len(batch), plan))
+        return forward(batch, plan)
+
+    monkeypatch.setattr(runner, "forward", noting)
     loading.warm_up(runner)
     assert ran == [(1, EXACT)]
 

@@ -76,7 +76,7 @@ class _Converted(nn.Module):
 
 def _plan(runner: Runner[Any], dtype: torch.dtype, spoil: Callable[[nn.Module], None] = lambda _: None) -> nn.Module:
     """A copy of the model, spoiled, whose regions compute in a dtype."""
-    plan = copy.deepcopy(runner.module)
+    plan: nn.Module = copy.deepcopy(runner.module)
     spoil(plan)
     for path in region_paths(kind_of(runner.name), plan):
         form = _Converted(plan.get_submodule(path), dtype)
@@ -108,7 +108,7 @@ def test_rounding_alone_is_accepted(runner: Runner[Any], dtype: torch.dtype) -> 
 def _convolution(model: nn.Module) -> nn.Conv2d:
     """An early convolution of the backbone or update: one filter of hundreds hides behind bfloat16's rounding."""
     update = getattr(model, "update_block", None)
-    kept = update or getattr(model, "backbone", model)
+    kept: nn.Module = update or getattr(model, "backbone", model)
     found = [m for m in kept.modules() if isinstance(m, nn.Conv2d) and m.groups == 1 and m.out_channels > 8]
     return found[len(found) // (2 if update else 8)]
 

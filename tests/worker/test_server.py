@@ -199,6 +199,7 @@ async def test_a_worker_registers_beats_drains_and_leaves(redis_server: RedisSer
         assert seen is not None
         assert (seen.name, seen.address, seen.device) == ("workers/w1", worker.address, "cpu")
         assert seen.state == fleet_pb2.Worker.STATE_READY
+        assert seen.kernels == "CPU"
         assert "resnet50" in seen.builders and seen.memory_budget_bytes == worker._residency.budget
 
         await run(worker.address, TaskKind.CLASSIFY, TASK, [item((media / "rocket.jpg").read_bytes()), item(b"")])

@@ -24,7 +24,7 @@ from zoofleet.errors import DeadlineExceededError, InvalidArgumentError, Unavail
 from zoofleet.v1 import jobs_pb2, jobs_pb2_grpc, vision_pb2
 
 _ANSWER_SECONDS: Final = 0.05
-"""How long an upload waits to hear that the server takes batches; what such a server has to do before takes 1 to 5 ms."""
+"""How long an upload waits to hear that the server takes batches, which one that does says at once."""
 
 
 class JobsCalls(Connection):

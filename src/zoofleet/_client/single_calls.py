@@ -25,7 +25,7 @@ _IDLE_SECONDS: Final = 1.0
 """How long a stream stays open without a call. It counts among the streams that a worker admits."""
 
 _AGE_SECONDS: Final = 5.0
-"""Age from which on a stream takes no further call: it stays with its first worker, and servers that end wait for it."""
+"""Age at which a stream takes no further call: it stays with its first worker, and servers that end wait for it."""
 
 
 class SingleCalls:

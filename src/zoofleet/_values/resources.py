@@ -323,6 +323,8 @@ class Worker:
         batch_start_time: when the device began its present batch, UTC. None while it has nothing to run.
         register_time: when the worker registered.
         heartbeat_time: when the scheduler last heard from the worker.
+        kernels: where the operators' kernels come from, in words, or why a GPU has none and copies to the CPU. Empty
+            where the worker does not say.
     """
 
     name: str
@@ -344,6 +346,7 @@ class Worker:
     batch_start_time: datetime | None
     register_time: datetime | None
     heartbeat_time: datetime | None
+    kernels: str = ""
 
     @classmethod
     def from_proto(cls, proto: fleet_pb2.Worker) -> Worker:
@@ -373,4 +376,5 @@ class Worker:
             batch_start_time=_time(proto.status, "batch_start_time"),
             register_time=_time(proto, "register_time"),
             heartbeat_time=_time(proto, "heartbeat_time"),
+            kernels=proto.kernels,
         )

@@ -17,7 +17,7 @@ BATCH_ITEMS: Final = 256
 """Most items or results in one message, which `PART_BYTES` bounds too. It bounds how long a server looks at one."""
 
 BATCHES_KEY: Final = "zoofleet-batches"
-"""The key of the initial metadata by which a server of `CreateJob` says that it takes batches; the value says nothing."""
+"""The key of the initial metadata by which a server of `CreateJob` says that it takes batches."""
 
 DEFAULT_MAX_ITEM_BYTES: Final = 32 * 1024 * 1024
 """Most bytes of an encoded item that scheduler and worker accept unless their operators say otherwise."""

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from zoofleet.v1 import models_pb2 as zoofleet_dot_v1_dot_models__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17zoofleet/v1/fleet.proto\x12\x0bzoofleet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18zoofleet/v1/models.proto\"\xa9\x03\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.zoofleet.v1.Worker.State\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x10\n\x08\x62uilders\x18\x06 \x03(\t\x12\x1a\n\x12max_inflight_items\x18\x07 \x01(\r\x12\x1b\n\x13memory_budget_bytes\x18\x08 \x01(\x04\x12)\n\x06status\x18\t \x01(\x0b\x32\x19.zoofleet.v1.WorkerStatus\x12\x31\n\rregister_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0eheartbeat_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0binstance_id\x18\x0c \x01(\t\"C\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x12\n\x0eSTATE_DRAINING\x10\x02\"\xb6\x02\n\x0cWorkerStatus\x12/\n\rloaded_models\x18\x01 \x03(\x0b\x32\x18.zoofleet.v1.LoadedModel\x12\x16\n\x0einflight_items\x18\x02 \x01(\r\x12\x12\n\nitem_count\x18\x03 \x01(\x04\x12\x13\n\x0b\x65rror_count\x18\x04 \x01(\x04\x12\x16\n\x0eresident_bytes\x18\x05 \x01(\x04\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x34\n\x10\x62\x61tch_start_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x64\x65vice_bytes_used\x18\x08 \x01(\x04\x12\x1a\n\x12\x64\x65vice_bytes_total\x18\t \x01(\x04\x12\x1d\n\x15\x64\x65vice_bytes_reserved\x18\n \x01(\x04\"<\n\x15RegisterWorkerRequest\x12#\n\x06worker\x18\x01 \x01(\x0b\x32\x13.zoofleet.v1.Worker\"\x85\x01\n\x16RegisterWorkerResponse\x12\x35\n\x12heartbeat_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11heartbeat_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"f\n\x16HeartbeatWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x06status\x18\x02 \x01(\x0b\x32\x19.zoofleet.v1.WorkerStatus\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\"(\n\x17HeartbeatWorkerResponse\x12\r\n\x05\x64rain\x18\x01 \x01(\x08\"<\n\x17UnregisterWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\"\x1a\n\x18UnregisterWorkerResponse\" \n\x10GetWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12ListWorkersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListWorkersResponse\x12$\n\x07workers\x18\x01 \x03(\x0b\x32\x13.zoofleet.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44rainWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xf9\x03\n\x05\x46leet\x12Y\n\x0eRegisterWorker\x12\".zoofleet.v1.RegisterWorkerRequest\x1a#.zoofleet.v1.RegisterWorkerResponse\x12\\\n\x0fHeartbeatWorker\x12#.zoofleet.v1.HeartbeatWorkerRequest\x1a$.zoofleet.v1.HeartbeatWorkerResponse\x12_\n\x10UnregisterWorker\x12$.zoofleet.v1.UnregisterWorkerRequest\x1a%.zoofleet.v1.UnregisterWorkerResponse\x12?\n\tGetWorker\x12\x1d.zoofleet.v1.GetWorkerRequest\x1a\x13.zoofleet.v1.Worker\x12P\n\x0bListWorkers\x12\x1f.zoofleet.v1.ListWorkersRequest\x1a .zoofleet.v1.ListWorkersResponse\x12\x43\n\x0b\x44rainWorker\x12\x1f.zoofleet.v1.DrainWorkerRequest\x1a\x13.zoofleet.v1.Workerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17zoofleet/v1/fleet.proto\x12\x0bzoofleet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18zoofleet/v1/models.proto\"\xba\x03\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.zoofleet.v1.Worker.State\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x10\n\x08\x62uilders\x18\x06 \x03(\t\x12\x1a\n\x12max_inflight_items\x18\x07 \x01(\r\x12\x1b\n\x13memory_budget_bytes\x18\x08 \x01(\x04\x12)\n\x06status\x18\t \x01(\x0b\x32\x19.zoofleet.v1.WorkerStatus\x12\x31\n\rregister_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0eheartbeat_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0binstance_id\x18\x0c \x01(\t\x12\x0f\n\x07kernels\x18\r \x01(\t\"C\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x12\n\x0eSTATE_DRAINING\x10\x02\"\xb6\x02\n\x0cWorkerStatus\x12/\n\rloaded_models\x18\x01 \x03(\x0b\x32\x18.zoofleet.v1.LoadedModel\x12\x16\n\x0einflight_items\x18\x02 \x01(\r\x12\x12\n\nitem_count\x18\x03 \x01(\x04\x12\x13\n\x0b\x65rror_count\x18\x04 \x01(\x04\x12\x16\n\x0eresident_bytes\x18\x05 \x01(\x04\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x34\n\x10\x62\x61tch_start_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x64\x65vice_bytes_used\x18\x08 \x01(\x04\x12\x1a\n\x12\x64\x65vice_bytes_total\x18\t \x01(\x04\x12\x1d\n\x15\x64\x65vice_bytes_reserved\x18\n \x01(\x04\"<\n\x15RegisterWorkerRequest\x12#\n\x06worker\x18\x01 \x01(\x0b\x32\x13.zoofleet.v1.Worker\"\x85\x01\n\x16RegisterWorkerResponse\x12\x35\n\x12heartbeat_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11heartbeat_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"f\n\x16HeartbeatWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x06status\x18\x02 \x01(\x0b\x32\x19.zoofleet.v1.WorkerStatus\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\"(\n\x17HeartbeatWorkerResponse\x12\r\n\x05\x64rain\x18\x01 \x01(\x08\"<\n\x17UnregisterWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\"\x1a\n\x18UnregisterWorkerResponse\" \n\x10GetWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12ListWorkersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListWorkersResponse\x12$\n\x07workers\x18\x01 \x03(\x0b\x32\x13.zoofleet.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44rainWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xf9\x03\n\x05\x46leet\x12Y\n\x0eRegisterWorker\x12\".zoofleet.v1.RegisterWorkerRequest\x1a#.zoofleet.v1.RegisterWorkerResponse\x12\\\n\x0fHeartbeatWorker\x12#.zoofleet.v1.HeartbeatWorkerRequest\x1a$.zoofleet.v1.HeartbeatWorkerResponse\x12_\n\x10UnregisterWorker\x12$.zoofleet.v1.UnregisterWorkerRequest\x1a%.zoofleet.v1.UnregisterWorkerResponse\x12?\n\tGetWorker\x12\x1d.zoofleet.v1.GetWorkerRequest\x1a\x13.zoofleet.v1.Worker\x12P\n\x0bListWorkers\x12\x1f.zoofleet.v1.ListWorkersRequest\x1a .zoofleet.v1.ListWorkersResponse\x12\x43\n\x0b\x44rainWorker\x12\x1f.zoofleet.v1.DrainWorkerRequest\x1a\x13.zoofleet.v1.Workerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,31 +35,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zoofleet.v1.fleet_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WORKER']._serialized_start=132
-  _globals['_WORKER']._serialized_end=557
-  _globals['_WORKER_STATE']._serialized_start=490
-  _globals['_WORKER_STATE']._serialized_end=557
-  _globals['_WORKERSTATUS']._serialized_start=560
-  _globals['_WORKERSTATUS']._serialized_end=870
-  _globals['_REGISTERWORKERREQUEST']._serialized_start=872
-  _globals['_REGISTERWORKERREQUEST']._serialized_end=932
-  _globals['_REGISTERWORKERRESPONSE']._serialized_start=935
-  _globals['_REGISTERWORKERRESPONSE']._serialized_end=1068
-  _globals['_HEARTBEATWORKERREQUEST']._serialized_start=1070
-  _globals['_HEARTBEATWORKERREQUEST']._serialized_end=1172
-  _globals['_HEARTBEATWORKERRESPONSE']._serialized_start=1174
-  _globals['_HEARTBEATWORKERRESPONSE']._serialized_end=1214
-  _globals['_UNREGISTERWORKERREQUEST']._serialized_start=1216
-  _globals['_UNREGISTERWORKERREQUEST']._serialized_end=1276
-  _globals['_UNREGISTERWORKERRESPONSE']._serialized_start=1278
-  _globals['_UNREGISTERWORKERRESPONSE']._serialized_end=1304
-  _globals['_GETWORKERREQUEST']._serialized_start=1306
-  _globals['_GETWORKERREQUEST']._serialized_end=1338
-  _globals['_LISTWORKERSREQUEST']._serialized_start=1340
-  _globals['_LISTWORKERSREQUEST']._serialized_end=1399
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=1401
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=1485
-  _globals['_DRAINWORKERREQUEST']._serialized_start=1487
-  _globals['_DRAINWORKERREQUEST']._serialized_end=1521
-  _globals['_FLEET']._serialized_start=1524
-  _globals['_FLEET']._serialized_end=2029
+  _globals['_WORKER']._serialized_end=574
+  _globals['_WORKER_STATE']._serialized_start=507
+  _globals['_WORKER_STATE']._serialized_end=574
+  _globals['_WORKERSTATUS']._serialized_start=577
+  _globals['_WORKERSTATUS']._serialized_end=887
+  _globals['_REGISTERWORKERREQUEST']._serialized_start=889
+  _globals['_REGISTERWORKERREQUEST']._serialized_end=949
+  _globals['_REGISTERWORKERRESPONSE']._serialized_start=952
+  _globals['_REGISTERWORKERRESPONSE']._serialized_end=1085
+  _globals['_HEARTBEATWORKERREQUEST']._serialized_start=1087
+  _globals['_HEARTBEATWORKERREQUEST']._serialized_end=1189
+  _globals['_HEARTBEATWORKERRESPONSE']._serialized_start=1191
+  _globals['_HEARTBEATWORKERRESPONSE']._serialized_end=1231
+  _globals['_UNREGISTERWORKERREQUEST']._serialized_start=1233
+  _globals['_UNREGISTERWORKERREQUEST']._serialized_end=1293
+  _globals['_UNREGISTERWORKERRESPONSE']._serialized_start=1295
+  _globals['_UNREGISTERWORKERRESPONSE']._serialized_end=1321
+  _globals['_GETWORKERREQUEST']._serialized_start=1323
+  _globals['_GETWORKERREQUEST']._serialized_end=1355
+  _globals['_LISTWORKERSREQUEST']._serialized_start=1357
+  _globals['_LISTWORKERSREQUEST']._serialized_end=1416
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=1418
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=1502
+  _globals['_DRAINWORKERREQUEST']._serialized_start=1504
+  _globals['_DRAINWORKERREQUEST']._serialized_end=1538
+  _globals['_FLEET']._serialized_start=1541
+  _globals['_FLEET']._serialized_end=2046
 # @@protoc_insertion_point(module_scope)

@@ -63,6 +63,7 @@ class Worker(message.Message):
     REGISTER_TIME_FIELD_NUMBER: builtins.int
     HEARTBEAT_TIME_FIELD_NUMBER: builtins.int
     INSTANCE_ID_FIELD_NUMBER: builtins.int
+    KERNELS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`workers/{worker}`, chosen by the worker; unique to the process."""
     address: builtins.str
@@ -80,6 +81,10 @@ class Worker(message.Message):
     instance_id: builtins.str
     """Chosen at random when the process starts, so that one that was restarted under the same name can be told from it.
     At most 64 letters, digits and dashes; empty where a worker does not say.
+    """
+    kernels: builtins.str
+    """Where the operators' kernels come from, in words: `CPU`, `nvcc (zoofleet_ops.fatbin)`, `NVRTC 13.0 (sm_90)`, or why a
+    GPU has none and copies to the CPU instead.
     """
     @builtins.property
     def builders(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
@@ -112,10 +117,11 @@ class Worker(message.Message):
         register_time: timestamp_pb2.Timestamp | None = ...,
         heartbeat_time: timestamp_pb2.Timestamp | None = ...,
         instance_id: builtins.str = ...,
+        kernels: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["heartbeat_time", b"heartbeat_time", "register_time", b"register_time", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["address", b"address", "builders", b"builders", "device", b"device", "heartbeat_time", b"heartbeat_time", "instance_id", b"instance_id", "max_inflight_items", b"max_inflight_items", "memory_budget_bytes", b"memory_budget_bytes", "name", b"name", "register_time", b"register_time", "state", b"state", "status", b"status", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["address", b"address", "builders", b"builders", "device", b"device", "heartbeat_time", b"heartbeat_time", "instance_id", b"instance_id", "kernels", b"kernels", "max_inflight_items", b"max_inflight_items", "memory_budget_bytes", b"memory_budget_bytes", "name", b"name", "register_time", b"register_time", "state", b"state", "status", b"status", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -108,7 +108,7 @@ def test_rounding_alone_is_accepted(runner: Runner[Any], dtype: torch.dtype) -> 
 def _convolution(model: nn.Module) -> nn.Conv2d:
     """An early convolution of the backbone or update: one filter of hundreds hides behind bfloat16's rounding."""
     update = getattr(model, "update_block", None)
-    kept: nn.Module = update or getattr(model, "backbone", model)
+    kept = update if isinstance(update, nn.Module) else getattr(model, "backbone", model)
     found = [m for m in kept.modules() if isinstance(m, nn.Conv2d) and m.groups == 1 and m.out_channels > 8]
     return found[len(found) // (2 if update else 8)]
 

@@ -29,6 +29,7 @@ from zoofleet.worker.plans.assembly import Part, assemble, folds, part_of
 from zoofleet.worker.plans.deviation import compare
 from zoofleet.worker.plans.examples import examples
 from zoofleet.worker.plans.guard import end_with_parent
+from zoofleet.worker.plans.int8 import int8_builder, save_int8
 from zoofleet.worker.plans.regions import Region, regions
 from zoofleet.worker.plans.rungs import DTYPES, Rung, ladder
 from zoofleet.worker.plans.trial import Request, Trial
@@ -42,6 +43,9 @@ _BATCHES: Final = (1, 4)
 
 _EXAMPLES: Final[Mapping[TaskKind, int]] = {TaskKind.CLASSIFY: 8}
 """Items on which a plan is held against EXACT; 2 of the kinds that are not here, whose outputs say more each."""
+
+_CALIBRATION: Final = 32
+"""Pictures on which the scales of INT8 activations are measured."""
 
 _ROUNDS: Final = 7
 _ROUNDS_SECONDS: Final = 20.0
@@ -66,7 +70,7 @@ def main() -> None:
         items = examples(runner, request.shape_class, count)
         upright = examples(runner, request.shape_class, 1, is_upright=True)
     builder = _Builder(runner, items, upright, request)
-    for rung in ladder(device):
+    for rung in ladder(device, int8=request.int8 and int8_builder(runner.name) is not None):
         report({"begins": rung.name})
         report(dataclasses.asdict(builder.trial(rung)))
 
@@ -105,7 +109,7 @@ class _Builder:
             form = assemble(self._runner.module, rung, parts, Path(self._request.folder))
             plan = Plan(rung.name, Precision.FAST)
             self._runner.forms[plan] = form
-            coarsest = torch.bfloat16 if rung.tf32 else DTYPES[rung.dtype]
+            coarsest = torch.bfloat16 if rung.tf32 else None if rung.dtype == "int8" else DTYPES[rung.dtype]
             deviation = compare(self._kind, self._runner.module, form, self._raw, coarsest)
         except Exception as error:  # noqa: BLE001 - a compiler may raise anything, and the next rung may do
             return Trial(rung.name, message=_shortened(error), seconds=time.monotonic() - start)
@@ -117,12 +121,22 @@ class _Builder:
     def _part(self, index: int, rung: Rung) -> Part:
         region = self._regions[index]
         part = Part(region.path, self._folds[index])
+        if rung.dtype == "int8":
+            return self._int8(region)
         if not rung.is_compiled:
             return part
         name = f"{index}-{rung.dtype}.pt2"
         inner = part_of(self._runner.module, part, rung)
         _compile(inner, region, DTYPES[rung.dtype], Path(self._request.folder, name))
         return dataclasses.replace(part, package=name)
+
+    def _int8(self, region: Region) -> Part:
+        builder, name = int8_builder(self._runner.name), "int8.pt"
+        assert builder is not None  # noqa: S101 - the ladder has no INT8 otherwise
+        drawn = examples(self._runner, self._request.shape_class, _CALIBRATION + _EXAMPLES[self._kind])
+        pictures = torch.stack([item.inputs[0] for item in drawn[-_CALIBRATION:]])  # others than those compared
+        save_int8(self._runner.module, builder, torch.split(pictures, _BATCHES[-1]), Path(self._request.folder, name))
+        return Part(region.path, package=name, int8_builder=builder)
 
     def _measured(self, trial: Trial, plan: Plan) -> Trial:
         """Time a plan and EXACT in turns, so that what disturbs the machine meets both."""

@@ -30,7 +30,8 @@ class Part:
     Attributes:
         path: the region's submodule, empty for the whole model.
         folds: pairs of a convolution and the batch norm that is folded into it, by their names in the region.
-        package: name of the file of the compiled region, or of the state of its INT8 form. None where it runs eagerly.
+        package: name of the folder of the compiled region, or of the file with the state of its INT8 form. None where
+            it runs eagerly.
         int8_builder: the builder of the INT8 form. None where it is no INT8 form.
     """
 
@@ -128,7 +129,8 @@ def memory_bytes(form: nn.Module, module: nn.Module, packages: Iterable[Path]) -
     """Return the bytes that a plan takes beside the model: its tensors that are not the model's, and its packages."""
     shared = {id(tensor) for tensor in _tensors(module)}
     own = {id(tensor): tensor.nbytes for tensor in _tensors(form) if id(tensor) not in shared}
-    return sum(own.values()) + sum(path.stat().st_size for path in packages)
+    files = [file for path in packages for file in (path, *path.rglob("*")) if file.is_file()]
+    return sum(own.values()) + sum(file.stat().st_size for file in files)
 
 
 class _Form(nn.Module):
@@ -169,7 +171,7 @@ class _Package:
     takes seconds of the interpreter's lock.
 
     Args:
-        path: the package.
+        path: the package's folder.
         region: the region itself. It takes what has nothing in it, such as no boxes, for which nothing is compiled.
     """
 

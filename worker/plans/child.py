@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -125,7 +126,7 @@ class _Builder:
             return self._int8(region)
         if not rung.is_compiled:
             return part
-        name = f"{index}-{rung.dtype}.pt2"
+        name = f"{index}-{rung.dtype}"
         inner = part_of(self._runner.module, part, rung)
         _compile(inner, region, DTYPES[rung.dtype], Path(self._request.folder, name))
         return dataclasses.replace(part, package=name)
@@ -187,14 +188,22 @@ class _Builder:
 
 
 def _compile(module: torch.nn.Module, region: Region, dtype: torch.dtype, path: Path) -> None:
-    """Compile a region into a package, with its weights frozen into it."""
+    """Compile a region into a package, with its weights frozen into it, and lay that out as a folder.
+
+    A worker that loads a package file lays it out in the temporary directory, and leaves it there when it is killed.
+    """
     import torch._inductor
     from torch._inductor import config
 
     config.compile_threads = 1
     config.freezing = True
     with torch.no_grad():
-        torch._inductor.aoti_compile_and_package(region.export(module, dtype), package_path=str(path))
+        file = torch._inductor.aoti_compile_and_package(
+            region.export(module, dtype), package_path=str(path.with_suffix(".pt2"))
+        )
+    with zipfile.ZipFile(file) as package:
+        package.extractall(path.parent)  # into a folder of the file's name without its ending
+    Path(file).unlink()
 
 
 def _reporter() -> Callable[[Any], None]:

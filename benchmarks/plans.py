@@ -37,6 +37,9 @@ BEGIN, END = "<!-- plans: begin -->", "<!-- plans: end -->"
 LIMIT_SECONDS = 3600.0
 """A search that takes longer is given up."""
 
+INT8 = os.environ.get("ZOOFLEET_PLAN_INT8", "no")
+"""Whether plans may be in INT8, as workers take it from their environment."""
+
 FRAMES = 16
 """Frames of the clips, the tasks' default."""
 
@@ -52,7 +55,9 @@ def search(name: str) -> dict[str, Any]:
     model = ModelName.parse(f"{name}@{_catalog.RANDOM}")
     shape_class = (FRAMES,) if model.info.task == "video" else ()
     with tempfile.TemporaryDirectory() as folder:
-        config = WorkerConfig(schedulers=(), device="cpu", threads=1, plan_cache=folder, plan_timeout=LIMIT_SECONDS)
+        config = WorkerConfig(
+            schedulers=(), device="cpu", threads=1, plan_cache=folder, plan_timeout=LIMIT_SECONDS, plan_int8=INT8
+        )
         runner = make_runner(model, torch.device("cpu"), config)
         planner = Planner(config)
         try:

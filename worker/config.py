@@ -179,6 +179,15 @@ class WorkerConfig(Settings):
         more_than=0,
         panel=_DEVICE,
     )
+    plan_int8: str = setting(
+        "no",
+        "Whether FAST may run a classifier in INT8 where the zoo has such a form and it follows EXACT. Its rounding is "
+        "coarser than bfloat16's: measure its accuracy on your own pictures (zoofleet evaluate --precision fast).",
+        metavar="yes|no",
+        matches=re.compile("yes|no").fullmatch,
+        accepts="yes or no",
+        panel=_DEVICE,
+    )
     max_prepared_bytes: int = setting(
         512 * _MIB,
         "Most bytes of preprocessed inputs that wait for the device; decoding pauses beyond.",

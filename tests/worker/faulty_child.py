@@ -56,7 +56,7 @@ def main() -> None:
     if FAULT in ("strays", "slow"):
         child.assemble = lambda *arguments: wrong(assemble(*arguments))
     if FAULT == "crashes":
-        child.ladder = lambda _: (Rung("folded float32", "float32"), Rung("bad", "float32"))
+        child.ladder = lambda *_, **__: (Rung("folded float32", "float32"), Rung("bad", "float32"))
         trial = child._Builder.trial
 
         def crashing(builder: Any, rung: Rung) -> Any:
@@ -66,7 +66,7 @@ def main() -> None:
 
         child._Builder.trial = crashing
     if FAULT == "compiles":  # one rung, since each takes a minute
-        child.ladder = lambda _: (Rung("compiled float32", "float32", is_compiled=True),)
+        child.ladder = lambda *_, **__: (Rung("compiled float32", "float32", is_compiled=True),)
     child.main()
 
 

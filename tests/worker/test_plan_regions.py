@@ -16,6 +16,7 @@ from zoofleet.models import get_model
 from zoofleet.models.vision_transformer import VisionTransformer
 from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.loading import make_runner
+from zoofleet.worker.plans.assembly import _Package
 from zoofleet.worker.plans.child import _Builder
 from zoofleet.worker.plans.examples import examples
 from zoofleet.worker.plans.regions import Region, arranged, region_paths, regions
@@ -68,6 +69,13 @@ def test_a_region_takes_lists_and_any_length_of_what_varies() -> None:
     given = arranged(([wide, wide[:, :, ::2, ::2]], wide[:, 0]))
     torch.testing.assert_close(program.module()(*given), _Branches()(*given))
     assert given[0][1].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_is_compiled_leaves_nothing_at_all_to_the_region() -> None:
+    head = nn.Linear(4, 2)
+    package = object.__new__(_Package)  # without a loader: compiled code takes one box or more
+    package._region = head
+    assert package(torch.zeros(0, 4, dtype=torch.bfloat16)).shape == (0, 2)
 
 
 COMPILED = [

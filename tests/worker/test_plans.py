@@ -5,6 +5,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -299,12 +300,14 @@ def test_a_compiled_model_is_loaded_without_the_compiler(
     packages = [part["package"] for part in trial["parts"]]
     if content["chosen"] is None:  # a busy machine found it slower, and dropped it
         pytest.skip(f"compiled was slower: {trial['shares']}")
+    laid_out = set(Path(tempfile.gettempdir()).glob("aotinductor_*"))
     form = assemble(
         runner.module,
         Rung("compiled float32", "float32", is_compiled=True),
         [Part.from_json(part) for part in trial["parts"]],
         entry_file(tmp_path).parent,
     )
+    assert set(Path(tempfile.gettempdir()).glob("aotinductor_*")) == laid_out  # a killed worker would leave them
     assert packages and not any(name.startswith(("torch._dynamo", "torch._inductor")) for name in sys.modules)
     with torch.inference_mode():
         for count in (1, 2, 3, 16):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils import _pytree as pytree
 
+from zoofleet.worker.plans.int8 import load_int8
 from zoofleet.worker.plans.regions import Region, arranged
 from zoofleet.worker.plans.rungs import DTYPES, Rung
 
@@ -29,17 +30,20 @@ class Part:
     Attributes:
         path: the region's submodule, empty for the whole model.
         folds: pairs of a convolution and the batch norm that is folded into it, by their names in the region.
-        package: name of the file of the compiled region. None where it runs eagerly.
+        package: name of the folder of the compiled region, or of the file with the state of its INT8 form. None where
+            it runs eagerly.
+        int8_builder: the builder of the INT8 form. None where it is no INT8 form.
     """
 
     path: str
     folds: tuple[tuple[str, str], ...] = ()
     package: str | None = None
+    int8_builder: str | None = None
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Part:
         """Make one of what `dataclasses.asdict` gave, after a way through JSON."""
-        return cls(fields["path"], tuple((conv, norm) for conv, norm in fields["folds"]), fields["package"])
+        return cls(**{**fields, "folds": tuple((conv, norm) for conv, norm in fields["folds"])})
 
 
 def folds(module: nn.Module, region: Region, run: Callable[[], Any]) -> tuple[tuple[str, str], ...]:
@@ -105,20 +109,28 @@ def assemble(module: nn.Module, rung: Rung, parts: Sequence[Part], folder: Path)
     """
     whole = _shell(module)
     for part in parts:
-        inner: nn.Module | Callable[..., Any]
-        inner = part_of(module, part, rung) if part.package is None else _Package(folder / part.package)
-        form = _Form(inner, rung)
+        form = _Form(_inner(module, rung, part, folder), rung)
         if not part.path:
             return form
         _replace(whole, part.path, form)
     return whole
 
 
+def _inner(module: nn.Module, rung: Rung, part: Part, folder: Path) -> Callable[..., Any]:
+    """Return what runs in the place of a region."""
+    if part.package is None:
+        return part_of(module, part, rung)
+    if part.int8_builder is not None:
+        return load_int8(part.int8_builder, folder / part.package)
+    return _Package(folder / part.package, submodule(module, part.path))
+
+
 def memory_bytes(form: nn.Module, module: nn.Module, packages: Iterable[Path]) -> int:
     """Return the bytes that a plan takes beside the model: its tensors that are not the model's, and its packages."""
     shared = {id(tensor) for tensor in _tensors(module)}
     own = {id(tensor): tensor.nbytes for tensor in _tensors(form) if id(tensor) not in shared}
-    return sum(own.values()) + sum(path.stat().st_size for path in packages)
+    files = [file for path in packages for file in (path, *path.rglob("*")) if file.is_file()]
+    return sum(own.values()) + sum(file.stat().st_size for file in files)
 
 
 class _Form(nn.Module):
@@ -157,15 +169,22 @@ class _Package:
 
     It is loaded by what `torch._inductor.aoti_load_package` has inside: the function itself would load Dynamo, which
     takes seconds of the interpreter's lock.
+
+    Args:
+        path: the package's folder.
+        region: the region itself. It takes what has nothing in it, such as no boxes, for which nothing is compiled.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, region: nn.Module) -> None:
+        self._region = region
         self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
         _, outputs = self._loader.get_call_spec()
         self._outputs = pytree.treespec_loads(outputs)
 
     def __call__(self, *arguments: Any) -> Any:
         tensors = pytree.tree_leaves(arranged(arguments))
+        if not all(tensor.numel() for tensor in tensors):
+            return self._region(*pytree.tree_map_only(Tensor, Tensor.float, arguments))
         return pytree.tree_unflatten(self._loader.boxed_run(tensors), self._outputs)
 
 

@@ -150,5 +150,11 @@ class PlanCache:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return a hash of a file, or of all files in a folder."""
+    digest = hashlib.sha256()
+    for each in sorted((path, *path.rglob("*"))):
+        if not each.is_dir():
+            with each.open("rb") as file:
+                part = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{each.relative_to(path)} {part}\n".encode())
+    return digest.hexdigest()

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,7 @@ from zoofleet.worker.plans.assembly import Part, assemble, folds, part_of
 from zoofleet.worker.plans.deviation import compare
 from zoofleet.worker.plans.examples import examples
 from zoofleet.worker.plans.guard import end_with_parent
+from zoofleet.worker.plans.int8 import int8_builder, save_int8
 from zoofleet.worker.plans.regions import Region, regions
 from zoofleet.worker.plans.rungs import DTYPES, Rung, ladder
 from zoofleet.worker.plans.trial import Request, Trial
@@ -42,6 +44,9 @@ _BATCHES: Final = (1, 4)
 
 _EXAMPLES: Final[Mapping[TaskKind, int]] = {TaskKind.CLASSIFY: 8}
 """Items on which a plan is held against EXACT; 2 of the kinds that are not here, whose outputs say more each."""
+
+_CALIBRATION: Final = 32
+"""Pictures on which the scales of INT8 activations are measured."""
 
 _ROUNDS: Final = 7
 _ROUNDS_SECONDS: Final = 20.0
@@ -66,7 +71,7 @@ def main() -> None:
         items = examples(runner, request.shape_class, count)
         upright = examples(runner, request.shape_class, 1, is_upright=True)
     builder = _Builder(runner, items, upright, request)
-    for rung in ladder(device):
+    for rung in ladder(device, int8=request.int8 and int8_builder(runner.name) is not None):
         report({"begins": rung.name})
         report(dataclasses.asdict(builder.trial(rung)))
 
@@ -105,7 +110,7 @@ class _Builder:
             form = assemble(self._runner.module, rung, parts, Path(self._request.folder))
             plan = Plan(rung.name, Precision.FAST)
             self._runner.forms[plan] = form
-            coarsest = torch.bfloat16 if rung.tf32 else DTYPES[rung.dtype]
+            coarsest = torch.bfloat16 if rung.tf32 else None if rung.dtype == "int8" else DTYPES[rung.dtype]
             deviation = compare(self._kind, self._runner.module, form, self._raw, coarsest)
         except Exception as error:  # noqa: BLE001 - a compiler may raise anything, and the next rung may do
             return Trial(rung.name, message=_shortened(error), seconds=time.monotonic() - start)
@@ -117,12 +122,22 @@ class _Builder:
     def _part(self, index: int, rung: Rung) -> Part:
         region = self._regions[index]
         part = Part(region.path, self._folds[index])
+        if rung.dtype == "int8":
+            return self._int8(region)
         if not rung.is_compiled:
             return part
-        name = f"{index}-{rung.dtype}.pt2"
+        name = f"{index}-{rung.dtype}"
         inner = part_of(self._runner.module, part, rung)
         _compile(inner, region, DTYPES[rung.dtype], Path(self._request.folder, name))
         return dataclasses.replace(part, package=name)
+
+    def _int8(self, region: Region) -> Part:
+        builder, name = int8_builder(self._runner.name), "int8.pt"
+        assert builder is not None  # noqa: S101 - the ladder has no INT8 otherwise
+        drawn = examples(self._runner, self._request.shape_class, _CALIBRATION + _EXAMPLES[self._kind])
+        pictures = torch.stack([item.inputs[0] for item in drawn[-_CALIBRATION:]])  # others than those compared
+        save_int8(self._runner.module, builder, torch.split(pictures, _BATCHES[-1]), Path(self._request.folder, name))
+        return Part(region.path, package=name, int8_builder=builder)
 
     def _measured(self, trial: Trial, plan: Plan) -> Trial:
         """Time a plan and EXACT in turns, so that what disturbs the machine meets both."""
@@ -173,14 +188,22 @@ class _Builder:
 
 
 def _compile(module: torch.nn.Module, region: Region, dtype: torch.dtype, path: Path) -> None:
-    """Compile a region into a package, with its weights frozen into it."""
+    """Compile a region into a package, with its weights frozen into it, and lay that out as a folder.
+
+    A worker that loads a package file lays it out in the temporary directory, and leaves it there when it is killed.
+    """
     import torch._inductor
     from torch._inductor import config
 
     config.compile_threads = 1
     config.freezing = True
     with torch.no_grad():
-        torch._inductor.aoti_compile_and_package(region.export(module, dtype), package_path=str(path))
+        file = torch._inductor.aoti_compile_and_package(
+            region.export(module, dtype), package_path=str(path.with_suffix(".pt2"))
+        )
+    with zipfile.ZipFile(file) as package:
+        package.extractall(path.parent)  # into a folder of the file's name without its ending
+    Path(file).unlink()
 
 
 def _reporter() -> Callable[[Any], None]:

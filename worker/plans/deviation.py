@@ -103,7 +103,7 @@ def compare(
     exact: nn.Module,
     plan: nn.Module,
     run: Callable[[nn.Module], Sequence[Mapping[str, Tensor]]],
-    coarsest: torch.dtype = torch.float32,
+    coarsest: torch.dtype | None = torch.float32,
 ) -> Deviation:
     """Compare a plan with EXACT.
 
@@ -114,7 +114,8 @@ def compare(
         run: runs a model on fixed pictures, of more than one size where the plan takes more than one, and returns
             each item's raw output, as a runner's `forward` does.
         coarsest: the coarsest arithmetic that the plan may use: torch.float32; torch.float16; or torch.bfloat16, which
-            is coarser than TF32 too.
+            is coarser than TF32 too. None for INT8, which torch converts no region to: there is no yardstick then, and
+            the cosine and the decisions judge alone.
     """
     expected: list[Mapping[str, Tensor]] = []
     made = calls(kind, exact, lambda: expected.extend(run(exact)))
@@ -123,7 +124,9 @@ def compare(
     for path, each in made.items():
         region, instead = exact.get_submodule(path), plan.get_submodule(path)
         own: list[_Output] = []
-        merely = region if coarsest == torch.float32 else copy.deepcopy(region).to(coarsest)
+        merely: nn.Module | None = region
+        if coarsest != torch.float32:
+            merely = None if coarsest is None else copy.deepcopy(region).to(coarsest)
         for arguments in each:
             wanted, given = _leaves(region(*arguments)), _leaves(instead(*arguments))
             own = own or [_Output() for _ in wanted]
@@ -210,14 +213,16 @@ def _leaves(output: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
-def _roughly(merely: nn.Module, arguments: tuple[Any, ...], wanted: _Leaves) -> _Leaves:
+def _roughly(merely: nn.Module | None, arguments: tuple[Any, ...], wanted: _Leaves) -> _Leaves:
     """Return what a merely converted region gives.
 
     Args:
-        merely: the region in the coarsest arithmetic of the plan.
+        merely: the region in the coarsest arithmetic of the plan. None where there is no such thing.
         arguments: what the region is called with.
         wanted: what the region gives in EXACT.
     """
+    if merely is None:
+        return [torch.full_like(tensor, math.inf) for tensor in wanted]
     dtype = next((tensor.dtype for tensor in merely.parameters()), torch.float32)
     if dtype == torch.float32:
         return wanted

@@ -103,15 +103,16 @@ class Planner:
 
     def _run(self) -> None:
         while (wish := self._wishes.get()) is not None and not self._is_stopped:
-            runner = wish.runner()
-            if runner is not None:
-                key = self._key(runner, wish.shape_class)
-                del runner  # a search takes minutes, in which the model may be unloaded
-                self._serve(wish, key)
+            self._serve(wish)
 
-    def _serve(self, wish: _Wish, key: dict[str, Any]) -> None:
+    def _serve(self, wish: _Wish) -> None:
         """Search, and let the runner know what came of it."""
+        runner = wish.runner()
+        if runner is None:
+            return
         try:
+            key = self._key(runner, wish.shape_class)
+            runner = None  # a search takes minutes, in which the model may be unloaded
             cache = PlanCache(self._config.plan_cache)
             entry = cache.read(key) or self._search(cache, key)
             runner = wish.runner()
@@ -119,7 +120,7 @@ class Planner:
                 return
             status = _status(entry, runner, wish.shape_class, cache.path(key))
         except Exception as error:  # noqa: BLE001 - whatever it is, EXACT serves, and so do other models' plans
-            known = error if isinstance(error, ZoofleetError) else fault(f"building plans of {key['model']}")
+            known = error if isinstance(error, ZoofleetError) else fault("the search for a plan")
             status = PlanStatus(PlanState.FAILED, EXACT, wish.shape_class, message=str(known))
             runner = wish.runner()
         if runner is None:
@@ -143,7 +144,7 @@ class Planner:
             "device": str(device),
             "hardware": hardware(device),
             "threads": self._config.resolved_threads(),
-            "rungs": [rung.name for rung in ladder(device)],
+            "rungs": [rung.name for rung in ladder(device, int8=self._config.plan_int8 == "yes")],
         }
 
     def _search(self, cache: PlanCache, key: dict[str, Any]) -> Entry | None:
@@ -166,7 +167,8 @@ class Planner:
 
     def _build(self, key: dict[str, Any], folder: Path) -> tuple[list[Trial], str]:
         """Climb the ladder in a process. Return the rungs that it came to, and why it ended early, if it did."""
-        request = Request(key["model"], tuple(key["shape_class"]), key["device"], key["threads"], str(folder))
+        int8 = self._config.plan_int8 == "yes"
+        request = Request(key["model"], tuple(key["shape_class"]), key["device"], key["threads"], str(folder), int8)
         with (folder / "log").open("w+b") as log:
             with self._child_of(request, folder, log) as child:
                 try:
@@ -228,7 +230,7 @@ def _status(entry: Entry, runner: Runner[Any], shape_class: tuple[int, ...], fol
         state = PlanState.FAILED if entry.failure else PlanState.READY
         exact = min((each.exact_milliseconds for each in entry.trials if each.is_valid), default=0.0)
         return PlanStatus(state, EXACT, shape_class, exact, exact, message="; ".join(notes))
-    rung = next(rung for rung in ladder(runner.device) if rung.name == trial.name)
+    rung = next(rung for rung in ladder(runner.device, int8=True) if rung.name == trial.name)
     form = assemble(runner.module, rung, trial.parts, folder)
     size = memory_bytes(form, runner.module, [folder / name for name in trial.packages])
     plan = Plan(trial.name, Precision.FAST, shape_class)

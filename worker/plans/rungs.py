@@ -15,8 +15,9 @@ import torch
 __all__ = ["DTYPES", "Rung", "compiler", "hardware", "ladder"]
 
 DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
-    {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
 )
+"""What a region takes and gives, by the name of the type that it computes in. INT8 models take and give float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,13 @@ class Rung:
     tf32: bool = False
 
 
-def ladder(device: torch.device) -> tuple[Rung, ...]:
-    """Return the plans to try beside EXACT on a device. In all, batch norms are folded into convolutions."""
+def ladder(device: torch.device, *, int8: bool = False) -> tuple[Rung, ...]:
+    """Return the plans to try beside EXACT on a device. In all, batch norms are folded into convolutions.
+
+    Args:
+        device: the device.
+        int8: whether the model may be run in INT8, and has such a form; only on a CPU.
+    """
     if device.type == "cuda":
         return (
             Rung("TF32", "float32", tf32=True),
@@ -49,6 +55,8 @@ def ladder(device: torch.device) -> tuple[Rung, ...]:
     if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
         dtypes.append("bfloat16")
     rungs = [Rung("folded float32" if dtype == "float32" else f"eager {dtype}", dtype) for dtype in dtypes]
+    if int8:
+        rungs.append(Rung("INT8", "int8"))
     if compiler() is not None:
         rungs += [Rung(f"compiled {dtype}", dtype, is_compiled=True) for dtype in dtypes]
     return tuple(rungs)

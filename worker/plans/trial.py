@@ -23,6 +23,7 @@ class Request:
         device: the device, such as `cpu`.
         threads: CPU threads of a forward pass.
         folder: where packages are put.
+        int8: whether the operator allows INT8.
     """
 
     model: str
@@ -30,6 +31,7 @@ class Request:
     device: str
     threads: int
     folder: str
+    int8: bool = False
 
     def to_json(self) -> str:
         """Return it as JSON."""

@@ -85,7 +85,7 @@ class Run:
                 "done": self.done,
                 "seconds": self.seconds,
                 "threads": torch.get_num_threads(),
-                "machine": Machine.here(),
+                "machine": str(Machine.here()),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),

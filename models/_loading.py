@@ -29,6 +29,9 @@ _DRAWING: Final = frozenset(
 )
 """Functions of `torch.nn.init`, and methods of tensors, that draw numbers; `erfinv_` is a step of `trunc_normal_`."""
 
+_DRAWING_AGAIN: Final = frozenset({"uniform_", "normal_"})
+"""Those of them that `torch.nn.init.trunc_normal_` repeats until all numbers lie within its bounds, as zeros do."""
+
 _quantizing: Final = threading.Lock()
 """Converting to INT8 silences warnings, which is a setting of the process."""
 
@@ -66,8 +69,8 @@ class _Undrawn(TorchFunctionMode):
     """Within it, what would draw random numbers in this thread draws none.
 
     Args:
-        zeros: whether to fill with zeros what would be drawn, where something is computed from it: INT8 layers are
-            made by packing the float ones. Otherwise it is left as it is, and its memory is never touched.
+        zeros: whether to fill with zeros all that would be drawn, where something is computed from it: INT8 layers are
+            made by packing the float ones. Otherwise most of it is left as it is, and its memory is never touched.
     """
 
     def __init__(self, *, zeros: bool) -> None:
@@ -82,10 +85,11 @@ class _Undrawn(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") not in _DRAWING:
+        name = getattr(func, "__name__", "")
+        if name not in _DRAWING:
             return func(*args, **kwargs)
         tensor: Tensor = args[0] if args else kwargs["tensor"]
-        if self._zeros:
+        if self._zeros or name in _DRAWING_AGAIN:
             with torch.no_grad():
                 tensor.zero_()
         return tensor

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zoofleet._cli.console import Address, ago, connect, gib, state, stderr, stdout, table
-from zoofleet._values.resources import Worker
 from zoofleet._wire.address import DEFAULT_ADDRESS
 from zoofleet._wire.names import worker_name
+
+if TYPE_CHECKING:
+    from zoofleet._values.resources import Worker
 
 app = typer.Typer(no_args_is_help=True, help="List and drain workers.")
 

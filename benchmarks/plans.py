@@ -37,7 +37,7 @@ BEGIN, END = "<!-- plans: begin -->", "<!-- plans: end -->"
 LIMIT_SECONDS = 3600.0
 """A search that takes longer is given up."""
 
-INT8 = os.environ.get("ZOOFLEET_PLAN_INT8", "no")
+INT8 = os.environ.get("ZOOFLEET_QUANTIZED_PLANS", "no")
 """Whether plans may be in INT8, as workers take it from their environment."""
 
 FRAMES = 16
@@ -56,7 +56,7 @@ def search(name: str) -> dict[str, Any]:
     shape_class = (FRAMES,) if model.info.task == "video" else ()
     with tempfile.TemporaryDirectory() as folder:
         config = WorkerConfig(
-            schedulers=(), device="cpu", threads=1, plan_cache=folder, plan_timeout=LIMIT_SECONDS, plan_int8=INT8
+            schedulers=(), device="cpu", threads=1, plan_cache=folder, plan_timeout=LIMIT_SECONDS, quantized_plans=INT8
         )
         runner = make_runner(model, torch.device("cpu"), config)
         planner = Planner(config)

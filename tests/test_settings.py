@@ -45,6 +45,7 @@ TEXTS = {
     "KIND=ITEMS": "detect=9 classify=33",
     "PRECISION": "fast",
     "FOLDER": "/plans",
+    "YES|NO": "yes",
 }
 VALUES = {
     "TARGET": ("a:1", "b:2"),

@@ -179,11 +179,11 @@ class WorkerConfig(Settings):
         more_than=0,
         panel=_DEVICE,
     )
-    plan_int8: str = setting(
+    quantized_plans: str = setting(
         "no",
         "Whether FAST may run a classifier in INT8 where the zoo has such a form and it follows EXACT. Its rounding is "
         "coarser than bfloat16's: measure its accuracy on your own pictures (zoofleet evaluate --precision fast).",
-        metavar="yes|no",
+        metavar="YES|NO",
         matches=re.compile("yes|no").fullmatch,
         accepts="yes or no",
         panel=_DEVICE,

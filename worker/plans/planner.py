@@ -144,7 +144,7 @@ class Planner:
             "device": str(device),
             "hardware": hardware(device),
             "threads": self._config.resolved_threads(),
-            "rungs": [rung.name for rung in ladder(device, int8=self._config.plan_int8 == "yes")],
+            "rungs": [rung.name for rung in ladder(device, int8=self._config.quantized_plans == "yes")],
         }
 
     def _search(self, cache: PlanCache, key: dict[str, Any]) -> Entry | None:
@@ -167,7 +167,7 @@ class Planner:
 
     def _build(self, key: dict[str, Any], folder: Path) -> tuple[list[Trial], str]:
         """Climb the ladder in a process. Return the rungs that it came to, and why it ended early, if it did."""
-        int8 = self._config.plan_int8 == "yes"
+        int8 = self._config.quantized_plans == "yes"
         request = Request(key["model"], tuple(key["shape_class"]), key["device"], key["threads"], str(folder), int8)
         with (folder / "log").open("w+b") as log:
             with self._child_of(request, folder, log) as child:

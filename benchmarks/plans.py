@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.machine import Machine
 
 from zoofleet import _catalog
 from zoofleet._catalog import ModelName
@@ -27,7 +28,6 @@ from zoofleet.worker.config import WorkerConfig
 from zoofleet.worker.loading import make_runner
 from zoofleet.worker.plan import PlanState
 from zoofleet.worker.plans.planner import Planner
-from zoofleet.worker.plans.rungs import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "docs" / "data" / "plans.json"
@@ -46,8 +46,8 @@ FRAMES = 16
 
 def machine() -> dict[str, str]:
     """What rows depend on."""
-    names = [part for part in hardware(torch.device("cpu")).split("; ") if " " in part]
-    return {"cpu": min(names, key=len) if names else "unknown", "torch": torch.__version__}
+    here = Machine.here()
+    return {"cpu": here.cpu, "torch": torch.__version__}
 
 
 def search(name: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import threading
 from collections.abc import Iterator
 from typing import Any, Final
@@ -13,7 +12,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from zoofleet._catalog import ModelName
-from zoofleet._wire.kinds import kind_of
 from zoofleet.errors import ResourceExhaustedError, UnimplementedError
 from zoofleet.models import get_model, get_model_weights, transforms
 from zoofleet.models._loading import load_model
@@ -78,11 +76,8 @@ def _own_stream(device: torch.device) -> Iterator[None]:
 
 def warm_up(runner: Runner[Any]) -> None:
     """Run a model once, on one item of blank images that are as small as its preset lets them be."""
-    kind = runner_type(runner.name)
-    accepted = {field.name for field in dataclasses.fields(kind.options)}
-    defaults = {option.name: option.default for option in kind_of(runner.name).options if option.name in accepted}
-    options = kind.options(**defaults)
-    images = [Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE))] * kind.window(options).size
+    options = runner.default_options()
+    images = [Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE))] * runner.window(options).size
     prepared = runner.prepare(images, options)
     with torch.inference_mode():
         runner.forward([prepared], EXACT)

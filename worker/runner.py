@@ -135,6 +135,17 @@ class Runner(ABC, Generic[_Options]):
         self._config = config
         self._batch_size = config.batch_size(kind_of(name).field)
 
+    def default_options(self, **given: Any) -> _Options:
+        """Return the task's options with the contract's defaults but for those that are given.
+
+        Args:
+            **given: options by name.
+        """
+        names = self.options.__dataclass_fields__
+        defaults = {option.name: option.default for option in kind_of(self.name).options if option.name in names}
+        options: _Options = self.options(**(defaults | given))
+        return options
+
     @classmethod
     def window(cls, options: _Options) -> FrameWindow:
         """Return how the frames of a video make items of this kind of task. An item is one frame unless overridden."""

@@ -29,12 +29,8 @@ def examples(
         count: number of items.
         is_upright: whether pictures are higher than wide; otherwise they are wider than high.
     """
-    kind = kind_of(runner.name)
-    values: dict[str, Any] = {option.name: option.default for option in kind.options}
-    if kind is TaskKind.CLASSIFY_CLIP:
-        values["num_frames"] = shape_class[0]
-    names = runner.options.__dataclass_fields__
-    options = runner.options(**{name: value for name, value in values.items() if name in names})
+    is_clip = kind_of(runner.name) is TaskKind.CLASSIFY_CLIP
+    options = runner.default_options(**{"num_frames": shape_class[0]} if is_clip else {})
     window = runner.window(options)
     pictures = _pictures(window.size, _SIZE[::-1] if is_upright else _SIZE)
     return [runner.prepare(list(islice(pictures, window.size)), options) for _ in range(count)]

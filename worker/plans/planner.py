@@ -69,6 +69,7 @@ class Planner:
 
     def __init__(self, config: WorkerConfig, on_ready: Callable[[], object] = lambda: None) -> None:
         self._config = config
+        self._int8 = config.quantized_plans == "yes"
         self._on_ready = on_ready
         self._wishes: queue.SimpleQueue[_Wish | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -144,7 +145,7 @@ class Planner:
             "device": str(device),
             "hardware": hardware(device),
             "threads": self._config.resolved_threads(),
-            "rungs": [rung.name for rung in ladder(device, int8=self._config.quantized_plans == "yes")],
+            "rungs": [rung.name for rung in ladder(device, int8=self._int8)],
         }
 
     def _search(self, cache: PlanCache, key: dict[str, Any]) -> Entry | None:
@@ -167,8 +168,9 @@ class Planner:
 
     def _build(self, key: dict[str, Any], folder: Path) -> tuple[list[Trial], str]:
         """Climb the ladder in a process. Return the rungs that it came to, and why it ended early, if it did."""
-        int8 = self._config.quantized_plans == "yes"
-        request = Request(key["model"], tuple(key["shape_class"]), key["device"], key["threads"], str(folder), int8)
+        request = Request(
+            key["model"], tuple(key["shape_class"]), key["device"], key["threads"], str(folder), self._int8
+        )
         with (folder / "log").open("w+b") as log:
             with self._child_of(request, folder, log) as child:
                 try:
